@@ -1,0 +1,1 @@
+"""Media that a store can live on: the contract, local disk, memory, fsspec, and wrappers."""

@@ -1,0 +1,118 @@
+"""The few operations that a store needs of a medium.
+
+A store writes each object once under a name that nobody else uses, reads objects whole or by range,
+lists a prefix and deletes single keys. Everything else (locks, renames, appends, conditional writes) is
+left out on purpose, so that a dumb bucket is enough.
+
+What a medium must guarantee:
+
+1. `put` returns only after the object is durable and visible under its key, whole. A failed or
+   killed `put` leaves either nothing or the whole object under the key, never a part.
+2. A `get`, `get_range`, `stat` or `list` that starts after a `put` (or `delete`) returned sees it.
+3. An answer has exactly the bytes that were asked for, or the call raises. Callers hash what they get.
+
+Keys are relative, `/`-separated, made of ``[a-z0-9._-]`` and never empty, absolute or with a `.`/`..` part;
+`check_key` refuses the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dvk.errors import DvkError, NotFound
+
+Buffer = bytes | bytearray | memoryview
+
+_KEY = re.compile(r"[a-z0-9_-][a-z0-9._-]*(/[a-z0-9_-][a-z0-9._-]*)*")
+
+
+class KeyMissing(NotFound):
+    """No object has this key."""
+
+
+class KeyExists(DvkError):
+    """A create-only `put` found the key taken. It may be our own write whose reply was lost: read it back."""
+
+    kind = "exists"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a medium does beyond the contract. Used as a bonus, never relied on."""
+
+    create_only: bool  #: `put(create_only=True)` is atomic under a race
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One row of a listing."""
+
+    key: str
+    size_bytes: int
+
+
+def check_key(key: str) -> str:
+    """`key` itself if it is well-formed.
+
+    Raises:
+        ValueError: for a malformed key; a bug in the caller, since every id is checked before.
+    """
+    if not _KEY.fullmatch(key) or len(key) > 512:
+        raise ValueError(f"malformed key {key!r}")
+    return key
+
+
+class Backend(ABC):
+    """One medium. Safe to use from many threads at once."""
+
+    #: for messages, without credentials: "s3://acme/churn" or a path
+    name: str
+    capabilities: Capabilities
+
+    @abstractmethod
+    def put(self, key: str, parts: Sequence[Buffer], *, create_only: bool = False) -> None:
+        """Store the concatenation of `parts` under `key`, durably; replaces an existing object.
+
+        Raises:
+            KeyExists: `create_only` and the key is taken (needs `capabilities.create_only` to be exact).
+            StorageFull, StorageError, RemoteError: nothing, or the whole object, is there.
+        """
+
+    @abstractmethod
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        """The whole object.
+
+        Raises:
+            KeyMissing: no such object.
+            FormatError: it is larger than `max_bytes`; nothing larger was read into memory.
+        """
+
+    @abstractmethod
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`.
+
+        Raises:
+            KeyMissing: no such object.
+            Corrupt: the object ends before `offset + length`, or the medium answered short.
+        """
+
+    @abstractmethod
+    def stat(self, key: str) -> int | None:
+        """The object's size in bytes, or None when there is none."""
+
+    @abstractmethod
+    def list(self, prefix: str) -> Iterator[Listed]:
+        """All objects whose key starts with `prefix` (a string prefix; "" for all), in no order.
+
+        Keys that do not fit the grammar (foreign objects) are passed over.
+        """
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove the object; no error when it is not there."""
+
+    def close(self) -> None:  # noqa: B027  (most media hold nothing)
+        """Release connections and handles. The backend must not be used afterwards."""

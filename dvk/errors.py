@@ -1,0 +1,124 @@
+"""What can go wrong, grouped by what the caller would do about it.
+
+    DvkError
+    ├── UsageError          the request makes no sense as written; nothing was touched
+    ├── NotARepository      no Git work tree (or plain dvk folder) here
+    ├── NotFound            a path, revision, remote or key that was named does not exist
+    ├── Refused             dvk could do it and will not: user data or somebody's rule is in the way
+    ├── Busy                another process holds what we need; try again
+    ├── ChangedWhileRead    a file changed under our hands; nothing of it was recorded
+    ├── DataMissing         the data of a known id is not here (and maybe nowhere)
+    ├── FormatError         bytes that are not what they should be: malformed
+    │   ├── NewerFormat     written by a newer dvk than this one
+    │   └── Corrupt         well-formed once, and now failing its hash or checksum
+    ├── StorageError        a medium refused: permissions, I/O error, read-only
+    │   └── StorageFull     no space (or quota) left
+    ├── RemoteError         a remote answered wrongly
+    │   ├── RemoteUnreachable   no answer within the deadline
+    │   ├── RemoteDenied        credentials missing, wrong, expired or without the right
+    │   └── NotOurs             it is there and is not the dvk store we expected
+    ├── Partial             some paths succeeded and some did not; `failures` says which
+    └── Interrupted         Ctrl-C or SIGTERM; the same command continues
+
+Every error says what happened (`message`), to which object (`subject`) and what to do next (`hint`,
+where we know it). `kind` is a stable word for programs. The terminal layer alone turns a category into an exit
+code (`dvk.cli.exit_codes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class DvkError(Exception):
+    """Base of every error that dvk raises on purpose."""
+
+    kind: ClassVar[str] = "failed"
+
+    def __init__(self, message: str, *, subject: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.subject = subject
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.message}" if self.subject else self.message
+
+
+class UsageError(DvkError):
+    kind = "usage"
+
+
+class NotARepository(DvkError):
+    kind = "not-a-repository"
+
+
+class NotFound(DvkError):
+    kind = "not-found"
+
+
+class Refused(DvkError):
+    kind = "refused"
+
+
+class Busy(DvkError):
+    kind = "busy"
+
+
+class ChangedWhileRead(DvkError):
+    kind = "changed-while-read"
+
+
+class DataMissing(DvkError):
+    kind = "data-missing"
+
+
+class FormatError(DvkError):
+    kind = "malformed"
+
+
+class NewerFormat(FormatError):
+    kind = "newer-format"
+
+
+class Corrupt(FormatError):
+    kind = "corrupt"
+
+
+class StorageError(DvkError):
+    kind = "storage"
+
+
+class StorageFull(StorageError):
+    kind = "storage-full"
+
+
+class RemoteError(DvkError):
+    kind = "remote"
+
+
+class RemoteUnreachable(RemoteError):
+    kind = "remote-unreachable"
+
+
+class RemoteDenied(RemoteError):
+    kind = "remote-denied"
+
+
+class NotOurs(RemoteError):
+    kind = "not-ours"
+
+
+class Interrupted(DvkError):
+    kind = "interrupted"
+
+
+class Partial(DvkError):
+    """Some of the work succeeded; `failures` holds one error for each path that did not."""
+
+    kind = "partial"
+
+    def __init__(self, message: str, failures: Sequence[DvkError], *, subject: str = "", hint: str = "") -> None:
+        super().__init__(message, subject=subject, hint=hint)
+        self.failures = tuple(failures)
