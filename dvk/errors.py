@@ -95,11 +95,20 @@ class StorageFull(StorageError):
 
 
 class RemoteError(DvkError):
+    """`transient` says that the same request may well succeed if it is sent again."""
+
     kind = "remote"
+
+    def __init__(self, message: str, *, subject: str = "", hint: str = "", transient: bool = False) -> None:
+        super().__init__(message, subject=subject, hint=hint)
+        self.transient = transient
 
 
 class RemoteUnreachable(RemoteError):
     kind = "remote-unreachable"
+
+    def __init__(self, message: str, *, subject: str = "", hint: str = "", transient: bool = True) -> None:
+        super().__init__(message, subject=subject, hint=hint, transient=transient)
 
 
 class RemoteDenied(RemoteError):

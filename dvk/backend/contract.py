@@ -27,6 +27,8 @@ from dvk.errors import DvkError, NotFound
 Buffer = bytes | bytearray | memoryview
 
 _KEY = re.compile(r"[a-z0-9_-][a-z0-9._-]*(/[a-z0-9_-][a-z0-9._-]*)*")
+_PREFIX = re.compile(r"([a-z0-9_-][a-z0-9._-]*/)*([a-z0-9_-][a-z0-9._-]*)?")
+MAX_KEY = 512  #: characters; S3 takes 1,024 and the remote's own prefix needs room
 
 
 class KeyMissing(NotFound):
@@ -60,9 +62,35 @@ def check_key(key: str) -> str:
     Raises:
         ValueError: for a malformed key; a bug in the caller, since every id is checked before.
     """
-    if not _KEY.fullmatch(key) or len(key) > 512:
+    if not is_key(key):
         raise ValueError(f"malformed key {key!r}")
     return key
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` fits the grammar of keys; what a listing finds that does not is foreign."""
+    return len(text) <= MAX_KEY and _KEY.fullmatch(text) is not None
+
+
+def check_prefix(prefix: str) -> str:
+    """`prefix` itself if some well-formed key can start with it; "" is fine.
+
+    Raises:
+        ValueError: otherwise; a bug in the caller.
+    """
+    if not _PREFIX.fullmatch(prefix) or len(prefix) > MAX_KEY:
+        raise ValueError(f"malformed prefix {prefix!r}")
+    return prefix
+
+
+def check_range(offset: int, length: int) -> None:
+    """Refuse a negative offset or length.
+
+    Raises:
+        ValueError: a bug in the caller.
+    """
+    if offset < 0 or length < 0:
+        raise ValueError(f"malformed range {offset}+{length}")
 
 
 class Backend(ABC):
@@ -98,6 +126,13 @@ class Backend(ABC):
             KeyMissing: no such object.
             Corrupt: the object ends before `offset + length`, or the medium answered short.
         """
+
+    def view(self, key: str, *, max_bytes: int) -> memoryview:
+        """The whole object for random access; a medium that can maps it instead of copying it.
+
+        Only for objects of a store, which nobody truncates. Raises as `get`.
+        """
+        return memoryview(self.get(key, max_bytes=max_bytes))
 
     @abstractmethod
     def stat(self, key: str) -> int | None:

@@ -1,0 +1,176 @@
+"""What a durable write on a POSIX filesystem is made of, and what its errors mean.
+
+Each of these has bitten somebody: a short `writev` is normal near a full disk, `fsync` on macOS
+does not reach the medium, a new folder vanishes in a power cut unless its parent is synced, and "Not a
+directory" in a store usually means that somebody put a link there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+
+from dvk.backend.contract import Buffer
+from dvk.errors import StorageError, StorageFull
+
+if sys.platform != "win32":
+    import fcntl
+
+OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+_IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024) if "SC_IOV_MAX" in os.sysconf_names else 16
+_MAX_WRITE = 1 << 30  # Linux stops at 2 GiB - 4 KiB, macOS refuses more than 2 GiB - 1
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}")  # starts with a dot, so it can never be a key
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file in `tmp/` has a name that only our writers give."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def write_all(fd: int, parts: Sequence[Buffer]) -> int:
+    """Write all of `parts` without joining them; the number of bytes.
+
+    Raises:
+        OSError: what the system said; some of the bytes may be written.
+    """
+    views = [view for part in parts if (view := memoryview(part).cast("B")).nbytes]
+    total = sum(view.nbytes for view in views)
+    at = 0
+    while at < len(views):
+        batch, size = [], 0
+        for view in views[at : at + _IOV_MAX]:
+            batch.append(view[: _MAX_WRITE - size])
+            size += batch[-1].nbytes
+            if size >= _MAX_WRITE:
+                break
+        written = os.writev(fd, batch)
+        if written <= 0:
+            raise OSError(errno.EIO, "a write made no progress")
+        while written:
+            step = min(written, views[at].nbytes)
+            written -= step
+            if step == views[at].nbytes:
+                at += 1
+            else:
+                views[at] = views[at][step:]
+    return total
+
+
+def sync_fd(fd: int) -> None:
+    """Make a file or folder durable. After an error it must not be synced and believed again."""
+    if sys.platform == "darwin":
+        try:
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+        except OSError as e:
+            if e.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY):
+                raise
+    os.fsync(fd)
+
+
+def make_durable_dirs(path: str) -> None:
+    """Make the folder `path` (0700) and the missing ones above it, each durable in its parent.
+
+    An existing `path` gets its entry synced too, since whoever made it may have been killed in between.
+
+    Raises:
+        OSError: something that is no folder is in the way, or the system refuses.
+    """
+    missing = []
+    while not os.path.isdir(path):
+        if os.path.lexists(path):
+            # A file, a dangling link or a loop: ask the system for its own word on it.
+            os.close(os.open(path, OPEN_DIR))
+        missing.append(path)
+        path = os.path.dirname(path)
+    if not missing:
+        _sync_parent(path)
+    for i, folder in enumerate(reversed(missing), 1):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700 if i == len(missing) else 0o777)
+        _sync_parent(folder)
+
+
+def _sync_parent(path: str) -> None:
+    # The parent of a root that an administrator made may be closed to us, and is then not ours to sync.
+    with contextlib.suppress(PermissionError):
+        fd = os.open(os.path.dirname(path), OPEN_DIR)
+        try:
+            sync_fd(fd)
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def locked_folder(fd: int) -> Iterator[None]:
+    """Hold the exclusive flock of an open folder; where flock does not exist, hold nothing."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError as e:
+        if e.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EBADF):
+            raise
+        yield
+        return
+    try:
+        yield
+    finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def translate(subject: str) -> Iterator[None]:
+    """Turn an `OSError` from the body into the category of error that says what to do."""
+    try:
+        yield
+    except OSError as e:
+        raise storage_error(e, subject) from e
+
+
+def storage_error(e: OSError, subject: str) -> StorageError:
+    """The dvk error behind an `OSError` of a local medium."""
+    what = os.strerror(e.errno) if e.errno else str(e)
+    match e.errno:
+        case errno.ENOSPC:
+            return StorageFull(
+                "no space left", subject=subject, hint="free some space and run the same command again"
+            )
+        case errno.EDQUOT:
+            return StorageFull(
+                "disk quota exceeded",
+                subject=subject,
+                hint="free some of your space and run the same command again",
+            )
+        case errno.EROFS:
+            return StorageError("the filesystem is read-only", subject=subject, hint="mount it writable")
+        case errno.EACCES | errno.EPERM:
+            return StorageError(
+                "permission denied",
+                subject=subject,
+                hint="check owner and permissions of the folder and of its parents",
+            )
+        case errno.ENOTDIR:
+            return StorageError(
+                "not a directory: a file or a symbolic link is where the store needs a folder",
+                subject=subject,
+            )
+        case errno.ELOOP:
+            return StorageError(
+                "a symbolic link (or a loop of them) where the store needs a folder or file of its own",
+                subject=subject,
+            )
+        case errno.EMFILE | errno.ENFILE:
+            return StorageError(
+                "too many open files", subject=subject, hint="raise the limit (`ulimit -n 4096`)"
+            )
+        case errno.EIO:
+            return StorageError(
+                "the medium reports an input/output error",
+                subject=subject,
+                hint="the disk or its connection may be failing; look at the system log",
+            )
+    return StorageError(what, subject=subject)
