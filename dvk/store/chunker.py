@@ -1,0 +1,131 @@
+"""Where a file is cut into chunks.
+
+Problem: two versions of a file must share chunks although bytes were inserted, so cuts must follow content;
+and they must come out the same on every machine, for ever, or sharing silently stops.
+
+    cutter = Cutter("cdc-64k")
+    lengths = cutter.feed(memoryview(data), final=True)     # data[:lengths[0]] is the first chunk
+
+Choice: a *profile* names the whole cut function, and cuts depend on bytes and profile only: not on the
+name of the file, on how it was read or on who computes them. Two engines make the same cuts: the native
+extension of pyfastcdc where it is there and proven to agree, numpy (`dvk.store.gear`) elsewhere.
+
+Format, reasons and test vectors: docs/format/chunking.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from dvk.errors import NewerFormat, UsageError
+from dvk.store.gear import I64, U8, GearRule, GearScanner
+
+try:
+    with warnings.catch_warnings():
+        # Without its extension the package warns and offers a pure Python loop of 3 MB/s, which we replace.
+        warnings.simplefilter("ignore")
+        from pyfastcdc.cy import FastCDC as _NativeFastCDC
+except ImportError:
+    _NativeFastCDC = None
+
+Engine = Literal["auto", "native", "numpy"]
+
+DEFAULT_PROFILE: Final = "cdc-64k"
+max_chunk_bytes: Final = 192 * 1024  #: no chunk of any known profile is longer
+
+_PROFILES: Final = {
+    "cdc-64k": GearRule(
+        min_bytes=32 * 1024, target_bytes=32 * 1024, max_bytes=max_chunk_bytes, mask=0x0000_D90F_0353_0000
+    ),
+}
+_length_of: Final[Callable[[Any], int]] = attrgetter("length")
+
+
+def known_profiles() -> tuple[str, ...]:
+    """The names of the profiles that this version of dvk can cut by, the default first."""
+    return tuple(_PROFILES)
+
+
+class Cutter:
+    """Cuts files into chunks by one profile.
+
+    It remembers nothing between calls, so one cutter serves any number of files, but its scratch memory
+    belongs to one thread at a time. Scanning happens outside the interpreter lock.
+
+    Raises:
+        NewerFormat: this version does not know `profile`.
+        UsageError: engine "native" was asked for and is not usable here.
+    """
+
+    def __init__(self, profile: str, *, engine: Engine = "auto") -> None:
+        rule = _PROFILES.get(profile)
+        if rule is None:
+            raise NewerFormat(
+                f"unknown chunking profile; this dvk knows {', '.join(_PROFILES)}",
+                subject=repr(profile[:80]),
+                hint="upgrade dvk on this machine, or correct the profile in dvk.toml",
+            )
+        usable = engine != "numpy" and _native_agrees(rule)
+        if engine == "native" and not usable:
+            raise UsageError(
+                "the native chunking engine is missing here or does not make the cuts of the profile",
+                subject=profile,
+                hint="use the engine 'auto'; reinstalling pyfastcdc from a wheel may bring it back",
+            )
+        self.profile = profile
+        self.engine: Literal["native", "numpy"] = "native" if usable else "numpy"
+        self.max_chunk_bytes = rule.max_bytes
+        self._lengths = _native(rule) if usable else GearScanner(rule).lengths
+
+    def feed(self, buffer: memoryview, *, final: bool) -> I64:
+        """The lengths of the complete chunks at the start of `buffer` (contiguous bytes), in order.
+
+        `buffer` must start where a chunk starts. When not `final`, more of the file follows: bytes after
+        the returned chunks, at most `max_chunk_bytes` - 1 of them, are to be put in front of the next read.
+        When `final`, the buffer ends with the file and all of it is cut. Any split of a file into calls
+        gives the same chunks; calls of several MB keep the bytes scanned twice few.
+        """
+        if buffer.nbytes == 0:
+            return np.empty(0, np.int64)
+        lengths = self._lengths(np.frombuffer(buffer, np.uint8))
+        # A cut lies before a byte that was seen, so the last chunk ran into the end, unless it is full.
+        if not final and lengths[-1] < self.max_chunk_bytes:
+            return lengths[:-1]
+        return lengths
+
+
+def _native(rule: GearRule) -> Callable[[U8], I64]:
+    """The native function from bytes to the lengths of all chunks."""
+    fastcdc = _NativeFastCDC(
+        rule.target_bytes, min_size=rule.min_bytes, max_size=rule.max_bytes, normalized_chunking=0, seed=0
+    )
+
+    def lengths(data: U8) -> I64:
+        return np.fromiter(map(_length_of, fastcdc.cut_buf(data.data)), np.int64)
+
+    return lengths
+
+
+@functools.cache
+def _native_agrees(rule: GearRule) -> bool:
+    """Whether the native engine is here and cuts a sample as the numpy engine does (about 2 ms, once).
+
+    A release of a library that we do not control must not move the cuts of a store.
+    """
+    if _NativeFastCDC is None:
+        return False
+    # Any bytes with hundreds of candidates do: a linear congruential walk, its high byte.
+    steps = np.arange(1, 768 * 1024 + 1, dtype=np.uint64)
+    sample = ((steps * np.uint64(6364136223846793005)) ** 2 >> np.uint64(56)).astype(np.uint8)
+    sample[400_000:650_000] = 0  # without a candidate: a chunk of maximum length
+    try:
+        cuts = _native(rule)(sample)
+    except (TypeError, ValueError, AttributeError):
+        return False  # the library changed its interface
+    return bool(np.array_equal(cuts, GearScanner(rule).lengths(sample)))
