@@ -36,11 +36,14 @@ class DvkError(Exception):
 
     kind: ClassVar[str] = "failed"
 
-    def __init__(self, message: str, *, subject: str = "", hint: str = "") -> None:
+    def __init__(
+        self, message: str, *, subject: str = "", hint: str = "", failures: Sequence[DvkError] = ()
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.subject = subject
         self.hint = hint
+        self.failures = tuple(failures)  #: one error for each of several objects, where there are several
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.message}" if self.subject else self.message
@@ -128,6 +131,9 @@ class Partial(DvkError):
 
     kind = "partial"
 
-    def __init__(self, message: str, failures: Sequence[DvkError], *, subject: str = "", hint: str = "") -> None:
-        super().__init__(message, subject=subject, hint=hint)
-        self.failures = tuple(failures)
+
+def one_or_many(message: str, failures: Sequence[DvkError], *, hint: str = "") -> DvkError:
+    """The only failure itself, or one error of the first one's category that names them all."""
+    if len(failures) == 1:
+        return failures[0]
+    return type(failures[0])(message, hint=hint or failures[0].hint, failures=failures)

@@ -81,6 +81,7 @@ class Cutter:
         self.profile = profile
         self.engine: Literal["native", "numpy"] = "native" if usable else "numpy"
         self.max_chunk_bytes = rule.max_bytes
+        self.min_chunk_bytes = rule.min_bytes  #: a file of at most this length is one chunk
         self._lengths = _native(rule) if usable else GearScanner(rule).lengths
 
     def feed(self, buffer: memoryview, *, final: bool) -> I64:

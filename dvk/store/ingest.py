@@ -1,0 +1,337 @@
+"""Taking files into a store: read, cut, hash, encode and write overlap on all cores.
+
+    reader (caller's thread)      workers                            writer's threads
+    read, cut, hash the file  ->  hash chunks, look up, encode   ->  name packs, write, fsync
+
+The reader fills buffers from a fixed set, so memory is bounded whatever the file; a big file is a stream of buffers, small
+files share one. Python works per buffer and per chunk of 64 KiB, and what it calls there releases the GIL.
+
+A file is only recorded as what was really read: it is compared before and after (`Source.recheck`), and a file that changed is
+an error, not a mixture.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+from blake3 import blake3
+
+from dvk.errors import ChangedWhileRead, DvkError, StorageError, one_or_many
+from dvk.events import Meter, OnEvent, ignore
+from dvk.ids import EMPTY_FILE, ID_BYTES, FileId
+from dvk.store.chunker import Cutter, max_chunk_bytes
+from dvk.store.names import I64, U8
+from dvk.store.pack import RecipeRow
+from dvk.store.pages import Chunks, ListKind, ListWriter
+from dvk.store.store import as_column
+from dvk.store.writer import Writer, default_workers
+
+SEGMENT_BYTES = 4 << 20
+#: Files up to this size share a buffer; longer ones are streamed.
+SMALL_FILE_BYTES = 1 << 20
+_MAX_PROBLEMS = 1000
+
+
+class Source(Protocol):
+    """n files to read, by number."""
+
+    def open(self, i: int) -> int:
+        """A descriptor for reading file i; raises DvkError naming it when that is impossible."""
+
+    def recheck(self, i: int, fd: int) -> None:
+        """Raise ChangedWhileRead if file i is not what it was when it was scanned."""
+
+    def show(self, i: int) -> str:
+        """The name of file i for messages."""
+
+
+def ingest(
+    writer: Writer,
+    source: Source,
+    sizes: I64,
+    *,
+    profile: str,
+    on_event: OnEvent = ignore,
+    workers: int | None = None,
+) -> U8:
+    """Store the content of n files; their ids, uint8[n, 32]. Nothing is promised before `writer.flush()`.
+
+    Args:
+        sizes: int64[n], as scanned; a file that has another size now counts as changed.
+
+    Raises:
+        ChangedWhileRead, StorageError: for one file; with `failures` when there are several. All files are tried first, so that
+            every unreadable one is named.
+    """
+    workers = workers or default_workers()
+    with ThreadPoolExecutor(workers, thread_name_prefix="dvk-encode") as pool:
+        meter = Meter(on_event, "read", total_bytes=int(sizes.sum(dtype=np.uint64)), total_items=len(sizes))
+        run = _Ingest(writer, source, sizes, profile, pool, workers, meter)
+        try:
+            run.all_files()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    if run.problems:
+        raise one_or_many(f"{len(run.problems):,} files could not be read; nothing was recorded", run.problems)
+    writer.end_of_path()
+    return run.ids
+
+
+class _Ingest:
+    def __init__(
+        self,
+        writer: Writer,
+        source: Source,
+        sizes: I64,
+        profile: str,
+        pool: ThreadPoolExecutor,
+        workers: int,
+        meter: Meter,
+    ) -> None:
+        self.writer, self.source, self.sizes, self.profile = writer, source, sizes, profile
+        self.pool, self.meter = pool, meter
+        self.ids = np.zeros((len(sizes), ID_BYTES), np.uint8)
+        self.problems: list[DvkError] = []
+        self._cutter = Cutter(profile)
+        self._local = threading.local()
+        self._buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        for _ in range(workers * 2 + 1):
+            self._buffers.put(bytearray(SEGMENT_BYTES + max_chunk_bytes))
+        self._jobs: deque[Future[None]] = deque()
+
+    def all_files(self) -> None:
+        """Read every file, in order."""
+        buffer: bytearray | None = None
+        used = 0
+        members: list[tuple[int, int]] = []  # (file, size)
+        for i, size in enumerate(self.sizes.tolist()):
+            if size == 0:
+                self._empty(i)
+                continue
+            if size > SMALL_FILE_BYTES:
+                self._big(i, size)
+                continue
+            if buffer is not None and used + size + 1 > SEGMENT_BYTES:
+                self._submit(self._small_files, buffer, members)
+                buffer, used, members = None, 0, []
+            if buffer is None:
+                buffer = self._buffers.get()
+            if self._read_small(i, size, memoryview(buffer)[used : used + size + 1]):
+                members.append((i, size))
+                used += size
+        if buffer is not None:
+            self._submit(self._small_files, buffer, members)
+        while self._jobs:
+            self._jobs.popleft().result()
+
+    def _submit(self, work: Callable[[bytearray, list[tuple[int, int]]], None], *args: object) -> None:
+        while self._jobs and self._jobs[0].done():
+            self._jobs.popleft().result()
+        self._jobs.append(self.pool.submit(work, *args))  # type: ignore[arg-type]
+
+    def _problem(self, error: DvkError) -> None:
+        self.problems.append(error)
+        if len(self.problems) >= _MAX_PROBLEMS:
+            raise one_or_many("too many files could not be read; nothing was recorded", self.problems)
+
+    # ------------------------------------------------------------ small files
+
+    def _empty(self, i: int) -> None:
+        try:
+            fd = self.source.open(i)
+            try:
+                self.source.recheck(i, fd)
+                if os.pread(fd, 1, 0):  # some pseudo-files report 0 bytes and have content
+                    raise ChangedWhileRead("it reports 0 bytes and has content", subject=self.source.show(i))
+            finally:
+                os.close(fd)
+        except DvkError as error:
+            self._problem(error)
+            return
+        self.ids[i] = np.frombuffer(EMPTY_FILE, np.uint8)
+        self.meter.advance(items=1)
+
+    def _read_small(self, i: int, size: int, into: memoryview) -> bool:
+        try:
+            fd = self.source.open(i)
+            try:
+                # One byte of room more than expected: a file that grew shows itself.
+                got = self._pread(i, fd, into, 0)
+                if got != size:
+                    raise ChangedWhileRead("it changed while it was read", subject=self.source.show(i))
+                self.source.recheck(i, fd)
+            finally:
+                os.close(fd)
+        except DvkError as error:
+            self._problem(error)
+            return False
+        return True
+
+    def _pread(self, i: int, fd: int, into: memoryview, offset: int) -> int:
+        """Fill `into` as far as the file goes."""
+        done = 0
+        try:
+            while done < len(into):
+                got = os.preadv(fd, [into[done:]], offset + done)
+                if not got:
+                    break
+                done += got
+        except OSError as error:
+            raise StorageError(f"cannot be read ({error.strerror})", subject=self.source.show(i)) from error
+        return done
+
+    def _small_files(self, buffer: bytearray, members: list[tuple[int, int]]) -> None:
+        """Cut, hash and store the files that lie one after the other in `buffer`."""
+        try:
+            cutter = self._thread_cutter()
+            view = memoryview(buffer)
+            names: list[bytes] = []
+            lengths: list[int] = []
+            at = total = 0
+            for i, size in members:
+                file = view[at : at + size]
+                at += size
+                total += size
+                if size <= cutter.min_chunk_bytes:
+                    file_id = blake3(file).digest()
+                    names.append(file_id)
+                    lengths.append(size)
+                else:
+                    file_id = self._medium(cutter, file, names, lengths)
+                self.ids[i] = np.frombuffer(file_id, np.uint8)
+            self.writer.add_chunks(names, lengths, view[:at])
+            self.meter.advance(bytes_=total, items=len(members))
+        finally:
+            self._buffers.put(buffer)
+
+    def _medium(self, cutter: Cutter, file: memoryview, names: list[bytes], lengths: list[int]) -> bytes:
+        """A file in one buffer that may have several chunks."""
+        cut = cutter.feed(file, final=True)
+        pieces, start = [], 0
+        for length in cut.tolist():
+            pieces.append(blake3(file[start : start + length]).digest())
+            start += length
+        names += pieces
+        lengths += cut.tolist()
+        if len(pieces) == 1:
+            return pieces[0]
+        file_id = FileId(blake3(file).digest())
+        self._recipe(file_id, len(file), Chunks(as_column(pieces), cut.astype(np.uint32)))
+        return file_id
+
+    def _thread_cutter(self) -> Cutter:
+        cutter: Cutter | None = getattr(self._local, "cutter", None)
+        if cutter is None:
+            cutter = self._local.cutter = Cutter(self.profile)
+        return cutter
+
+    # ------------------------------------------------------------ big files
+
+    def _big(self, i: int, size: int) -> None:
+        try:
+            fd = self.source.open(i)
+        except DvkError as error:
+            self._problem(error)
+            return
+        try:
+            self._stream(i, fd, size)
+        except (ChangedWhileRead, StorageError) as error:
+            if error.subject != self.source.show(i):
+                raise  # the store's trouble, not this file's
+            self._problem(error)
+        finally:
+            os.close(fd)
+
+    def _stream(self, i: int, fd: int, size: int) -> None:
+        hasher = blake3()
+        recipe = _RecipeWriter(self.writer)
+        waiting: deque[Future[Chunks]] = deque()
+        carry: bytes | memoryview = b""
+        offset = 0
+        try:
+            while True:
+                buffer = self._buffers.get()
+                view = memoryview(buffer)
+                view[: len(carry)] = carry
+                room = view[len(carry) : len(carry) + SEGMENT_BYTES]
+                got = self._pread(i, fd, room, offset)
+                hasher.update(room[:got])
+                offset += got
+                final = got < len(room)
+                filled = view[: len(carry) + got]
+                cut = self._cutter.feed(filled, final=final)
+                used = int(cut.sum())
+                carry = bytes(filled[used:])
+                waiting.append(self.pool.submit(self._segment, buffer, cut, used))
+                self.meter.advance(bytes_=got)
+                while waiting and (waiting[0].done() or len(waiting) > 64):
+                    recipe.add(waiting.popleft().result())
+                if offset > size or (final and offset != size):
+                    raise ChangedWhileRead("it changed while it was read", subject=self.source.show(i))
+                if final:
+                    break
+            self.source.recheck(i, fd)
+        finally:
+            for job in waiting:  # buffers come back and errors of the store are not lost
+                recipe.add(job.result())
+        file_id = FileId(hasher.digest())
+        recipe.finish(file_id, size, self.profile)
+        self.ids[i] = np.frombuffer(file_id, np.uint8)
+        self.meter.advance(items=1)
+
+    def _segment(self, buffer: bytearray, cut: I64, used: int) -> Chunks:
+        try:
+            view = memoryview(buffer)[:used]
+            lengths = cut.tolist()
+            names, start = [], 0
+            for length in lengths:
+                names.append(blake3(view[start : start + length]).digest())
+                start += length
+            self.writer.add_chunks(names, lengths, view)
+            return Chunks(as_column(names), cut.astype(np.uint32))
+        finally:
+            self._buffers.put(buffer)
+
+    def _recipe(self, file_id: FileId, size: int, chunks: Chunks) -> None:
+        recipe = _RecipeWriter(self.writer)
+        recipe.add(chunks)
+        recipe.finish(file_id, size, self.profile)
+
+
+class _RecipeWriter:
+    """Collects the chunks of one file into pages; a file of one chunk leaves none."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._list = ListWriter(ListKind.RECIPE, writer.add_page)
+        self._first: Chunks | None = None
+        self._count = 0
+
+    def add(self, chunks: Chunks) -> None:
+        if not len(chunks):
+            return
+        self._count += len(chunks)
+        if self._first is None and self._count == 1:
+            self._first = chunks  # perhaps the only one
+            return
+        if self._first is not None:
+            self._list.add(self._first)
+            self._first = None
+        self._list.add(chunks)
+
+    def finish(self, file_id: FileId, size: int, profile: str) -> None:
+        if self._count <= 1:
+            return
+        known = self._writer.store.find_recipes(as_column([file_id]))[0]
+        if known is not None and self._writer.store.has_page(known.root):  # type: ignore[arg-type]
+            return  # the first recipe for an id wins; our pages, if any, are the same or unused
+        root = self._list.finish()
+        self._writer.add_recipe(RecipeRow(file_id, root.id, size, profile))

@@ -1,0 +1,566 @@
+"""Paged lists: the one Merkle structure. docs/format/pages.md is the truth, this module is its code.
+
+A folder of a million files and a file of a million chunks are the same thing: an ordered list, cut into pages where the
+entries themselves say so. Two versions share every page but those around a change, so that a push, a diff or a status looks at
+unequal pages only. Entries stay columns of numbers from end to end.
+
+>>> pages = {}
+>>> writer = ListWriter(ListKind.RECIPE, lambda i, data: pages.update({i: data}))
+>>> writer.add(Chunks(np.zeros((2, 32), np.uint8), np.array([5, 6], np.uint32)))
+>>> root = writer.finish()
+>>> read_recipe(root.id, pages.__getitem__).lengths.tolist(), root.bytes
+([5, 6], 11)
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+from blake3 import blake3
+
+from dvk.errors import Corrupt, NewerFormat
+from dvk.ids import ID_BYTES, PageId
+from dvk.store.listing import Entries, Kind, merge_entries
+from dvk.store.names import I64, U8, Names
+from dvk.store.paths import check_link, check_names
+
+U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+
+MAX_PAGE_BYTES = 1 << 20
+FULL_PAGE_BYTES = 786_432  # an entry takes at most 8,235 bytes, so no page reaches MAX_PAGE_BYTES
+MIN_ENTRIES = 1024
+MAX_ENTRIES = 6144
+MAX_LEVEL = 8
+_CUT_BELOW = (1 << 64) // 2048
+
+PAGE_HEADER = struct.Struct("<4sBBBBIIQQQ")
+_MAGIC = b"dvkP"
+
+Load = Callable[[PageId], bytes]  #: the bytes of a page; raises DataMissing. Verified by the caller.
+Emit = Callable[[PageId, bytes], None]  #: takes a finished page
+
+
+class ListKind(IntEnum):
+    """Which list a page belongs to."""
+
+    LISTING = 1
+    RECIPE = 2
+
+    @property
+    def context(self) -> str:
+        return "dvk v1 listing page" if self is ListKind.LISTING else "dvk v1 recipe page"
+
+
+def page_id(kind: ListKind, data: bytes | memoryview) -> PageId:
+    """The id of a page."""
+    return PageId(blake3(data, derive_key_context=kind.context).digest())
+
+
+@dataclass(frozen=True, slots=True)
+class PageRef:
+    """What a parent says of a page."""
+
+    id: PageId
+    entries: int
+    files: int
+    bytes: int
+    first: bytes  #: listing: the first path below; recipe: empty
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """Entries of a recipe: ids uint8[n, 32], lengths uint32[n]."""
+
+    ids: U8
+    lengths: U32
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def bytes(self) -> int:
+        return int(self.lengths.sum(dtype=np.uint64))
+
+    def slice(self, start: int, stop: int) -> Chunks:
+        return Chunks(self.ids[start:stop], self.lengths[start:stop])
+
+    @classmethod
+    def join(cls, parts: Sequence[Chunks]) -> Chunks:
+        if not parts:
+            return cls(np.zeros((0, ID_BYTES), np.uint8), np.zeros(0, np.uint32))
+        return cls(np.concatenate([p.ids for p in parts]), np.concatenate([p.lengths for p in parts]))
+
+
+@dataclass(frozen=True, slots=True)
+class Children:
+    """Entries of a page above the leaves."""
+
+    refs: tuple[PageRef, ...]
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    def slice(self, start: int, stop: int) -> Children:
+        return Children(self.refs[start:stop])
+
+    @classmethod
+    def join(cls, parts: Sequence[Children]) -> Children:
+        return cls(tuple(r for p in parts for r in p.refs))
+
+
+Body = Entries | Chunks | Children
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page, read and checked."""
+
+    kind: ListKind
+    level: int
+    entries: int
+    files: int
+    bytes: int
+    body: Body
+
+
+# ---------------------------------------------------------------- bytes
+
+
+def format_page(kind: ListKind, level: int, body: Body) -> bytes:
+    """The bytes of a page."""
+    if isinstance(body, Entries):
+        columns = [
+            body.kinds.astype(np.uint8).tobytes(),
+            body.names.lengths.astype("<u2").tobytes(),
+            body.sizes.astype("<u8").tobytes(),
+            body.ids.tobytes(),
+            _blob(body.names),
+            _blob(body.targets),
+        ]
+        totals = (len(body), body.files, body.bytes)
+    elif isinstance(body, Chunks):
+        columns = [body.lengths.astype("<u4").tobytes(), np.ascontiguousarray(body.ids).tobytes()]
+        totals = (len(body), 0, body.bytes)
+    else:
+        refs = body.refs
+        columns = [
+            b"".join(r.id for r in refs),
+            struct.pack(f"<{len(refs)}Q", *(r.entries for r in refs)),
+            struct.pack(f"<{len(refs)}Q", *(r.bytes for r in refs)),
+        ]
+        if kind is ListKind.LISTING:
+            columns.insert(2, struct.pack(f"<{len(refs)}Q", *(r.files for r in refs)))
+            columns.append(struct.pack(f"<{len(refs)}H", *(len(r.first) for r in refs)))
+            columns.append(b"".join(r.first for r in refs))
+        totals = (sum(r.entries for r in refs), sum(r.files for r in refs), sum(r.bytes for r in refs))
+    length = PAGE_HEADER.size + sum(map(len, columns))
+    return PAGE_HEADER.pack(_MAGIC, 1, kind, level, 0, length, len(body), *totals) + b"".join(columns)
+
+
+def _blob(names: Names) -> bytes:
+    return names.blob[int(names.offsets[0]) : int(names.offsets[-1])].tobytes()
+
+
+def page_length(data: memoryview, *, subject: str) -> int:
+    """The length that the page at the start of `data` states, checked against what is there."""
+    if len(data) < PAGE_HEADER.size or bytes(data[:4]) != _MAGIC:
+        raise Corrupt("no page starts here", subject=subject)
+    length = int.from_bytes(data[8:12], "little")
+    if not PAGE_HEADER.size <= length <= min(MAX_PAGE_BYTES, len(data)):
+        raise Corrupt("a page states an impossible length", subject=subject)
+    return length
+
+
+def parse_page(data: bytes | memoryview, kind: ListKind, *, subject: str) -> Page:
+    """Read a page; everything that the format promises is checked.
+
+    Raises:
+        NewerFormat: another version. Corrupt: anything that a page of this version cannot be.
+    """
+    if len(data) < PAGE_HEADER.size:
+        raise Corrupt("a page is cut short", subject=subject)
+    magic, version, kind_, level, reserved, length, n, entries, files, total = PAGE_HEADER.unpack_from(data)
+    if magic != _MAGIC or kind_ != kind:
+        raise Corrupt(f"this is no {kind.name.lower()} page", subject=subject)
+    if version != 1 or reserved or level > MAX_LEVEL:
+        raise NewerFormat("this page was written by a newer dvk", subject=subject, hint="upgrade dvk")
+    if length != len(data) or length > MAX_PAGE_BYTES:
+        raise Corrupt("a page has not the length it states", subject=subject)
+    columns = _Columns(bytes(data), PAGE_HEADER.size, subject)
+    body: Body
+    if level:
+        body = _parse_children(columns, kind, n)
+        sums = (
+            sum(r.entries for r in body.refs),
+            sum(r.files for r in body.refs),
+            sum(r.bytes for r in body.refs),
+        )
+    elif kind is ListKind.LISTING:
+        body = _parse_entries(columns, n)
+        sums = (n, body.files, body.bytes)
+    else:
+        chunks = Chunks(lengths=columns.u32(n), ids=columns.ids(n))
+        if n and not 1 <= int(chunks.lengths.min()) <= int(chunks.lengths.max()) <= 1 << 20:
+            raise Corrupt("a recipe page states an impossible chunk", subject=subject)
+        body, sums = chunks, (n, 0, chunks.bytes)
+    columns.end()
+    if sums != (entries, files, total):
+        raise Corrupt("the totals of a page do not add up", subject=subject)
+    return Page(kind, level, entries, files, total, body)
+
+
+class _Columns:
+    """Takes columns off a buffer; each count is checked before anything is made of it."""
+
+    def __init__(self, data: bytes, at: int, subject: str) -> None:
+        self.data, self.at, self.subject = data, at, subject
+
+    def take(self, size: int) -> bytes:
+        if size > len(self.data) - self.at:
+            raise Corrupt("a page states more than it holds", subject=self.subject)
+        out = self.data[self.at : self.at + size]
+        self.at += size
+        return out
+
+    def u32(self, n: int) -> U32:
+        return np.frombuffer(self.take(4 * n), "<u4")
+
+    def u64(self, n: int) -> U64:
+        return np.frombuffer(self.take(8 * n), "<u8")
+
+    def ids(self, n: int) -> U8:
+        return np.frombuffer(self.take(ID_BYTES * n), np.uint8).reshape(n, ID_BYTES)
+
+    def names(self, lengths: I64) -> Names:
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        return Names(np.frombuffer(self.take(int(offsets[-1])), np.uint8), offsets)
+
+    def end(self) -> None:
+        if self.at != len(self.data):
+            raise Corrupt("a page holds more than it states", subject=self.subject)
+
+
+def _parse_children(columns: _Columns, kind: ListKind, n: int) -> Children:
+    if n < 1:
+        raise Corrupt("a page above the leaves has no children", subject=columns.subject)
+    ids, entries = columns.take(ID_BYTES * n), columns.u64(n).tolist()
+    files = columns.u64(n).tolist() if kind is ListKind.LISTING else [0] * n
+    totals = columns.u64(n).tolist()
+    firsts: list[bytes] = [b""] * n
+    if kind is ListKind.LISTING:
+        lengths = np.frombuffer(columns.take(2 * n), "<u2").astype(np.int64)
+        names = columns.names(lengths)
+        firsts = list(names)
+        if any(a >= b for a, b in zip(firsts, firsts[1:], strict=False)):
+            raise Corrupt("the children of a page are not in order", subject=columns.subject)
+    return Children(
+        tuple(
+            PageRef(PageId(ids[32 * i : 32 * i + 32]), entries[i], files[i], totals[i], firsts[i])
+            for i in range(n)
+        )
+    )
+
+
+def _parse_entries(columns: _Columns, n: int) -> Entries:
+    subject = columns.subject
+    kinds = np.frombuffer(columns.take(n), np.uint8)
+    if n and not 1 <= int(kinds.min()) <= int(kinds.max()) <= 4:
+        raise NewerFormat("an entry of unknown kind", subject=subject, hint="upgrade dvk")
+    lengths = np.frombuffer(columns.take(2 * n), "<u2").astype(np.int64)
+    sizes = columns.u64(n)
+    if n and int(sizes.max()) >= 1 << 62:
+        raise Corrupt("an entry states an impossible size", subject=subject)
+    ids = columns.ids(n)
+    names = columns.names(lengths)
+    links, empties = kinds == Kind.LINK, kinds == Kind.EMPTYDIR
+    if np.any(sizes[empties]) or np.any(ids[links | empties]):
+        raise Corrupt("an entry without content states some", subject=subject)
+    if np.any(sizes[links] > 4096):
+        raise Corrupt("a link with an impossible target", subject=subject)
+    targets = columns.names(sizes[links].astype(np.int64))
+    check_names(names, subject=subject)
+    for i, target in zip(np.flatnonzero(links).tolist(), targets, strict=True):
+        check_link(names[i], target)
+    return Entries(names, kinds, sizes.astype(np.int64), ids, targets)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def _costs(body: Body, kind: ListKind) -> I64:
+    """Bytes that each entry takes on a page."""
+    if isinstance(body, Entries):
+        links = np.where(body.kinds == Kind.LINK, body.sizes, 0)
+        return body.names.lengths + 43 + links
+    if isinstance(body, Chunks):
+        return np.full(len(body), 36, np.int64)
+    extra = 58 if kind is ListKind.LISTING else 48
+    return np.array([extra + len(r.first) for r in body.refs], np.int64)
+
+
+def _ends(body: Body) -> npt.NDArray[np.bool_]:
+    """Whether a page may end after each entry (rule 1, without the minimum)."""
+    if isinstance(body, Entries):
+        h = xxhash.xxh3_64_intdigest
+        return np.fromiter((h(x) < _CUT_BELOW for x in body.names), np.bool_, len(body))
+    if isinstance(body, Chunks):
+        first = np.ascontiguousarray(body.ids[:, :8]).view(">u8").reshape(-1)
+        return np.asarray(first < _CUT_BELOW)
+    return np.array([int.from_bytes(r.id[:8], "big") < _CUT_BELOW for r in body.refs], np.bool_)
+
+
+def cut_points(costs: I64, ends: npt.NDArray[np.bool_], *, final: bool) -> list[int]:
+    """Where pages end, as exclusive positions; what follows the last one waits for more entries unless `final`."""
+    n = len(costs)
+    total = np.concatenate([[0], np.cumsum(costs)])
+    candidates = np.flatnonzero(ends)
+    cuts: list[int] = []
+    start = 0
+    while start < n:
+        stop = start + MAX_ENTRIES
+        at = int(np.searchsorted(candidates, start + MIN_ENTRIES - 1))
+        if at < len(candidates):
+            stop = min(stop, int(candidates[at]) + 1)
+        full = FULL_PAGE_BYTES - PAGE_HEADER.size + int(total[start])
+        stop = min(stop, int(np.searchsorted(total, full)))
+        if stop > n:
+            break
+        cuts.append(stop)
+        start = stop
+    if final and (not cuts or cuts[-1] < n or n == 0):
+        cuts.append(n)
+    return cuts
+
+
+class ListWriter:
+    """Builds a paged list from batches of entries in order; holds one page and one batch, never the list."""
+
+    def __init__(self, kind: ListKind, emit: Emit, *, level: int = 0) -> None:
+        self.kind, self.level = kind, level
+        self._emit = emit
+        self._waiting: list[Body] = []
+        self._waiting_count = 0
+        self._refs: list[PageRef] = []
+
+    def add(self, batch: Body) -> None:
+        """Append entries."""
+        if not len(batch):
+            return
+        self._waiting.append(batch)
+        self._waiting_count += len(batch)
+        if self._waiting_count >= 2 * MAX_ENTRIES:
+            self._cut(final=False)
+
+    def settle(self) -> bool:
+        """Cut what is certain; True when nothing waits, so that whole old pages may follow by `adopt`."""
+        self._cut(final=False)
+        return not self._waiting_count
+
+    def adopt(self, ref: PageRef) -> None:
+        """Append a whole page that exists already, where it began and ended at the same entries. Only when `settle` said so."""
+        self._refs.append(ref)
+
+    def _cut(self, *, final: bool) -> None:
+        if not self._waiting and not final:
+            return
+        body: Body
+        if not self._waiting:
+            if self._refs:
+                return
+            body = Entries.empty() if self.kind is ListKind.LISTING else Chunks.join([])
+        else:
+            body = type(self._waiting[0]).join(self._waiting)  # type: ignore[arg-type]
+        start = 0
+        for stop in cut_points(_costs(body, self.kind), _ends(body), final=final):
+            self._page(body.slice(start, stop))
+            start = stop
+        rest = body.slice(start, len(body))
+        self._waiting = [rest] if len(rest) else []
+        self._waiting_count = len(rest)
+
+    def _page(self, body: Body) -> None:
+        data = format_page(self.kind, self.level, body)
+        name = page_id(self.kind, data)
+        self._emit(name, data)
+        _, _, _, _, _, _, _, entries, files, total = PAGE_HEADER.unpack_from(data)
+        first = b""
+        if self.kind is ListKind.LISTING and len(body):
+            first = body.names[0] if isinstance(body, Entries) else body.refs[0].first  # type: ignore[union-attr]
+        self._refs.append(PageRef(name, entries, files, total, first))
+
+    def finish(self) -> PageRef:
+        """Write the rest and the levels above; the root."""
+        self._cut(final=True)
+        if len(self._refs) == 1:
+            return self._refs[0]
+        above = ListWriter(self.kind, self._emit, level=self.level + 1)
+        above.add(Children(tuple(self._refs)))
+        return above.finish()
+
+
+def write_listing(entries: Entries, emit: Emit) -> PageRef:
+    """The listing of a whole folder."""
+    writer = ListWriter(ListKind.LISTING, emit)
+    for start in range(0, len(entries), 65536):
+        writer.add(entries.slice(start, min(start + 65536, len(entries))))
+    return writer.finish()
+
+
+# ---------------------------------------------------------------- reading
+
+
+def load_page(kind: ListKind, ref_id: PageId, load: Load) -> Page:
+    """Fetch a page, prove its id and read it."""
+    data = load(ref_id)
+    subject = f"{kind.name.lower()} page {ref_id.hex()[:12]}"
+    if page_id(kind, data) != ref_id:
+        raise Corrupt("a page fails its hash", subject=subject)
+    return parse_page(data, kind, subject=subject)
+
+
+def leaf_refs(kind: ListKind, root: PageId, load: Load) -> Iterator[PageRef]:
+    """References to all leaves in order, loading only the pages above them.
+
+    The root's own totals are learned by loading it. Each page must hold what its parent stated.
+    """
+
+    def below(ref: PageRef, page: Page) -> Iterator[PageRef]:
+        if page.level == 0:
+            yield ref
+            return
+        assert isinstance(page.body, Children)
+        if page.level == 1:
+            yield from page.body.refs
+            return
+        for child in page.body.refs:
+            got = load_page(kind, child.id, load)
+            _agree(child, got, page.level - 1)
+            yield from below(child, got)
+
+    top = load_page(kind, root, load)
+    yield from below(PageRef(root, top.entries, top.files, top.bytes, b""), top)
+
+
+def _agree(ref: PageRef, page: Page, level: int) -> None:
+    if (page.level, page.entries, page.files, page.bytes) != (level, ref.entries, ref.files, ref.bytes):
+        raise Corrupt("a page is not what its parent says", subject=f"page {ref.id.hex()[:12]}")
+
+
+def load_leaf(kind: ListKind, ref: PageRef, load: Load) -> Entries | Chunks:
+    """The entries of one leaf, checked against its reference."""
+    page = load_page(kind, ref.id, load)
+    _agree(ref, page, 0)
+    if isinstance(page.body, Entries) and ref.first and page.body.names[0] != ref.first:
+        raise Corrupt("a page does not start where its parent says", subject=f"page {ref.id.hex()[:12]}")
+    assert not isinstance(page.body, Children)
+    return page.body
+
+
+def leaves_under(refs: Sequence[PageRef], prefix: bytes) -> list[PageRef]:
+    """The leaves of a listing that may hold `prefix` or something below it."""
+    if not prefix or len(refs) <= 1:
+        return list(refs)
+    last = prefix + b"/\xff"
+    out = []
+    for i, ref in enumerate(refs):
+        begins_after = ref.first > last
+        ends_before = i + 1 < len(refs) and refs[i + 1].first <= prefix
+        if not begins_after and not ends_before:
+            out.append(ref)
+    return out
+
+
+def iter_entries(root: PageId, load: Load, *, under: bytes = b"") -> Iterator[Entries]:
+    """The entries of a folder leaf by leaf, or those at and below one path."""
+    refs = list(leaf_refs(ListKind.LISTING, root, load))
+    last = b""
+    for ref in leaves_under(refs, under):
+        entries = load_leaf(ListKind.LISTING, ref, load)
+        assert isinstance(entries, Entries)
+        if len(entries):
+            if entries.names[0] <= last and last:
+                raise Corrupt("the pages of a folder are not in order", subject=f"folder {root.hex()[:12]}")
+            last = entries.names[-1]
+        yield entries.under(under) if under else entries
+
+
+def read_entries(root: PageId, load: Load, *, under: bytes = b"") -> Entries:
+    """The entries of a folder as one set of columns."""
+    return Entries.join(list(iter_entries(root, load, under=under)))
+
+
+def iter_recipe(root: PageId, load: Load) -> Iterator[Chunks]:
+    """The chunks of a file leaf by leaf."""
+    for ref in leaf_refs(ListKind.RECIPE, root, load):
+        chunks = load_leaf(ListKind.RECIPE, ref, load)
+        assert isinstance(chunks, Chunks)
+        yield chunks
+
+
+def read_recipe(root: PageId, load: Load) -> Chunks:
+    """The chunks of a file as one set of columns (36 bytes a chunk)."""
+    return Chunks.join(list(iter_recipe(root, load)))
+
+
+def edit_listing(root: PageId, load: Load, emit: Emit, *, put: Entries, remove: Sequence[bytes]) -> PageRef:
+    """A new version of a folder in which `put` are set and `remove` are gone; loads and writes only pages around them.
+
+    A name in `remove` takes out the entry of that name and everything below it.
+
+    Raises:
+        DataMissing: from `load`, when a page that must change is not here.
+    """
+    from_edits = _Edits(put, remove)
+    refs = list(leaf_refs(ListKind.LISTING, root, load))
+    writer = ListWriter(ListKind.LISTING, emit)
+    settled = True
+    for i, ref in enumerate(refs):
+        low = ref.first if i else b""
+        high = refs[i + 1].first if i + 1 < len(refs) else None
+        touched = from_edits.touches(low, high)
+        if settled and not touched:
+            writer.adopt(ref)
+            continue
+        entries = load_leaf(ListKind.LISTING, ref, load)
+        assert isinstance(entries, Entries)
+        writer.add(from_edits.apply(entries, low, high))
+        settled = writer.settle()
+    return writer.finish()
+
+
+class _Edits:
+    def __init__(self, put: Entries, remove: Sequence[bytes]) -> None:
+        self.put = put
+        self.remove = sorted(remove)
+
+    def _range(self, low: bytes, high: bytes | None) -> tuple[int, int]:
+        start = self.put.names.find(low) if low else 0
+        return start, len(self.put) if high is None else self.put.names.find(high)
+
+    def _removed(self, low: bytes, high: bytes | None) -> list[bytes]:
+        # A directory that is removed may start before this page and reach into it.
+        return [r for r in self.remove if (high is None or r < high) and r + b"/\xff" >= low]
+
+    def touches(self, low: bytes, high: bytes | None) -> bool:
+        a, b = self._range(low, high)
+        return b > a or bool(self._removed(low, high))
+
+    def apply(self, entries: Entries, low: bytes, high: bytes | None) -> Entries:
+        a, b = self._range(low, high)
+        keep = np.ones(len(entries), np.bool_)
+        for name in self._removed(low, high):
+            start, stop = entries.names.under(name)
+            keep[start:stop] = False
+            at = entries.names.find(name)
+            if at < len(entries) and entries.names[at] == name:
+                keep[at] = False
+        rest = entries if keep.all() else entries.take(np.flatnonzero(keep))
+        return merge_entries(rest, self.put.slice(a, b)) if b > a else rest

@@ -1,0 +1,120 @@
+"""Where the chunks of a list lie: blocks as columns, and for each chunk its block and its offset there.
+
+The local index, a remote's locator and a pack's own footer all answer "where is it" in this one form, and everything that
+reads (restore, fetch, push) takes it, whatever the backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dvk.backend.contract import Backend
+from dvk.errors import Corrupt
+from dvk.store.codec import decode_block
+from dvk.store.names import I64, U8
+from dvk.store.pack import BLOCK_HEADER, PackKind, open_block, pack_key
+
+U32 = npt.NDArray[np.uint32]
+
+#: Neighbouring ranges closer than this are read as one; a request costs more than the bytes between.
+COALESCE_GAP_BYTES = 1 << 20
+MAX_RANGE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """m blocks: `packs` names them, the columns say where each lies. `offset` is that of the block header."""
+
+    kind: PackKind
+    packs: tuple[bytes, ...]
+    pack: U32
+    offset: I64
+    packed_len: U32
+    raw_len: U32
+    codec: U8
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def key(self, block: int) -> str:
+        """The key of the pack of a block."""
+        return pack_key(self.kind, self.packs[int(self.pack[block])])
+
+    def span(self, block: int) -> tuple[int, int]:
+        """Offset and length of a block with its header."""
+        return int(self.offset[block]), BLOCK_HEADER.size + int(self.packed_len[block])
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """n chunks in the order of their list: `block` uint32[n] into `blocks`, `offset` uint32[n] in the decoded block."""
+
+    blocks: Blocks
+    block: U32
+    offset: U32
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A run of blocks of one pack that is read in one request."""
+
+    key: str
+    offset: int
+    length: int
+    blocks: tuple[int, ...]
+
+
+def plan_ranges(blocks: Blocks, wanted: Iterable[int], *, max_range_bytes: int = MAX_RANGE_BYTES) -> Iterator[Range]:
+    """Join blocks that lie close together into ranges; in order of pack and offset."""
+    order = sorted(set(wanted), key=lambda b: (int(blocks.pack[b]), int(blocks.offset[b])))
+    run: list[int] = []
+    start = end = 0
+    for b in order:
+        offset, length = blocks.span(b)
+        same = run and blocks.pack[b] == blocks.pack[run[-1]]
+        if same and 0 <= offset - end <= COALESCE_GAP_BYTES and offset + length - start <= max_range_bytes:
+            run.append(b)
+            end = offset + length
+            continue
+        if run:
+            yield Range(blocks.key(run[0]), start, end - start, tuple(run))
+        run, start, end = [b], offset, offset + length
+    if run:
+        yield Range(blocks.key(run[0]), start, end - start, tuple(run))
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A block as it lies in its pack."""
+
+    codec: int
+    raw_len: int
+    payload: memoryview
+
+
+def read_encoded(backend: Backend, blocks: Blocks, wanted: Iterable[int]) -> Iterator[tuple[int, Encoded]]:
+    """Read blocks in coalesced ranges; checksums are verified and what a block says of itself is compared.
+
+    Raises:
+        KeyMissing: a pack is gone. Corrupt: a block is not what it should be.
+    """
+    for r in plan_ranges(blocks, wanted):
+        data = memoryview(backend.get_range(r.key, r.offset, r.length))
+        for b in r.blocks:
+            offset, length = blocks.span(b)
+            subject = f"{r.key} at {offset:,}"
+            piece = data[offset - r.offset : offset - r.offset + length]
+            codec, raw_len, payload = open_block(piece, subject=subject)
+            stated = (int(blocks.codec[b]), int(blocks.raw_len[b]), int(blocks.packed_len[b]))
+            if (codec, raw_len, len(payload)) != stated:
+                raise Corrupt("a block is not what the index says", subject=subject)
+            yield b, Encoded(codec, raw_len, payload)
+
+
+def read_blocks(backend: Backend, blocks: Blocks, wanted: Sequence[int]) -> dict[int, bytes]:
+    """Read and decode blocks: number -> decoded bytes."""
+    return {b: decode_block(e.codec, e.payload, e.raw_len) for b, e in read_encoded(backend, blocks, wanted)}
