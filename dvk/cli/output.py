@@ -50,7 +50,7 @@ class OutputClosed(Exception):
 
 
 def wants_color(when: ColorWhen, environ: Mapping[str, str], *, is_terminal: bool) -> bool:
-    """Whether a stream gets colour: the flag decides, then NO_COLOR, FORCE_COLOR, and whether it is a terminal."""
+    """Whether a stream gets colour: by the flag, else NO_COLOR, else FORCE_COLOR, else on a terminal."""
     if when is not ColorWhen.AUTO:
         return when is ColorWhen.ALWAYS
     if environ.get("NO_COLOR"):

@@ -1,0 +1,16 @@
+# `just` runs what continuous integration runs.
+default: test
+
+test *ARGS:
+    scripts/test {{ARGS}}
+
+try:
+    scripts/try
+
+fix:
+    ruff check --fix
+    ruff format
+
+# Write the documents that are generated from code.
+docs:
+    python -m dvk.cli.exit_codes > docs/exit-codes.md
