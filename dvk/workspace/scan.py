@@ -1,0 +1,573 @@
+"""What a tracked file or folder holds right now, as columns: names, kinds, sizes and times.
+
+`dvk status` of a folder of 50,000 files looks at each of them once and compares columns with the stat
+cache, so its cost is 50,000 system calls and little else. Directories are walked by handle, never
+through a link; everything that a folder may not hold (a FIFO, an unreadable file, a nested Git
+repository, a link that leaves) is named in `problems`, all of it, so that the user clears it in one go.
+
+    scan = scan_folder(root_fd, b"data/images", rules, on_event=ignore)
+    scan.names[0], scan.stats.sizes[0]
+
+Children are sorted with directories taken as `name/`, which makes the walk itself come out in the order
+of whole paths; only an empty directory beside `its-name.something` needs a sort at the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import sys
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from itertools import chain
+from operator import attrgetter
+from typing import Protocol
+
+import numpy as np
+
+from dvk.errors import ChangedWhileRead, DvkError, FormatError, NotFound, Refused, StorageError
+from dvk.events import Meter, OnEvent, ignore
+from dvk.store.listing import Kind
+from dvk.store.names import I64, U8, Names, show
+from dvk.store.paths import bad_names, check_link, why_bad_component
+from dvk.workspace.handles import DirHandles, open_regular, os_error, special_file
+
+TEMP_NAME = re.compile(rb"\.dvk-[0-9a-f]{32}\.tmp")  #: what `materialize` calls a file that is being written
+_TEMP_START = b".dvk-"
+_POINTER_END = b".dvk"
+_SLASH = ord("/")
+
+_BATCH = 1 << 12
+_EXAMPLES = 5
+_FIELDS = attrgetter("st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino")
+_ENCODING, _ENCODING_ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+
+
+class Ignores(Protocol):
+    """What a folder leaves out (`.dvkignore`)."""
+
+    def match(self, path: bytes, is_dir: bool, /) -> bool:
+        """Whether `path`, relative to the folder, is left out with everything below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What the filesystem says of n entries; together it tells an unchanged file from a changed one.
+
+    Attributes:
+        sizes: int64[n], bytes; of a link the length of its target, of an empty directory 0.
+        mtime_ns, ctime_ns: int64[n], ns since 1970 by the filesystem's clock.
+        inodes: int64[n], the 64 bits of the inode number.
+        device: of the folder itself; not compared, since some filesystems number it anew at each mount.
+    """
+
+    sizes: I64
+    mtime_ns: I64
+    ctime_ns: I64
+    inodes: I64
+    device: int
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def row(self, i: int) -> tuple[int, int, int, int]:
+        """Size, mtime_ns, ctime_ns and inode of entry `i`."""
+        return int(self.sizes[i]), int(self.mtime_ns[i]), int(self.ctime_ns[i]), int(self.inodes[i])
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """The entries of a folder, ascending by the bytes of the whole path; of a file one entry named b"".
+
+    Attributes:
+        names: n paths relative to the folder.
+        kinds: uint8[n], values of `Kind`.
+        stats: n rows.
+        targets: the targets of the links alone, in the order of their entries.
+        ignored: how many files and directories the rules left out (one for a whole directory).
+        ignored_examples: a few of them.
+        leftovers: temporary files of earlier runs of dvk, relative to the folder; not among `names`.
+        problems: everything that keeps the folder from being stored, one error each. The entries
+            concerned are not among `names`, but for names that may not be stored.
+    """
+
+    names: Names
+    kinds: U8
+    stats: Stats
+    targets: Names
+    ignored: int = 0
+    ignored_examples: tuple[bytes, ...] = ()
+    leftovers: tuple[bytes, ...] = ()
+    problems: tuple[DvkError, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def signature(st: os.stat_result) -> tuple[int, int, int, int]:
+    """The four numbers of `Stats.row` from one stat result."""
+    return st.st_size, _clamp(st.st_mtime_ns), _clamp(st.st_ctime_ns), _signed(st.st_ino)
+
+
+def scan_file(root_fd: int, path: bytes) -> Scan:
+    """The one entry, named b"", of the file `path` below `root_fd`.
+
+    Raises:
+        NotFound: it does not exist.
+        Refused: it is no regular file (its kind is named), or a link stands on the way.
+    """
+    parent, _, name = path.rpartition(b"/")
+    with DirHandles(root_fd) as dirs:
+        fd = dirs.acquire(parent)
+        try:
+            st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except OSError as error:
+            raise os_error(error, path, "read") from error
+        finally:
+            dirs.release(parent)
+    if not stat.S_ISREG(st.st_mode):
+        raise special_file(path, st.st_mode)
+    kind = Kind.EXEC if st.st_mode & 0o100 else Kind.FILE
+    columns = [np.array([x], np.int64) for x in signature(st)]
+    stats = Stats(columns[0], columns[1], columns[2], columns[3], device=st.st_dev)
+    return Scan(Names.of([b""]), np.array([kind], np.uint8), stats, Names.of([]))
+
+
+def scan_folder(
+    root_fd: int, path: bytes, rules: Ignores | None = None, *, on_event: OnEvent = ignore
+) -> Scan:
+    """Everything in the folder `path` below `root_fd`, in the order of a listing.
+
+    A file that vanishes during the walk is left out, as if the walk had come later.
+
+    Raises:
+        NotFound, Refused, StorageError: the folder itself is missing, no directory, or cannot be read.
+            What is wrong inside it does not raise: see `Scan.problems`.
+    """
+    with DirHandles(root_fd) as dirs:
+        walk = _Walk(dirs, path, rules, Meter(on_event, "scan"))
+        walk.run()
+        return walk.result()
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A directory whose entries wait to be put out, in order."""
+
+    prefix: bytes  #: path relative to the folder with a slash, b"" for the folder itself
+    keys: list[bytes]  #: sorted; directories end with a slash
+    cuts: list[int]  #: positions of directories in `keys`
+    first_row: int  #: row of its first non-directory among all rows
+    at: int = 0  #: how many keys are done
+    cut: int = 0  #: how many cuts are done
+
+
+@dataclass(slots=True)
+class _Walk:
+    dirs: DirHandles
+    top: bytes
+    rules: Ignores | None
+    meter: Meter
+    device: int = 0
+    rows: int = 0  #: entries statted so far, in reading order
+    pending: list[os.stat_result] = field(default_factory=list)
+    columns: list[I64] = field(default_factory=list)  #: each int64[k, 5], in reading order
+    parts: list[bytes] = field(default_factory=list)  #: pieces of the blob, in output order
+    lengths: list[int] = field(default_factory=list)
+    runs: list[tuple[int, int]] = field(default_factory=list)  #: rows in output order
+    links: dict[int, bytes] = field(default_factory=dict)  #: row -> target
+    misplaced: bool = False
+    ignored: int = 0
+    ignored_examples: list[bytes] = field(default_factory=list)
+    leftovers: list[bytes] = field(default_factory=list)
+    problems: list[DvkError] = field(default_factory=list)
+    euid: int = field(default_factory=os.geteuid)
+
+    def run(self) -> None:
+        fd = self.dirs.acquire(self.top)
+        try:
+            self.device = os.fstat(fd).st_dev
+            stack = [self.read(fd, b"")]
+        finally:
+            self.dirs.release(self.top)
+        while stack:
+            frame = stack[-1]
+            if frame.cut == len(frame.cuts):
+                self.put(frame, len(frame.keys))
+                stack.pop()
+                continue
+            cut = frame.cuts[frame.cut]
+            self.put(frame, cut)
+            frame.at, frame.cut = cut + 1, frame.cut + 1
+            child = self.enter(frame, cut)
+            if child is not None:
+                stack.append(child)
+
+    def enter(self, frame: _Frame, cut: int) -> _Frame | None:
+        """Read the directory at `cut`; None when it has nothing to put out after this."""
+        key = frame.keys[cut]
+        prefix = frame.prefix + key
+        where = self.full(prefix[:-1])
+        try:
+            fd = self.dirs.acquire(where)
+        except NotFound:
+            return None
+        except DvkError as error:
+            self.problems.append(error)
+            return None
+        try:
+            child = self.read(fd, prefix)
+            if not child.keys:
+                self.put_empty(frame, cut, os.fstat(fd))
+                return None
+            return child
+        except StorageError as error:
+            self.problems.append(error)
+            return None
+        finally:
+            self.dirs.release(where)
+
+    def read(self, fd: int, prefix: bytes) -> _Frame:
+        """List one directory and stat what is no directory in it."""
+        try:
+            with os.scandir(fd) as listing:
+                entries = list(listing)
+        except OSError as error:
+            raise os_error(error, self.full(prefix[:-1]), "read") from error
+        if not entries:
+            return _Frame(prefix, [], [], self.rows)
+        # One encode for all: a call each would cost as much as the stat.
+        text = "\0".join([e.name + "/" if e.is_dir(follow_symlinks=False) else e.name for e in entries])
+        keys = text.encode(_ENCODING, _ENCODING_ERRORS).split(b"\0")
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        keys = [keys[i] for i in order]
+        entries = [entries[i] for i in order]
+        left_out = self.left_out(prefix, keys, with_directories="/" in text)
+        if left_out:
+            entries = [e for e, key in zip(entries, keys, strict=True) if key not in left_out]
+            keys = [key for key in keys if key not in left_out]
+        files, names = entries, keys
+        if "/" in text:
+            files = [e for e, key in zip(entries, keys, strict=True) if key[-1] != _SLASH]
+            names = [key for key in keys if key[-1] != _SLASH]
+        del entries
+        first_row = self.rows
+        dropped: set[bytes] = set()
+        for start in range(0, len(names), _BATCH):
+            # An entry keeps its stat result, 700 bytes: let go of both as soon as they are columns.
+            self.measure(fd, prefix, names[start : start + _BATCH], files[:_BATCH], dropped)
+            del files[:_BATCH]
+        if dropped:
+            keys = [key for key in keys if key not in dropped]
+        cuts = [i for i, key in enumerate(keys) if key[-1] == _SLASH] if "/" in text else []
+        return _Frame(prefix, keys, cuts, first_row)
+
+    def left_out(self, prefix: bytes, keys: list[bytes], *, with_directories: bool) -> set[bytes]:
+        """Those of the sorted `keys` that are no entries: ignored, temporary, or not to be walked into."""
+        out: set[bytes] = set()
+        if self.rules is not None:
+            match = self.rules.match
+            ignored = [k for k in keys if match(prefix + k.rstrip(b"/"), k[-1] == _SLASH)]
+            self.ignored += len(ignored)
+            self.ignored_examples += [prefix + k for k in ignored[: _EXAMPLES - len(self.ignored_examples)]]
+            out.update(ignored)
+        # In a sorted list, names with a common start are found without looking at the others.
+        for i in range(bisect_left(keys, _TEMP_START), len(keys)):
+            if not keys[i].startswith(_TEMP_START):
+                break
+            if TEMP_NAME.fullmatch(keys[i]):
+                self.leftovers.append(prefix + keys[i])
+                out.add(keys[i])
+        for key in (b".git", b".git/"):
+            i = bisect_left(keys, key)
+            if i < len(keys) and keys[i] == key and key not in out:
+                self.problems.append(
+                    Refused(
+                        "is a Git repository inside a tracked folder",
+                        subject=show(self.full(prefix[:-1]) or prefix),
+                        hint="remove its .git, or name it in .dvkignore",
+                    )
+                )
+                out.add(key)
+        if with_directories:
+            for key in keys:
+                if key[-1] == _SLASH and key not in out and (reason := why_bad_component(key[:-1])):
+                    self.problems.append(self.bad_name(prefix + key[:-1], reason))
+                    out.add(key)
+        return out
+
+    def measure(
+        self,
+        fd: int,
+        prefix: bytes,
+        names: list[bytes],
+        files: list[os.DirEntry[str]],
+        dropped: set[bytes],
+    ) -> None:
+        """Stat one batch; what turns out to be no entry is explained and goes to `dropped`."""
+        try:
+            stats = [e.stat(follow_symlinks=False) for e in files]
+        except OSError:
+            names, stats = self.measure_each(prefix, names, files, dropped)
+        modes = [st.st_mode for st in stats]
+        if modes and (min(modes) < stat.S_IFREG or max(modes) >= stat.S_IFLNK):
+            names, stats = self.sort_out(fd, prefix, names, stats, dropped)
+        if self.euid:
+            self.check_readable(fd, prefix, names, stats)
+        self.pending += stats
+        self.rows += len(stats)
+        if len(self.pending) >= _BATCH:
+            self.flush()
+
+    def measure_each(
+        self, prefix: bytes, names: list[bytes], files: list[os.DirEntry[str]], dropped: set[bytes]
+    ) -> tuple[list[bytes], list[os.stat_result]]:
+        """As `measure`, where some file vanished or may not be looked at."""
+        kept, stats = [], []
+        for name, entry in zip(names, files, strict=True):
+            try:
+                stats.append(entry.stat(follow_symlinks=False))
+                kept.append(name)
+            except OSError as error:
+                dropped.add(name)
+                if error.errno != errno.ENOENT:
+                    self.problems.append(os_error(error, self.full(prefix + name), "read"))
+        return kept, stats
+
+    def sort_out(
+        self, fd: int, prefix: bytes, names: list[bytes], stats: list[os.stat_result], dropped: set[bytes]
+    ) -> tuple[list[bytes], list[os.stat_result]]:
+        """Read the links and refuse what is neither file nor link."""
+        kept: list[bytes] = []
+        rows: list[os.stat_result] = []
+        for name, st in zip(names, stats, strict=True):
+            path = prefix + name
+            try:
+                if stat.S_ISLNK(st.st_mode):
+                    target = os.readlink(name, dir_fd=fd)
+                    check_link(path, target, subject=show(self.top))
+                    self.links[self.rows + len(rows)] = target
+                elif stat.S_ISDIR(st.st_mode):
+                    raise ChangedWhileRead(
+                        "became a directory while dvk looked at the folder", subject=show(self.full(path))
+                    )
+                elif not stat.S_ISREG(st.st_mode):
+                    raise special_file(self.full(path), st.st_mode)
+            except OSError as error:
+                dropped.add(name)
+                if error.errno != errno.ENOENT:
+                    self.problems.append(os_error(error, self.full(path), "read"))
+            except DvkError as error:
+                dropped.add(name)
+                self.problems.append(error)
+            else:
+                kept.append(name)
+                rows.append(st)
+        return kept, rows
+
+    def check_readable(self, fd: int, prefix: bytes, names: list[bytes], stats: list[os.stat_result]) -> None:
+        """Name the files that an `add` would fail to open, without opening them all."""
+        euid = self.euid
+        doubtful = [
+            i for i, st in enumerate(stats) if not (st.st_uid == euid and st.st_mode & 0o400)
+        ]  # a link shows 0o777 and is passed by the next line
+        for i in doubtful:
+            if stat.S_ISREG(stats[i].st_mode) and not os.access(
+                names[i], os.R_OK, dir_fd=fd, effective_ids=True
+            ):
+                self.problems.append(
+                    StorageError(
+                        "cannot be read: permission denied", subject=show(self.full(prefix + names[i]))
+                    )
+                )
+
+    def put(self, frame: _Frame, stop: int) -> None:
+        """Put out the keys of `frame` up to `stop`, none of which is a directory."""
+        run = frame.keys[frame.at : stop] if (frame.at, stop) != (0, len(frame.keys)) else frame.keys
+        if not run:
+            return
+        prefix = frame.prefix
+        self.parts.append(prefix + prefix.join(run))
+        extra = len(prefix)
+        self.lengths += [extra + len(name) for name in run]
+        row = frame.first_row + frame.at - frame.cut
+        self.runs.append((row, row + len(run)))
+        self.meter.advance(items=len(run))
+
+    def put_empty(self, frame: _Frame, cut: int, st: os.stat_result) -> None:
+        """Put out a directory that holds nothing, as an entry of its own."""
+        name = frame.keys[cut][:-1]
+        self.parts.append(frame.prefix + name)
+        self.lengths.append(len(frame.prefix) + len(name))
+        self.runs.append((self.rows, self.rows + 1))
+        self.pending.append(st)
+        self.rows += 1
+        # As an entry it is `name`, not `name/`: before a sibling like `name.txt`, put out already.
+        if cut and frame.keys[cut - 1] > name:
+            self.misplaced = True
+
+    def flush(self) -> None:
+        """Turn what was statted since the last time into columns."""
+        if not self.pending:
+            return
+        n = len(self.pending)
+        try:
+            flat = np.fromiter(chain.from_iterable(map(_FIELDS, self.pending)), np.int64, 5 * n)
+        except OverflowError:
+            rows = [(st.st_mode, *signature(st)) for st in self.pending]
+            flat = np.array(rows, np.int64)
+        self.columns.append(flat.reshape(n, 5))
+        self.pending = []
+
+    def result(self) -> Scan:
+        self.flush()
+        table = np.concatenate(self.columns) if self.columns else np.zeros((0, 5), np.int64)
+        offsets = np.zeros(len(self.lengths) + 1, np.int64)
+        np.cumsum(self.lengths, out=offsets[1:])
+        names = Names(np.frombuffer(b"".join(self.parts), np.uint8), offsets)
+        order = _expand(self.runs)
+        if self.misplaced:
+            each = list(names)
+            by_name = np.array(sorted(range(len(each)), key=each.__getitem__), np.intp)
+            names, order = names.take(by_name), order[by_name]
+        if not np.array_equal(order, np.arange(len(table))):
+            table = table[order]
+        kinds = _kinds(table[:, 0])
+        targets = [self.links[row] for row in order[kinds == Kind.LINK].tolist()]
+        sizes = np.where(kinds == Kind.EMPTYDIR, 0, table[:, 1])
+        mtime_ns, ctime_ns, inodes = (np.ascontiguousarray(table[:, k]) for k in (2, 3, 4))
+        self.check_all_names(names)
+        return Scan(
+            names=names,
+            kinds=kinds,
+            stats=Stats(sizes, mtime_ns, ctime_ns, inodes, self.device),
+            targets=Names.of(targets),
+            ignored=self.ignored,
+            ignored_examples=tuple(self.ignored_examples),
+            leftovers=tuple(self.leftovers),
+            problems=tuple(self.problems),
+        )
+
+    def check_all_names(self, names: Names) -> None:
+        for i, reason in bad_names(names):
+            self.problems.append(self.bad_name(names[i], reason))
+        for i in _ending_with(names, _POINTER_END).tolist():
+            self.problems.append(
+                Refused(
+                    "is a pointer inside a tracked folder",
+                    subject=show(self.full(names[i])),
+                    hint="one path has one owner: move it out of the folder, or name it in .dvkignore",
+                )
+            )
+
+    def bad_name(self, path: bytes, reason: str) -> FormatError:
+        return FormatError(f"its name {reason}", subject=show(self.full(path)), hint="rename it")
+
+    def full(self, path: bytes) -> bytes:
+        """`path` of the folder as a path from the root."""
+        return self.top + b"/" + path if self.top and path else self.top or path
+
+
+def _kinds(modes: I64) -> U8:
+    kinds = np.where(modes & 0o100, np.uint8(Kind.EXEC), np.uint8(Kind.FILE))
+    form = modes & 0o170000
+    kinds[form == stat.S_IFLNK] = Kind.LINK
+    kinds[form == stat.S_IFDIR] = Kind.EMPTYDIR
+    return kinds
+
+
+def _expand(runs: list[tuple[int, int]]) -> I64:
+    """The numbers of half-open runs, one run after the other."""
+    if not runs:
+        return np.zeros(0, np.int64)
+    bounds = np.array(runs, np.int64)
+    lengths = bounds[:, 1] - bounds[:, 0]
+    ends = np.cumsum(lengths)
+    order: I64 = np.arange(int(ends[-1]), dtype=np.int64) + np.repeat(
+        bounds[:, 0] - (ends - lengths), lengths
+    )
+    return order
+
+
+def _ending_with(names: Names, end: bytes) -> I64:
+    """The positions of names that end with `end`."""
+    hit = names.lengths >= len(end)
+    ends = names.offsets[1:]
+    for k in range(1, len(end) + 1):
+        at = np.maximum(ends - k, 0)
+        hit &= names.blob[at] == end[-k] if len(names.blob) else False
+        if not hit.any():
+            break
+    return np.flatnonzero(hit)
+
+
+def _clamp(ns: int) -> int:
+    return max(-(1 << 63), min(ns, (1 << 63) - 1))
+
+
+def _signed(inode: int) -> int:
+    return inode - (1 << 64) if inode >= 1 << 63 else inode
+
+
+class SourceFiles:
+    """Opens the files of a scan for reading, and notices when one changes meanwhile. Any thread may call.
+
+    The store reads between `open` and `recheck`; only what passes both was there, unchanged, while it
+    was hashed, and its row in `stats` belongs to exactly those bytes.
+    """
+
+    def __init__(self, root_fd: int, path: bytes, scan: Scan) -> None:
+        self._path = path
+        self._scan = scan
+        self._dirs = DirHandles(root_fd)
+        self._names = scan.names.tobytes()
+
+    def __enter__(self) -> SourceFiles:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the directory handles; descriptors from `open` belong to the caller."""
+        self._dirs.close()
+
+    def path(self, i: int) -> bytes:
+        """The path of entry `i` from the root."""
+        offsets = self._scan.names.offsets
+        name = self._names[int(offsets[i]) : int(offsets[i + 1])]
+        return self._path + b"/" + name if name and self._path else name or self._path
+
+    def open(self, i: int) -> int:
+        """A descriptor of entry `i` for reading, positioned at 0; the caller closes it.
+
+        Raises:
+            ChangedWhileRead: it is not what the scan saw.
+            Refused, NotFound, StorageError: as `open_regular`.
+        """
+        path = self.path(i)
+        fd = open_regular(self._dirs, path)
+        try:
+            self.recheck(i, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def recheck(self, i: int, fd: int) -> None:
+        """Pass if entry `i`, open as `fd`, still is what the scan saw.
+
+        Raises:
+            ChangedWhileRead: size, mtime, ctime or inode differ; nothing read from it may be kept.
+        """
+        now = signature(os.fstat(fd))
+        before = self._scan.stats.row(i)
+        if now != before:
+            what = "its size" if now[0] != before[0] else "it"
+            raise ChangedWhileRead(
+                f"{what} changed while dvk was reading it",
+                subject=show(self.path(i)),
+                hint="run the command again when nothing writes to it",
+            )
