@@ -1,0 +1,400 @@
+"""Writing files out of a store, verified: every byte of a file is hashed before the file gets its name.
+
+It reads from anything that can place chunks (a local store by its index, a remote by a locator) and writes to a `Sink`, which
+knows nothing of stores. Small files that lie in the same blocks are done together, so that a block is decoded once; big ones are a
+stream of decoded blocks, written in order while the next ones are being decoded.
+
+>>> restore(StoreContent(store), ids, sizes, sink)          # doctest: +SKIP
+[]
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from blake3 import blake3
+
+from dvk.backend.contract import Backend
+from dvk.errors import Corrupt, DataMissing, DvkError, StorageError, StorageFull
+from dvk.events import Meter, OnEvent, ignore
+from dvk.ids import FileId
+from dvk.store.names import I64, U8
+from dvk.store.pages import Chunks
+from dvk.store.placement import Placement, read_blocks
+from dvk.store.store import Store
+from dvk.store.writer import default_workers
+
+#: Output of one task; also about the length of a range that is read from a remote.
+TASK_BYTES = 8 << 20
+_STREAM_TASK_BYTES = 4 << 20
+
+
+class Sink(Protocol):
+    """Takes n files by number; called from several threads."""
+
+    def create(self, index: int) -> int:
+        """A descriptor to write file `index` to, under a temporary name."""
+
+    def finish(self, index: int, fd: int) -> None:
+        """The whole content is there and verified: close it and give it its name."""
+
+    def discard(self, index: int, fd: int) -> None:
+        """Close it and remove what was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A file's chunks and where each lies: `first` is the position of the first one in `placement`."""
+
+    chunks: Chunks
+    placement: Placement
+    first: int = 0
+
+
+class ContentSource(Protocol):
+    """Knows the chunks of files and where they lie."""
+
+    @property
+    def backend(self) -> Backend:
+        """Where the blocks are read from."""
+
+    def contents(self, ids: U8, sizes: I64) -> list[Content | None]:
+        """For n files what they consist of; None where it is not known or not all here."""
+
+
+class StoreContent:
+    """Content by the index of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @property
+    def backend(self) -> Backend:
+        return self.store.backend
+
+    def contents(self, ids: U8, sizes: I64) -> list[Content | None]:
+        found = self.store.chunks_of_many(ids, sizes)
+        known = [c for c in found if c is not None]
+        # One search for the chunks of all files together.
+        placement, here = self.store.place_some(Chunks.join(known))
+        out: list[Content | None] = []
+        at = 0
+        for chunks in found:
+            if chunks is None:
+                out.append(None)
+                continue
+            n = len(chunks)
+            out.append(Content(chunks, placement, at) if here[at : at + n].all() else None)
+            at += n
+        return out
+
+
+def restore(
+    source: ContentSource,
+    ids: U8,
+    sizes: I64,
+    sink: Sink,
+    *,
+    names: Sequence[str] = (),
+    on_event: OnEvent = ignore,
+    workers: int | None = None,
+) -> list[tuple[int, DvkError]]:
+    """Write n files to `sink`; returns the number and the error of each that could not be.
+
+    Args:
+        ids: uint8[n, 32] file ids; sizes: int64[n].
+        names: n names for messages.
+
+    Raises:
+        StorageFull, Interrupted: what ends the whole run; temporary files are gone.
+    """
+    run = _Restore(source, ids, sizes, sink, names, workers or default_workers())
+    run.meter = Meter(on_event, "write", total_bytes=int(sizes.sum(dtype=np.uint64)), total_items=len(sizes))
+    with ThreadPoolExecutor(run.workers, thread_name_prefix="dvk-restore") as pool:
+        try:
+            run.all_files(pool)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return sorted(run.failed, key=lambda f: f[0])
+
+
+class _Restore:
+    meter: Meter
+
+    def __init__(
+        self, source: ContentSource, ids: U8, sizes: I64, sink: Sink, names: Sequence[str], workers: int
+    ) -> None:
+        self.source, self.ids, self.sizes, self.sink, self.names = source, ids, sizes, sink, names
+        self.workers = workers
+        self.failed: list[tuple[int, DvkError]] = []
+
+    def show(self, i: int) -> str:
+        return self.names[i] if self.names else f"file {self.ids[i].tobytes().hex()[:12]}"
+
+    def all_files(self, pool: ThreadPoolExecutor) -> None:
+        # Batches bound what is known of chunks at a time, whatever the number of files.
+        for start in range(0, len(self.sizes), 16384):
+            part = slice(start, min(start + 16384, len(self.sizes)))
+            found = self.source.contents(self.ids[part], self.sizes[part])
+            small: list[tuple[int, Content]] = []
+            for i, content in enumerate(found, start):
+                if content is None:
+                    self._missing(i)
+                elif int(self.sizes[i]) <= TASK_BYTES:
+                    small.append((i, content))
+                else:
+                    self._stream(pool, i, content)
+            self._all_small(pool, small)
+
+    def _missing(self, i: int) -> None:
+        message = f"its data ({self.ids[i].tobytes().hex()[:12]}, {int(self.sizes[i]):,} bytes) is not here"
+        self.failed.append((i, DataMissing(message, subject=self.show(i))))
+
+    # ------------------------------------------------------------ small files
+
+    def _all_small(self, pool: ThreadPoolExecutor, small: list[tuple[int, Content]]) -> None:
+        def place(item: tuple[int, Content]) -> tuple[int, int, int]:
+            c = item[1]
+            if not len(c.chunks):
+                return (-1, 0, 0)
+            b = int(c.placement.block[c.first])
+            blocks = c.placement.blocks
+            return int(blocks.pack[b]), int(blocks.offset[b]), int(c.placement.offset[c.first])
+
+        jobs: deque[Future[None]] = deque()
+        group: list[tuple[int, Content]] = []
+        size = 0
+        for item in sorted(small, key=place):
+            group.append(item)
+            size += int(self.sizes[item[0]])
+            if size >= TASK_BYTES:
+                jobs.append(pool.submit(self._small_files, group))
+                group, size = [], 0
+                while len(jobs) > 2 * self.workers:
+                    jobs.popleft().result()
+        if group:
+            jobs.append(pool.submit(self._small_files, group))
+        while jobs:
+            jobs.popleft().result()
+
+    def _small_files(self, group: list[tuple[int, Content]]) -> None:
+        needed: set[int] = set()
+        placement = group[0][1].placement
+        for _, c in group:
+            needed.update(placement.block[c.first : c.first + len(c.chunks)].tolist())
+        raw: dict[int, bytes] = {}
+        try:
+            raw = read_blocks(self.source.backend, placement.blocks, sorted(needed))
+        except DvkError as error:
+            if isinstance(error, (StorageFull,)) or len(group) == 1:
+                self._group_failed(group, error)
+                return
+            for item in group:  # one damaged block must not take its neighbours with it
+                self._small_files([item])
+            return
+        for i, c in group:
+            pieces = list(_pieces(c, 0, len(c.chunks), raw))
+            self._one(i, pieces)
+        self.meter.advance(bytes_=sum(int(self.sizes[i]) for i, _ in group), items=len(group))
+
+    def _group_failed(self, group: list[tuple[int, Content]], error: DvkError) -> None:
+        for i, _ in group:
+            self.failed.append((i, type(error)(error.message, subject=self.show(i), hint=error.hint)))
+
+    def _one(self, i: int, pieces: list[memoryview]) -> None:
+        data = pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
+        if blake3(data).digest() != self.ids[i].tobytes():
+            self.failed.append((i, Corrupt("its stored bytes fail their hash", subject=self.show(i))))
+            return
+        try:
+            fd = self.sink.create(i)
+        except StorageFull:
+            raise
+        except DvkError as error:
+            self.failed.append((i, error))
+            return
+        try:
+            write_all(fd, data, subject=self.show(i))
+        except BaseException:
+            self.sink.discard(i, fd)
+            raise
+        try:
+            self.sink.finish(i, fd)
+        except StorageFull:
+            raise
+        except DvkError as error:
+            self.failed.append((i, error))
+
+    # ------------------------------------------------------------ big files
+
+    def _stream(self, pool: ThreadPoolExecutor, i: int, content: Content) -> None:
+        try:
+            fd = self.sink.create(i)
+        except StorageFull:
+            raise
+        except DvkError as error:
+            self.failed.append((i, error))
+            return
+        hasher = blake3()
+        try:
+            for pieces in _decoded(self.source.backend, content, pool, self.workers):
+                for piece in pieces:
+                    hasher.update(piece)
+                    write_all(fd, piece, subject=self.show(i))
+                self.meter.advance(bytes_=sum(map(len, pieces)))
+            if hasher.digest() != self.ids[i].tobytes():
+                raise Corrupt("its stored bytes fail their hash", subject=self.show(i))
+        except (StorageFull, StorageError):
+            self.sink.discard(i, fd)
+            raise
+        except DvkError as error:
+            self.sink.discard(i, fd)
+            if not error.subject or error.subject != self.show(i):
+                error = type(error)(f"{error.message} ({error.subject})", subject=self.show(i), hint=error.hint)
+            self.failed.append((i, error))
+            return
+        except BaseException:
+            self.sink.discard(i, fd)
+            raise
+        try:
+            self.sink.finish(i, fd)
+        except StorageFull:
+            raise
+        except DvkError as error:
+            self.failed.append((i, error))
+            return
+        self.meter.advance(items=1)
+
+
+def _pieces(content: Content, start: int, stop: int, raw: dict[int, bytes]) -> Iterator[memoryview]:
+    """The bytes of chunks `start` to `stop`, neighbours in a block joined."""
+    at = content.first
+    blocks = content.placement.block[at + start : at + stop]
+    offsets = content.placement.offset[at + start : at + stop].astype(np.int64)
+    lengths = content.chunks.lengths[start:stop].astype(np.int64)
+    if not len(blocks):
+        return
+    follows = (blocks[1:] == blocks[:-1]) & (offsets[1:] == offsets[:-1] + lengths[:-1])
+    starts = np.concatenate([[0], np.flatnonzero(~follows) + 1])
+    ends = np.concatenate([starts[1:], [len(blocks)]])
+    total = np.concatenate([[0], np.cumsum(lengths)])
+    for a, b in zip(starts.tolist(), ends.tolist(), strict=True):
+        data = memoryview(raw[int(blocks[a])])
+        begin, length = int(offsets[a]), int(total[b] - total[a])
+        if begin + length > len(data):
+            raise Corrupt("a chunk reaches beyond its block")
+        yield data[begin : begin + length]
+
+
+def _decoded(
+    backend: Backend, content: Content, pool: ThreadPoolExecutor, workers: int
+) -> Iterator[list[memoryview]]:
+    """The bytes of a big file in order; tasks run ahead by a bounded number."""
+    lengths = content.chunks.lengths.astype(np.int64)
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    recent = _Recent()
+    jobs: deque[Future[list[memoryview]]] = deque()
+    start = 0
+    begun = 0
+    try:
+        while start < len(lengths):
+            stop = int(np.searchsorted(ends, begun + _STREAM_TASK_BYTES))
+            stop = min(len(lengths), max(stop + 1, start + 1))
+            # Ends with a block where possible, so that no block is decoded twice.
+            blocks = content.placement.block[content.first : content.first + len(lengths)]
+            while stop < len(lengths) and blocks[stop] == blocks[stop - 1] and ends[stop] - begun < TASK_BYTES:
+                stop += 1
+            jobs.append(pool.submit(_decode_part, backend, content, start, stop, recent))
+            start, begun = stop, int(ends[stop - 1])
+            while len(jobs) > workers + 1 or (begun == total and jobs):
+                yield jobs.popleft().result()
+        while jobs:
+            yield jobs.popleft().result()
+    finally:
+        for job in jobs:
+            job.cancel()
+
+
+class _Recent:
+    """The last few decoded blocks: an edited file jumps back and forth between old blocks and new ones."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+
+    def get(self, wanted: Sequence[int]) -> dict[int, bytes]:
+        return {b: raw for b in wanted if (raw := self._kept.get(b)) is not None}
+
+    def keep(self, raw: dict[int, bytes]) -> None:
+        for b, data in list(raw.items())[-4:]:
+            self._kept[b] = data
+        while len(self._kept) > 16:
+            try:
+                self._kept.popitem(last=False)
+            except KeyError:
+                return  # another thread emptied it first
+
+
+def _decode_part(backend: Backend, content: Content, start: int, stop: int, recent: _Recent) -> list[memoryview]:
+    at = content.first
+    wanted = np.unique(content.placement.block[at + start : at + stop]).tolist()
+    raw = recent.get(wanted)
+    fresh = read_blocks(backend, content.placement.blocks, [b for b in wanted if b not in raw])
+    recent.keep(fresh)
+    return list(_pieces(content, start, stop, raw | fresh))
+
+
+def iter_file(source: ContentSource, file_id: FileId, size: int, *, subject: str) -> Iterator[memoryview]:
+    """The bytes of a file in order, for a pipe: each chunk is proven before it is yielded, the whole at the end.
+
+    Raises:
+        DataMissing: it is not here. Corrupt: what follows, or the whole, is not what the id says.
+    """
+    ids = np.frombuffer(file_id, np.uint8).reshape(1, 32)
+    content = source.contents(ids, np.array([size], np.int64))[0]
+    if content is None:
+        raise DataMissing(f"its data ({file_id.hex()[:12]}, {size:,} bytes) is not here", subject=subject)
+    hasher = blake3()
+    recent = _Recent()
+    step = 64
+    for start in range(0, len(content.chunks), step):
+        stop = min(start + step, len(content.chunks))
+        data = b"".join(_decode_part(source.backend, content, start, stop, recent))
+        at = 0
+        for n, length in enumerate(content.chunks.lengths[start:stop].tolist(), start):
+            if blake3(data[at : at + length]).digest() != content.chunks.ids[n].tobytes():
+                raise Corrupt("a stored chunk fails its hash", subject=subject)
+            at += length
+        hasher.update(data)
+        yield memoryview(data)
+    if hasher.digest() != file_id:
+        raise Corrupt("its stored bytes fail their hash", subject=subject)
+
+
+def write_all(fd: int, data: memoryview | bytes, *, subject: str) -> None:
+    """Write everything; a short write is continued.
+
+    Raises:
+        StorageFull, StorageError
+    """
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError as error:
+        raise storage_error(error, subject=subject) from error
+
+
+def storage_error(error: OSError, *, subject: str) -> StorageError:
+    """The category of an error of a medium."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull("no space left on the device", subject=subject, hint="free some space and run it again")
+    return StorageError(f"cannot be written ({error.strerror})", subject=subject)
