@@ -303,7 +303,7 @@ def _decode(data: U8, path: bytes) -> StatCache | None:
     # In Python numbers, which do not wrap, and before anything is allocated.
     if len(data) != _HEADER.size + n * _ROW_BYTES + blob_bytes + _SUM_BYTES:
         return None
-    if xxh3_128_digest(memoryview(data[:-_SUM_BYTES])) != data[-_SUM_BYTES:].tobytes():
+    if xxh3_128_digest(data[:-_SUM_BYTES].data) != data[-_SUM_BYTES:].tobytes():
         return None
     at = _HEADER.size
 
