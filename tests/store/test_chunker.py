@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvk.errors import FormatError, NewerFormat, UsageError
-from dvk.store import chunker
+from dvk.store import chunker, gear
 from dvk.store.chunker import DEFAULT_PROFILE, Cutter, Engine, known_profiles, max_chunk_bytes
 from dvk.store.gear import GEAR, GearRule, GearScanner
 
@@ -61,7 +62,7 @@ def cut(data: bytes, engine: Engine = "auto") -> list[int]:
 
 def cut_by_the_page(data: bytes) -> list[int]:
     """docs/format/chunking.md, `cdc-64k`, word for word: one byte at a time."""
-    gear = GEAR.tolist()
+    table = GEAR.tolist()
     lengths = []
     start = 0
     while start < len(data):
@@ -70,7 +71,7 @@ def cut_by_the_page(data: bytes) -> list[int]:
         if left > MIN:
             h = 0
             for p in range(MIN, limit - limit % 2):
-                h = (2 * h + gear[data[start + p]]) % 2**64
+                h = (2 * h + table[data[start + p]]) % 2**64
                 if h & MASK == 0:
                     length = p
                     break
@@ -193,12 +194,21 @@ class TestEnginesAgree:
         data = xof(f"grid {seed}", 500_000)[drop:]
         assert cut(data, "numpy") == cut(data, "native")
 
+    @pytest.mark.parametrize("positions", [7, 16, 61])
+    def test_however_finely_the_work_is_sliced(self, positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each slice must see all the history its hashes depend on; tiny slices make all of it matter."""
+        monkeypatch.setattr(gear, "_SLICE", positions)
+        data = xof("slices", 250_000)
+        assert cut(data, "numpy") == cut(data, "native")
+
     def test_an_engine_that_disagrees_or_fails_is_not_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Shifted:
             def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
             def cut_buf(self, data: memoryview) -> list[Any]:
-                return []
+                """The cuts of a library that now counts the byte at the cut to the chunk before it."""
+                first, *others, last = cut(bytes(data), "numpy")
+                return [SimpleNamespace(length=n) for n in (first + 1, *others, last - 1)]
 
         class Renamed:
             def __init__(self, *args: Any, **kwargs: Any) -> None:

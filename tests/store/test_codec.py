@@ -91,6 +91,10 @@ def hostile_frames() -> dict[str, tuple[bytes, int]]:
     )
     return {
         "content size larger than the block": (rle_frame(1 << 31, [131072] * 16384), MAX_BLOCK_BYTES),
+        "content size of 2 GiB in a small window": (
+            rle_frame(1 << 31, [1000] * 9, descriptor=0b1000_0000, window=bytes([0])),
+            MAX_BLOCK_BYTES,
+        ),
         "content size smaller than the block": (good, n + 1),
         "content size larger by one": (good, n - 1),
         "unknown content size": (zstd_frame(raw, write_content_size=False), n),
