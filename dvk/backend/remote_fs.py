@@ -1,0 +1,315 @@
+"""A remote behind fsspec as a medium.
+
+fsspec opens every store there is, and its filesystems answer from caches, lose error codes and once
+returned half a file as success (measured: a short answer with a matching length). So this backend
+trusts none of it: it builds on one small protocol, `Medium`, one call of which is one request for one
+object or range, checks the length of every answer, translates every exception, and opens a connection
+of its own in a forked child.
+
+>>> from fsspec.implementations.memory import MemoryFileSystem
+>>> b = FsspecBackend(lambda: FsspecMedium(MemoryFileSystem(), "doc"), name="memory://doc")
+>>> b.put("j/x", [b"abc"])
+>>> b.get_range("j/x", 1, 2)
+b'bc'
+
+Many threads may use it at once; parallelism is theirs. It does not retry: `RetryBackend` does.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from dvk.backend.contract import (
+    Backend,
+    Buffer,
+    Capabilities,
+    KeyExists,
+    KeyMissing,
+    Listed,
+    check_key,
+    check_prefix,
+    check_range,
+    is_key,
+)
+from dvk.backend.remote_errors import BAD_RANGE, CONFLICT, code_of, translate_remote
+from dvk.errors import Corrupt, FormatError, RemoteError, StorageError
+
+
+class Medium(Protocol):
+    """What a kind of remote does for `FsspecBackend`. Keys are relative to it; any exception may fly."""
+
+    def head(self, key: str) -> int | None:
+        """Size in bytes, None when there is no such object."""
+
+    def read(self, key: str, limit: int) -> tuple[bytes, int | None]:
+        """The object's bytes and its stated size; not more than `limit + 1` bytes are read."""
+
+    def read_range(self, key: str, offset: int, length: int) -> tuple[bytes, int | None]:
+        """Bytes from `offset` and the stated size of the whole object; `length` is at least 1."""
+
+    def write(self, key: str, data: bytes, *, create_only: bool) -> None:
+        """Store the object, whole or not at all."""
+
+    def walk(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Key and size of all objects that start with `prefix`, page by page; maybe of others too."""
+
+    def remove(self, key: str) -> None:
+        """Delete the object; a missing one may raise `FileNotFoundError`."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+_live: weakref.WeakSet[FsspecBackend] = weakref.WeakSet()
+_inherited: list[Medium] = []  # kept from finalizers, which would talk to the parent's event loop
+
+
+def _forget_after_fork() -> None:
+    for backend in list(_live):
+        backend._after_fork()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+class FsspecBackend(Backend):
+    """`connect` makes the medium on first use, and again in a forked child.
+
+    `name` is for messages and holds no credentials; `profile` is named in the hint to sign in again.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Medium],
+        *,
+        name: str,
+        create_only: bool = False,
+        read_only: bool = False,
+        profile: str = "",
+    ) -> None:
+        self.name = name
+        self.capabilities = Capabilities(create_only=create_only)
+        self.read_only = read_only
+        self._connect = connect
+        self._profile = profile
+        self._lock = threading.Lock()
+        self._medium: Medium | None = None
+        _live.add(self)
+
+    def put(self, key: str, parts: Sequence[Buffer], *, create_only: bool = False) -> None:
+        check_key(key)
+        self._check_writable(key)
+        kept = list(parts)
+        data = kept[0] if len(kept) == 1 and isinstance(kept[0], bytes) else b"".join(kept)
+        try:
+            self._open().write(key, data, create_only=create_only)
+        except Exception as e:
+            if create_only and code_of(e) in CONFLICT and self.stat(key) is not None:
+                raise KeyExists("already there", subject=f"{self.name}/{key}") from e
+            raise self._translate(e, key, create_only=create_only) from e
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        check_key(key)
+        try:
+            data, total = self._open().read(key, max_bytes)
+        except Exception as e:
+            raise self._translate(e, key) from e
+        size = len(data) if total is None else max(total, len(data))
+        if size > max_bytes:
+            raise FormatError(
+                f"object of {size:,} bytes where at most {max_bytes:,} make sense",
+                subject=f"{self.name}/{key}",
+            )
+        if len(data) != size:
+            raise self._short(key, len(data), size)
+        return data
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        check_key(key)
+        check_range(offset, length)
+        if length == 0:  # no request can ask for nothing
+            size = self.stat(key)
+            if size is None:
+                raise KeyMissing("no such object", subject=f"{self.name}/{key}")
+            if offset > size:
+                raise self._ends_early(key, size, offset)
+            return b""
+        try:
+            data, total = self._open().read_range(key, offset, length)
+        except Exception as e:
+            if code_of(e) in BAD_RANGE:
+                raise self._ends_early(key, None, offset + length) from e
+            raise self._translate(e, key) from e
+        if len(data) == length and (total is None or offset + length <= total):
+            return data
+        if total is None:
+            total = self.stat(key)
+        if total is not None and offset + length > total:
+            raise self._ends_early(key, total, offset + length)
+        raise self._short(key, len(data), length)
+
+    def stat(self, key: str) -> int | None:
+        check_key(key)
+        try:
+            return self._open().head(key)
+        except Exception as e:
+            error = self._translate(e, key)
+            if isinstance(error, KeyMissing):
+                return None
+            raise error from e
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        check_prefix(prefix)
+        rows = None
+        while True:
+            try:
+                if rows is None:
+                    rows = self._open().walk(prefix)
+                key, size = next(rows)
+            except StopIteration:
+                return
+            except Exception as e:
+                raise self._translate(e, prefix) from e
+            if key.startswith(prefix) and is_key(key):
+                yield Listed(key, size)
+
+    def delete(self, key: str) -> None:
+        check_key(key)
+        self._check_writable(key)
+        try:
+            self._open().remove(key)
+        except Exception as e:
+            error = self._translate(e, key)
+            if not isinstance(error, KeyMissing):
+                raise error from e
+
+    def close(self) -> None:
+        with self._lock:
+            medium, self._medium = self._medium, None
+        if medium is not None:
+            medium.close()
+
+    def _open(self) -> Medium:
+        medium = self._medium
+        if medium is None:
+            with self._lock:
+                if self._medium is None:
+                    self._medium = self._connect()
+                medium = self._medium
+        return medium
+
+    def _after_fork(self) -> None:
+        """Threads and sockets stayed with the parent, and a thread of it may have held the lock."""
+        self._lock = threading.Lock()
+        if self._medium is not None:
+            _inherited.append(self._medium)
+            self._medium = None
+
+    def _check_writable(self, key: str) -> None:
+        if self.read_only:
+            raise StorageError("this remote can only be read", subject=f"{self.name}/{key}")
+
+    def _translate(self, e: Exception, key: str, *, create_only: bool = False) -> Exception:
+        return translate_remote(e, name=self.name, key=key, create_only=create_only, profile=self._profile)
+
+    def _short(self, key: str, got: int, wanted: int) -> RemoteError:
+        return RemoteError(
+            f"the remote answered {got:,} bytes where {wanted:,} were asked for",
+            subject=f"{self.name}/{key}",
+            hint="a proxy may be cutting answers, or the server is broken: `dvk remote check` looks closer",
+            transient=True,
+        )
+
+    def _ends_early(self, key: str, size: int | None, end: int) -> Corrupt:
+        where = "too early" if size is None else f"at byte {size:,}"
+        return Corrupt(f"object ends {where}, before {end:,}", subject=f"{self.name}/{key}")
+
+
+class FsspecMedium:
+    """Any synchronous fsspec filesystem, below the folder or bucket prefix `base`.
+
+    `atomic_put` says that the filesystem shows an object only when it is whole, as object stores do. Where
+    it does not (ssh), objects are written under a temporary name and moved.
+    """
+
+    def __init__(self, fs: Any, base: str, *, atomic_put: bool = True) -> None:
+        self._fs = fs
+        self._base = base.rstrip("/")
+        self._atomic_put = atomic_put
+
+    def head(self, key: str) -> int | None:
+        try:
+            info = self._fs.info(self._path(key))
+        except FileNotFoundError:
+            return None
+        if info.get("type", "file") != "file":
+            return None
+        size = info.get("size")
+        if not isinstance(size, int):
+            raise RemoteError("the remote does not tell the size of objects", subject=key)
+        return size
+
+    def read(self, key: str, limit: int) -> tuple[bytes, int | None]:
+        size = self._size(key)
+        if size > limit:
+            return b"", size
+        return bytes(self._fs.cat_file(self._path(key))), size
+
+    def read_range(self, key: str, offset: int, length: int) -> tuple[bytes, int | None]:
+        data = bytes(self._fs.cat_file(self._path(key), start=offset, end=offset + length))
+        return data, None
+
+    def write(self, key: str, data: bytes, *, create_only: bool) -> None:
+        path = self._path(key)
+        if self._atomic_put:
+            if create_only:
+                self._fs.pipe_file(path, data, mode="create")
+            else:
+                self._fs.pipe_file(path, data)
+            return
+        if create_only and self.head(key) is not None:
+            raise FileExistsError(path)
+        temporary = self._path(f"tmp/.{secrets.token_hex(16)}")
+        for child in (temporary, path):
+            self._fs.makedirs(child.rpartition("/")[0], exist_ok=True)
+        try:
+            self._fs.pipe_file(temporary, data)
+            self._fs.mv(temporary, path)
+        except BaseException:
+            if self._fs.exists(temporary):
+                self._fs.rm_file(temporary)
+            raise
+
+    def walk(self, prefix: str) -> Iterator[tuple[str, int]]:
+        folder = self._path(prefix.rpartition("/")[0]).rstrip("/")
+        self._fs.invalidate_cache(folder)
+        try:
+            found = self._fs.find(folder, detail=True)
+        except FileNotFoundError:
+            return
+        # A filesystem may write its paths with or without the leading slash that we gave.
+        start = f"{self._base.strip('/')}/" if self._base.strip("/") else ""
+        for path, info in found.items():
+            path = self._fs._strip_protocol(path).lstrip("/")
+            if path.startswith(start) and info.get("type", "file") == "file":
+                yield path[len(start) :], int(info["size"])
+
+    def remove(self, key: str) -> None:
+        self._fs.rm_file(self._path(key))
+
+    def close(self) -> None:
+        """fsspec filesystems hold nothing that outlives them."""
+
+    def _path(self, key: str) -> str:
+        return f"{self._base}/{key}" if self._base else key
+
+    def _size(self, key: str) -> int:
+        size = self.head(key)
+        if size is None:
+            raise FileNotFoundError(key)
+        return size

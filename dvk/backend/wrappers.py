@@ -1,0 +1,195 @@
+"""Behaviour around any backend: count what is asked, and ask again what failed for a moment.
+
+>>> from dvk.backend.memory import MemoryBackend
+>>> b = CountingBackend(MemoryBackend())
+>>> b.put("j/x", [b"abc"])
+>>> b.counts.put, b.counts.bytes_out
+(1, 3)
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from dvk.backend.contract import Backend, Buffer, Capabilities, Listed
+from dvk.errors import RemoteError
+
+_T = TypeVar("_T")
+_Calls = list[tuple[str, str]]
+
+
+class _Around(Backend):
+    """What all wrappers share: the name, the capabilities and the end of the wrapped one."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+        self.name = inner.name
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        return self.inner.capabilities
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+@dataclass(slots=True)
+class Counts:
+    """How often each operation was called, and the bytes of objects that went out and came in."""
+
+    put: int = 0
+    get: int = 0
+    get_range: int = 0
+    stat: int = 0
+    list: int = 0
+    delete: int = 0
+    bytes_out: int = 0
+    bytes_in: int = 0
+    calls: _Calls = field(default_factory=_Calls)  #: (operation, key), when asked for
+
+    @property
+    def requests(self) -> int:
+        """All operations together. A listing counts once, however many pages it has."""
+        return self.put + self.get + self.get_range + self.stat + self.list + self.delete
+
+
+class CountingBackend(_Around):
+    """Counts the calls to `inner`, failed ones included. `keep_calls` also records each with its key."""
+
+    def __init__(self, inner: Backend, *, keep_calls: bool = False) -> None:
+        super().__init__(inner)
+        self._keep_calls = keep_calls
+        self._lock = threading.Lock()
+        self._counts = Counts()
+
+    @property
+    def counts(self) -> Counts:
+        """A copy of the counts so far."""
+        with self._lock:
+            return replace(self._counts, calls=list(self._counts.calls))
+
+    def reset(self) -> Counts:
+        """Start again at zero; the counts until now."""
+        with self._lock:
+            counts, self._counts = self._counts, Counts()
+        return counts
+
+    def put(self, key: str, parts: Sequence[Buffer], *, create_only: bool = False) -> None:
+        self._count("put", key)
+        kept = list(parts)
+        self.inner.put(key, kept, create_only=create_only)
+        self._count_bytes(out=sum(memoryview(part).nbytes for part in kept))
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        self._count("get", key)
+        data = self.inner.get(key, max_bytes=max_bytes)
+        self._count_bytes(in_=len(data))
+        return data
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        self._count("get_range", key)
+        data = self.inner.get_range(key, offset, length)
+        self._count_bytes(in_=len(data))
+        return data
+
+    def stat(self, key: str) -> int | None:
+        self._count("stat", key)
+        return self.inner.stat(key)
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        self._count("list", prefix)
+        return self.inner.list(prefix)
+
+    def delete(self, key: str) -> None:
+        self._count("delete", key)
+        self.inner.delete(key)
+
+    def _count(self, operation: str, key: str) -> None:
+        with self._lock:
+            setattr(self._counts, operation, getattr(self._counts, operation) + 1)
+            if self._keep_calls:
+                self._counts.calls.append((operation, key))
+
+    def _count_bytes(self, *, out: int = 0, in_: int = 0) -> None:
+        with self._lock:
+            self._counts.bytes_out += out
+            self._counts.bytes_in += in_
+
+
+class RetryBackend(_Around):
+    """Repeats an operation of `inner` whose error says that it is transient.
+
+    Waits a random time between nothing and a bound that doubles from `first_wait_s` to `longest_wait_s`
+    (full jitter, so that a crowd of clients spreads out). Gives up with the last error after `tries`, or
+    when the next wait would end later than `deadline_s` after the operation began. All operations of the
+    contract are safe to repeat; a create whose reply was lost ends in `KeyExists`, and the caller reads
+    back whose object it is.
+
+    `clock`, `sleep` and `rng` are for tests, and `sleep` also for callers that want to be woken early.
+    """
+
+    def __init__(
+        self,
+        inner: Backend,
+        *,
+        deadline_s: float = 120.0,
+        tries: int = 8,
+        first_wait_s: float = 0.25,
+        longest_wait_s: float = 15.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        super().__init__(inner)
+        self._deadline_s = deadline_s
+        self._tries = tries
+        self._first_wait_s = first_wait_s
+        self._longest_wait_s = longest_wait_s
+        self._clock = clock
+        self._sleep = sleep
+        self._rng = rng or random.Random()
+
+    def put(self, key: str, parts: Sequence[Buffer], *, create_only: bool = False) -> None:
+        kept = list(parts)
+        self._try(lambda: self.inner.put(key, kept, create_only=create_only))
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        return self._try(lambda: self.inner.get(key, max_bytes=max_bytes))
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        return self._try(lambda: self.inner.get_range(key, offset, length))
+
+    def stat(self, key: str) -> int | None:
+        return self._try(lambda: self.inner.stat(key))
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        # Whole, since a listing that breaks in the middle starts again and must not show a key twice.
+        return iter(self._try(lambda: tuple(self.inner.list(prefix))))
+
+    def delete(self, key: str) -> None:
+        self._try(lambda: self.inner.delete(key))
+
+    def _try(self, work: Callable[[], _T]) -> _T:
+        began = self._clock()
+        bound = self._first_wait_s
+        tries = 1
+        while True:
+            try:
+                return work()
+            except RemoteError as e:
+                if not e.transient:
+                    raise
+                wait = self._rng.uniform(0, bound)
+                spent = self._clock() - began
+                if tries >= self._tries or spent + wait > self._deadline_s:
+                    if tries > 1:
+                        e.message += f" (gave up after {tries} tries in {spent:.0f} s)"
+                    raise
+            self._sleep(wait)
+            bound = min(2 * bound, self._longest_wait_s)
+            tries += 1
