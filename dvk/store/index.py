@@ -100,7 +100,10 @@ class Segment:
             chunks=Table.of([(i, f.ids) for i, (_, f) in enumerate(packs)]),
             recipes=Table.of(
                 [
-                    (i, np.frombuffer(np.ascontiguousarray(f.recipes["file"]).tobytes(), np.uint8).reshape(-1, 32))
+                    (
+                        i,
+                        np.frombuffer(np.ascontiguousarray(f.recipes["file"]).tobytes(), np.uint8).reshape(-1, 32),
+                    )
                     for i, (_, f) in enumerate(packs)
                     if len(f.recipes)
                 ]

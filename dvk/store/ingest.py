@@ -29,9 +29,10 @@ from dvk.ids import EMPTY_FILE, ID_BYTES, FileId
 from dvk.store.chunker import Cutter, max_chunk_bytes
 from dvk.store.names import I64, U8
 from dvk.store.pack import RecipeRow
+from dvk.store.packwriter import default_workers
 from dvk.store.pages import Chunks, ListKind, ListWriter
 from dvk.store.store import as_column
-from dvk.store.writer import Writer, default_workers
+from dvk.store.writer import Writer
 
 SEGMENT_BYTES = 4 << 20
 #: Files up to this size share a buffer; longer ones are streamed.
@@ -330,8 +331,5 @@ class _RecipeWriter:
     def finish(self, file_id: FileId, size: int, profile: str) -> None:
         if self._count <= 1:
             return
-        known = self._writer.store.find_recipes(as_column([file_id]))[0]
-        if known is not None and self._writer.store.has_page(known.root):  # type: ignore[arg-type]
-            return  # the first recipe for an id wins; our pages, if any, are the same or unused
         root = self._list.finish()
         self._writer.add_recipe(RecipeRow(file_id, root.id, size, profile))

@@ -82,7 +82,7 @@ class Entries:
     @property
     def is_file(self) -> npt.NDArray[np.bool_]:
         """bool[n]: a file, executable or not."""
-        return (self.kinds == Kind.FILE) | (self.kinds == Kind.EXEC)
+        return np.asarray((self.kinds == Kind.FILE) | (self.kinds == Kind.EXEC))
 
     @property
     def files(self) -> int:
@@ -90,7 +90,7 @@ class Entries:
         return int(np.count_nonzero(self.is_file))
 
     @property
-    def bytes(self) -> int:
+    def total_bytes(self) -> int:
         """The sum of the sizes of files, in integers that cannot wrap."""
         return int(self.sizes[self.is_file].sum(dtype=np.uint64))
 

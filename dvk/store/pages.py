@@ -8,7 +8,7 @@ unequal pages only. Entries stay columns of numbers from end to end.
 >>> writer = ListWriter(ListKind.RECIPE, lambda i, data: pages.update({i: data}))
 >>> writer.add(Chunks(np.zeros((2, 32), np.uint8), np.array([5, 6], np.uint32)))
 >>> root = writer.finish()
->>> read_recipe(root.id, pages.__getitem__).lengths.tolist(), root.bytes
+>>> read_recipe(root.id, pages.__getitem__).lengths.tolist(), root.total_bytes
 ([5, 6], 11)
 """
 
@@ -70,7 +70,7 @@ class PageRef:
     id: PageId
     entries: int
     files: int
-    bytes: int
+    total_bytes: int
     first: bytes  #: listing: the first path below; recipe: empty
 
 
@@ -85,7 +85,7 @@ class Chunks:
         return len(self.lengths)
 
     @property
-    def bytes(self) -> int:
+    def total_bytes(self) -> int:
         return int(self.lengths.sum(dtype=np.uint64))
 
     def slice(self, start: int, stop: int) -> Chunks:
@@ -126,7 +126,7 @@ class Page:
     level: int
     entries: int
     files: int
-    bytes: int
+    total_bytes: int
     body: Body
 
 
@@ -144,22 +144,22 @@ def format_page(kind: ListKind, level: int, body: Body) -> bytes:
             _blob(body.names),
             _blob(body.targets),
         ]
-        totals = (len(body), body.files, body.bytes)
+        totals = (len(body), body.files, body.total_bytes)
     elif isinstance(body, Chunks):
         columns = [body.lengths.astype("<u4").tobytes(), np.ascontiguousarray(body.ids).tobytes()]
-        totals = (len(body), 0, body.bytes)
+        totals = (len(body), 0, body.total_bytes)
     else:
         refs = body.refs
         columns = [
             b"".join(r.id for r in refs),
             struct.pack(f"<{len(refs)}Q", *(r.entries for r in refs)),
-            struct.pack(f"<{len(refs)}Q", *(r.bytes for r in refs)),
+            struct.pack(f"<{len(refs)}Q", *(r.total_bytes for r in refs)),
         ]
         if kind is ListKind.LISTING:
             columns.insert(2, struct.pack(f"<{len(refs)}Q", *(r.files for r in refs)))
             columns.append(struct.pack(f"<{len(refs)}H", *(len(r.first) for r in refs)))
             columns.append(b"".join(r.first for r in refs))
-        totals = (sum(r.entries for r in refs), sum(r.files for r in refs), sum(r.bytes for r in refs))
+        totals = (sum(r.entries for r in refs), sum(r.files for r in refs), sum(r.total_bytes for r in refs))
     length = PAGE_HEADER.size + sum(map(len, columns))
     return PAGE_HEADER.pack(_MAGIC, 1, kind, level, 0, length, len(body), *totals) + b"".join(columns)
 
@@ -200,16 +200,16 @@ def parse_page(data: bytes | memoryview, kind: ListKind, *, subject: str) -> Pag
         sums = (
             sum(r.entries for r in body.refs),
             sum(r.files for r in body.refs),
-            sum(r.bytes for r in body.refs),
+            sum(r.total_bytes for r in body.refs),
         )
     elif kind is ListKind.LISTING:
         body = _parse_entries(columns, n)
-        sums = (n, body.files, body.bytes)
+        sums = (n, body.files, body.total_bytes)
     else:
         chunks = Chunks(lengths=columns.u32(n), ids=columns.ids(n))
         if n and not 1 <= int(chunks.lengths.min()) <= int(chunks.lengths.max()) <= 1 << 20:
             raise Corrupt("a recipe page states an impossible chunk", subject=subject)
-        body, sums = chunks, (n, 0, chunks.bytes)
+        body, sums = chunks, (n, 0, chunks.total_bytes)
     columns.end()
     if sums != (entries, files, total):
         raise Corrupt("the totals of a page do not add up", subject=subject)
@@ -262,10 +262,7 @@ def _parse_children(columns: _Columns, kind: ListKind, n: int) -> Children:
         if any(a >= b for a, b in zip(firsts, firsts[1:], strict=False)):
             raise Corrupt("the children of a page are not in order", subject=columns.subject)
     return Children(
-        tuple(
-            PageRef(PageId(ids[32 * i : 32 * i + 32]), entries[i], files[i], totals[i], firsts[i])
-            for i in range(n)
-        )
+        tuple(PageRef(PageId(ids[32 * i : 32 * i + 32]), entries[i], files[i], totals[i], firsts[i]) for i in range(n))
     )
 
 
@@ -446,11 +443,16 @@ def leaf_refs(kind: ListKind, root: PageId, load: Load) -> Iterator[PageRef]:
             yield from below(child, got)
 
     top = load_page(kind, root, load)
-    yield from below(PageRef(root, top.entries, top.files, top.bytes, b""), top)
+    yield from below(PageRef(root, top.entries, top.files, top.total_bytes, b""), top)
 
 
 def _agree(ref: PageRef, page: Page, level: int) -> None:
-    if (page.level, page.entries, page.files, page.bytes) != (level, ref.entries, ref.files, ref.bytes):
+    if (page.level, page.entries, page.files, page.total_bytes) != (
+        level,
+        ref.entries,
+        ref.files,
+        ref.total_bytes,
+    ):
         raise Corrupt("a page is not what its parent says", subject=f"page {ref.id.hex()[:12]}")
 
 

@@ -26,10 +26,10 @@ from dvk.errors import Corrupt, DataMissing, DvkError, StorageError, StorageFull
 from dvk.events import Meter, OnEvent, ignore
 from dvk.ids import FileId
 from dvk.store.names import I64, U8
+from dvk.store.packwriter import default_workers
 from dvk.store.pages import Chunks
 from dvk.store.placement import Placement, read_blocks
 from dvk.store.store import Store
-from dvk.store.writer import default_workers
 
 #: Output of one task; also about the length of a range that is read from a remote.
 TASK_BYTES = 8 << 20
@@ -294,9 +294,7 @@ def _pieces(content: Content, start: int, stop: int, raw: dict[int, bytes]) -> I
         yield data[begin : begin + length]
 
 
-def _decoded(
-    backend: Backend, content: Content, pool: ThreadPoolExecutor, workers: int
-) -> Iterator[list[memoryview]]:
+def _decoded(backend: Backend, content: Content, pool: ThreadPoolExecutor, workers: int) -> Iterator[list[memoryview]]:
     """The bytes of a big file in order; tasks run ahead by a bounded number."""
     lengths = content.chunks.lengths.astype(np.int64)
     ends = np.cumsum(lengths)

@@ -125,7 +125,9 @@ class Store:
         present = self.list_packs()
         covered = {p for _, s in segments for p in s.packs}
         if not covered <= present.keys():
-            segments = [(k, s if covered <= present.keys() else s.without(covered - present.keys())) for k, s in segments]
+            segments = [
+                (k, s if covered <= present.keys() else s.without(covered - present.keys())) for k, s in segments
+            ]
         loose = [(name, self.footer(name, kind)) for name, kind in present.items() if name not in covered]
         if loose:
             segments.append(("", Segment.build(loose)))
@@ -312,7 +314,13 @@ class Store:
             found[mine] = True
             at = np.full(len(blocks), len(used), np.uint32)
             columns.append(
-                (at, footer.block_offset[blocks], footer.packed_len[blocks], footer.raw_len[blocks], footer.codec[blocks])
+                (
+                    at,
+                    footer.block_offset[blocks],
+                    footer.packed_len[blocks],
+                    footer.raw_len[blocks],
+                    footer.codec[blocks],
+                )
             )
             used.append(name)
             base += len(blocks)
@@ -320,7 +328,7 @@ class Store:
             joined = [np.concatenate(c) for c in zip(*columns, strict=True)]
         else:
             joined = [np.zeros(0, t) for t in (np.uint32, np.int64, np.uint32, np.uint32, np.uint8)]
-        blocks_ = Blocks(PackKind.DATA, tuple(used), *joined)  # type: ignore[arg-type]
+        blocks_ = Blocks(PackKind.DATA, tuple(used), *joined)
         return Placement(blocks_, block, offset), found
 
     # ------------------------------------------------------------ pages and recipes
@@ -397,7 +405,7 @@ class Store:
             chunks = read_recipe(PageId(row.root), self.load_page)
         except DataMissing:
             return None  # a writer was killed between the row and the page
-        return chunks if chunks.bytes == row.size else None
+        return chunks if chunks.total_bytes == row.size else None
 
     def single_chunk(self, ids: U8, sizes: I64) -> npt.NDArray[np.bool_]:
         """bool[n]: files that are one chunk of exactly the stated size."""

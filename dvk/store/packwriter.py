@@ -1,0 +1,234 @@
+"""From chunks and pages to packs on a backend: blocks are filled and encoded, packs filled, named, put and published.
+
+Both `add` (into the local store) and `push` (into a remote) write packs; what differs is what they call new and
+what they do once a pack is there, so that is passed in. Nothing is promised before `flush` returned.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from dvk.backend.contract import Buffer
+from dvk.ids import PackId, PageId
+from dvk.store.codec import encode_checked
+from dvk.store.pack import MAX_BLOCK_BYTES, TARGET_PACK_BYTES, Footer, PackBuilder, PackKind, RecipeRow
+
+U32 = npt.NDArray[np.uint32]
+
+#: A tail of new chunks shorter than this waits for more before it becomes a block.
+_SMALL_BLOCK_BYTES = 512 << 10
+
+#: Puts the parts of a finished pack; returns when they are durable.
+PutPack = Callable[[PackKind, PackId, list[Buffer]], None]
+#: Hears of a pack once it is durable.
+Published = Callable[[PackKind, PackId, Footer], None]
+
+
+@dataclass(slots=True)
+class Written:
+    """What has been stored so far."""
+
+    new_chunks: int = 0
+    new_bytes: int = 0  #: decoded bytes of the chunks taken
+    stored_bytes: int = 0  #: bytes of the packs
+
+
+class _Tail:
+    """Pieces that wait to become a block."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Buffer] = []
+        self.ids: list[bytes] = []
+        self.lengths: list[int] = []
+        self.size = 0
+
+    def add(self, name: bytes, piece: Buffer) -> None:
+        self.pieces.append(piece)
+        self.ids.append(name)
+        self.lengths.append(len(piece))
+        self.size += len(piece)
+
+
+class PackWriter:
+    """Fills packs. Its methods may be called from many threads.
+
+    Args:
+        put: stores a pack; called from up to `in_flight` threads.
+        published: told of each pack once it is stored.
+        level: of zstd, for data.
+        in_flight: packs being put at a time; each holds about 64 MiB of memory.
+    """
+
+    def __init__(self, put: PutPack, published: Published, *, level: int = 1, in_flight: int = 2) -> None:
+        self.written = Written()
+        self._put_pack, self._published, self._level = put, published, level
+        self._lock = threading.Lock()
+        self._tail = _Tail()
+        self._pages = _Tail()
+        self._recipes: list[RecipeRow] = []  # their pages may still wait in the tail
+        self._builders = {kind: PackBuilder(kind) for kind in PackKind}
+        self._puts: list[Future[None]] = []
+        self._slots = threading.Semaphore(in_flight)
+        self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="dvk-put")
+
+    def __enter__(self) -> PackWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+
+    # ------------------------------------------------------------ data
+
+    def add_new(self, new: Sequence[int], ids: Sequence[bytes], lengths: Sequence[int], raw: memoryview) -> int:
+        """Store the chunks at positions `new` (ascending); returns their bytes.
+
+        Args:
+            ids, lengths: of n chunks that cover `raw` from its start. `raw` may be reused after the call.
+        """
+        starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
+        total = first = 0
+        while first < len(new):
+            # As many chunks as a block holds; joined without a copy where they are neighbours.
+            last, size = first, 0
+            while last < len(new) and size + lengths[new[last]] <= MAX_BLOCK_BYTES:
+                size += lengths[new[last]]
+                last += 1
+            group = new[first:last]
+            total += size
+            if last == len(new) and size < _SMALL_BLOCK_BYTES:
+                self._wait(group, size, ids, starts, raw)
+                break
+            a, b = starts[group[0]], starts[group[-1] + 1]
+            block = raw[a:b] if b - a == size else memoryview(b"".join(raw[starts[i] : starts[i + 1]] for i in group))
+            self._encode([ids[i] for i in group], [lengths[i] for i in group], block)
+            first = last
+        return total
+
+    def _wait(self, group: Sequence[int], size: int, ids: Sequence[bytes], starts: list[int], raw: memoryview) -> None:
+        full: _Tail | None = None
+        with self._lock:
+            if self._tail.size + size > MAX_BLOCK_BYTES:
+                full, self._tail = self._tail, _Tail()
+            for i in group:
+                self._tail.add(ids[i], bytes(raw[starts[i] : starts[i + 1]]))
+        if full is not None:
+            self._encode(full.ids, full.lengths, memoryview(b"".join(full.pieces)))
+
+    def end_of_path(self) -> None:
+        """Close the block that waits for more, so that blocks do not span tracked paths."""
+        with self._lock:
+            full, self._tail = self._tail, _Tail()
+        if full.size:
+            self._encode(full.ids, full.lengths, memoryview(b"".join(full.pieces)))
+
+    def _encode(self, ids: Sequence[bytes], lengths: Sequence[int], raw: memoryview) -> None:
+        codec, payload = encode_checked(raw, level=self._level)
+        self.add_encoded(codec, payload, len(raw), ids=ids, lengths=lengths)
+
+    def add_encoded(
+        self, codec: int, payload: Buffer, raw_len: int, *, ids: Sequence[bytes], lengths: Sequence[int]
+    ) -> None:
+        """Append a block that is encoded already; its chunks are new and were proven by hash."""
+        if isinstance(payload, memoryview):
+            payload = bytes(payload)  # the caller's buffer is used again
+        with self._lock:
+            self.written.new_chunks += len(ids)
+            self.written.new_bytes += raw_len
+            builder = self._builders[PackKind.DATA]
+            builder.add_block(codec, payload, raw_len, ids=b"".join(ids), lengths=np.array(lengths, np.uint32))
+        self._put_if_full(PackKind.DATA)
+
+    # ------------------------------------------------------------ pages
+
+    def add_page(self, name: PageId, data: bytes) -> None:
+        """Store a page; the caller looked whether it is new."""
+        full: _Tail | None = None
+        with self._lock:
+            if self._pages.size + len(data) > MAX_BLOCK_BYTES:
+                full, self._pages = self._pages, _Tail()
+            self._pages.add(name, data)
+        if full is not None:
+            self._encode_pages(full)
+
+    def add_recipe(self, row: RecipeRow) -> None:
+        """State which page is the root of a file's recipe, after its pages were added. The first one for a file wins."""
+        with self._lock:
+            self._recipes.append(row)
+
+    def _encode_pages(self, tail: _Tail) -> None:
+        raw = b"".join(tail.pieces)
+        codec, payload = encode_checked(memoryview(raw), level=3) if raw else (0, b"")
+        with self._lock:
+            builder = self._builders[PackKind.PAGES]
+            if raw:
+                lengths = np.array(tail.lengths, np.uint32)
+                builder.add_block(codec, bytes(payload), len(raw), ids=b"".join(tail.ids), lengths=lengths)
+            waiting = set(self._pages.ids)
+            for row in self._recipes:
+                if row.root not in waiting:
+                    builder.add_recipe(row)
+            self._recipes = [r for r in self._recipes if r.root in waiting]
+        self._put_if_full(PackKind.PAGES)
+
+    # ------------------------------------------------------------ packs
+
+    def _put_if_full(self, kind: PackKind) -> None:
+        with self._lock:
+            builder = self._builders[kind]
+            if builder.size_bytes < TARGET_PACK_BYTES:
+                return
+            self._builders[kind] = PackBuilder(kind)
+        self._put(builder)
+
+    def _put(self, builder: PackBuilder) -> None:
+        self._slots.acquire()
+        with self._lock:
+            self._puts.append(self._pool.submit(self._put_now, builder))
+            done = [f for f in self._puts if f.done()]
+        for f in done:
+            f.result()
+
+    def _put_now(self, builder: PackBuilder) -> None:
+        try:
+            name, parts = builder.finish()
+            self._put_pack(builder.kind, name, parts)
+            self._published(builder.kind, name, builder.footer())
+            with self._lock:
+                self.written.stored_bytes += sum(map(len, parts))
+        finally:
+            self._slots.release()
+
+    def flush(self) -> None:
+        """Return only when everything taken so far is stored and published; data before the pages that speak of it.
+
+        Raises:
+            StorageError, StorageFull, RemoteError: something could not be written; nothing of it was promised.
+        """
+        self.end_of_path()
+        with self._lock:
+            pages, self._pages = self._pages, _Tail()
+        if pages.size or self._recipes:
+            self._encode_pages(pages)
+        for kind in PackKind:
+            with self._lock:
+                builder = self._builders[kind]
+                self._builders[kind] = PackBuilder(kind)
+            if not builder.empty:
+                self._put(builder)
+            for put in self._puts:
+                put.result()
+            self._puts = []
+
+
+def default_workers() -> int:
+    """How many threads encode and decode: the cores that this process may use, at most 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, cores))
