@@ -78,9 +78,7 @@ GEAR: Final[U64] = np.frombuffer(bytes.fromhex(_TABLE), ">u8").astype(np.uint64)
 GEAR.setflags(write=False)
 
 _WINDOW = 64  # a byte is shifted out of the 64-bit hash after this many more
-_SLICE = (
-    24 * 1024
-)  # positions hashed at a time: measured best; cuts come 32 KiB after the first candidate on average
+_SLICE = 24 * 1024  # positions hashed at a time: more leave the cache, fewer cost calls (measured)
 
 
 @dataclass(frozen=True)
