@@ -46,7 +46,15 @@ def main() -> None:
     _quiet_libraries(terminal)
     if "_DVK_COMPLETE" in os.environ:  # a shell asks for completions; typer answers and exits
         tree(VERBS, GROUPS, text=ABOUT, version=__version__)(prog_name="dvk")
-    code = run(sys.argv[1:], environ=os.environ, stdin=sys.stdin, stdout=sys.stdout, stderr=sys.stderr)
+    code = run(
+        sys.argv[1:],
+        environ=os.environ,
+        stdin=sys.stdin,
+        stdout=sys.stdout,
+        stderr=sys.stderr,
+        table=VERBS,
+        groups=GROUPS,
+    )
     if code == exit_codes.OUTPUT_CLOSED:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes at exit
     if code > 128 and any(t is not threading.main_thread() and not t.daemon for t in threading.enumerate()):
@@ -62,8 +70,8 @@ def run(
     stdin: TextIO,
     stdout: TextIO,
     stderr: TextIO,
-    table: Table = VERBS,
-    groups: Mapping[str, str] = GROUPS,
+    table: Table,
+    groups: Mapping[str, str],
 ) -> int:
     """Do what `argv` says and return the exit code. Never raises, except SystemExit out of a library."""
     terminal = _fallback_terminal(argv, environ, stdout, stderr)

@@ -14,10 +14,11 @@ SGR codes written here: rich is imported for the progress display only, which ke
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import select
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import BinaryIO, TextIO
 
@@ -25,7 +26,7 @@ from dvk.cli import exit_codes
 from dvk.cli.records import Json, to_json
 from dvk.cli.redact import Redactor
 from dvk.cli.text import Line, Piece, pieces, plain, printable, styled
-from dvk.errors import DvkError, Partial, StorageError, StorageFull
+from dvk.errors import DvkError, StorageError, StorageFull
 from dvk.events import Note
 
 ENVELOPE_VERSION = 1
@@ -133,7 +134,7 @@ class Terminal:
         if error is None or result is not None:
             envelope["result"] = to_json(result, clean=clean)
         if error is not None:
-            envelope["error"] = self._error_object(error, failures=True)
+            envelope["error"] = self._error_object(error)
         envelope["notes"] = [
             {"message": clean(n.message), "subject": clean(n.subject), "hint": clean(n.hint)} for n in notes
         ]
@@ -142,34 +143,27 @@ class Terminal:
         # left.
         self._write_out(json.dumps(envelope, indent=indent, allow_nan=False) + "\n")
 
-    def _error_object(self, error: DvkError, *, failures: bool) -> dict[str, Json]:
+    def _error_object(self, error: DvkError) -> dict[str, Json]:
         clean = self.redactor.clean
-        found: dict[str, Json] = {
+        return {
             "kind": error.kind,
             "message": _valid(clean(error.message)),
             "subject": _valid(clean(error.subject)),
             "hint": _valid(clean(error.hint)),
             "exit_code": exit_codes.for_error(error),
+            "failures": [self._error_object(e) for e in error.failures],
         }
-        if failures:
-            inner = error.failures if isinstance(error, Partial) else ()
-            found["failures"] = [self._error_object(e, failures=False) for e in inner]
-        return found
 
     def error(self, error: DvkError) -> None:
-        """Say what happened, to which object, and what to do next; for a Partial, each failure first."""
-        if isinstance(error, Partial):
-            last_hint = ""
-            for failure in error.failures:
-                self._one_error(failure, hint=failure.hint if failure.hint != last_hint else "")
-                last_hint = failure.hint
-        self._one_error(error, hint=error.hint)
+        """Say what happened, to which object, and what to do next; each failure first, the sum last."""
+        order = list(_with_failures(error))
+        for this, following in itertools.zip_longest(order, order[1:]):
+            # A hundred files with one cure: the cure once, after the last of them.
+            hint = this.hint if following is None or following.hint != this.hint else ""
+            for line in message_lines("error", str(this), hint):
+                self.say(line)
         if self.debug:
             self.trace(error)
-
-    def _one_error(self, error: DvkError, *, hint: str) -> None:
-        for line in message_lines("error", str(error), hint):
-            self.say(line)
 
     def note(self, note: Note) -> list[Line]:
         """The lines of a note, for whoever can print them without disturbing the progress display."""
@@ -211,6 +205,12 @@ class Terminal:
             return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
         except (OSError, ValueError):
             return False
+
+
+def _with_failures(error: DvkError) -> Iterator[DvkError]:
+    for failure in error.failures:
+        yield from _with_failures(failure)
+    yield error
 
 
 def message_lines(label: str, text: str, hint: str) -> list[Line]:

@@ -100,7 +100,7 @@ class Run:
         """Report that some of `of` things failed; the record is still shown. No failures: nothing happens."""
         if failures:
             message = f"{len(failures)} of {plural(of, noun)} failed"
-            self.failure = Partial(message, failures, hint=hint)
+            self.failure = Partial(message, failures=failures, hint=hint)
 
     def show(self, lines: Sequence[Line]) -> None:
         """Show these lines instead of the verb's own rendering, where an option changes the form."""
