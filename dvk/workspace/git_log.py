@@ -1,0 +1,138 @@
+"""The versions of pointers that history holds, out of one run of `git log`.
+
+A push must send every version that somebody can still check out. The traps: plain `git log -- path` leaves
+out whole side branches when a merge kept nothing of them, and a merge may hold a version that neither side
+had. So history is walked in full (`--full-history`) and merges are compared with all their parents at once
+(`-c`). That finds each version: what a merge has in common with a parent was brought by that parent, and
+the rest is shown with the merge.
+
+    for version in pointer_versions(program, top, ["HEAD"], [b":(top,glob)**/*.dvk"]):
+        version.commit, version.path, version.oid
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from dvk.errors import NotFound
+from dvk.workspace.git_objects import FILE_MODES, BlobId, CommitId
+from dvk.workspace.git_program import GitFailed, GitProgram
+
+_COMMIT = b"\x01"  # opens a commit in our format; rows of `--raw` open with a colon
+_OPTIONS = (
+    *("--raw", "-c", "-z", "--no-abbrev", "--no-renames", "--no-color", "--no-notes", "--no-mailmap"),
+    *("--encoding=UTF-8", "--no-ext-diff", "--no-textconv", "--no-show-signature", "-O/dev/null"),
+)
+# Settings of the user that would change which commits or rows are shown.
+_SETTINGS = ("-c", "log.showRoot=true", "-c", "log.follow=false", "-c", "diff.relative=false")
+_UNKNOWN_REV = re.compile(
+    r"unknown revision|bad revision|Invalid (?:symmetric difference )?revision|bad object"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PointerVersion:
+    """`path` has content `oid` since `commit`; None: the commit removed it."""
+
+    commit: CommitId
+    path: bytes
+    oid: BlobId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One step in the history of a path. `date` is None where the commit has an impossible one."""
+
+    id: CommitId
+    author: str
+    email: str
+    date: datetime | None
+    subject: str
+    oid: BlobId | None  #: the content of the path since then; None: removed
+
+
+def pointer_versions(
+    program: GitProgram, top: bytes, revs: Sequence[str], pathspecs: Sequence[bytes]
+) -> Iterator[PointerVersion]:
+    """Every version that matches `pathspecs` and came with a commit reachable from `revs`, newest first.
+
+    `revs` is Git's grammar for sets of commits (`HEAD`, `A..B`, `^origin/main`, `--all` is not). In a
+    shallow clone, everything at its edge counts as new there.
+
+    Raises:
+        NotFound: a revision does not exist.
+        DvkError: history is not all here, or git failed otherwise.
+    """
+    for header, rows in _log(program, top, revs, pathspecs, fields=0, options=["--full-history"]):
+        for oid, path in rows:
+            yield PointerVersion(CommitId(header[0]), path, oid)
+
+
+def path_history(program: GitProgram, top: bytes, path: bytes, rev: str) -> Iterator[Commit]:
+    """The commits that changed `path`, newest first, as `git log REV -- PATH` lists them."""
+    options = ["--date-order"]
+    for header, rows in _log(program, top, [rev], [b":(top,literal)" + path], fields=4, options=options):
+        commit, author, email, date, subject = header
+        for oid, name in rows:
+            if name == path:
+                yield Commit(CommitId(commit), author, email, _date(date), subject, oid)
+
+
+def _log(
+    program: GitProgram,
+    top: bytes,
+    revs: Sequence[str],
+    pathspecs: Sequence[bytes],
+    *,
+    fields: int,
+    options: list[str],
+) -> Iterator[tuple[list[str], list[tuple[BlobId | None, bytes]]]]:
+    form = "--format=tformat:%x01%H%x00" + "".join(f"{f}%x00" for f in ("%an", "%ae", "%aI", "%s")[:fields])
+    command: list[bytes | str] = [*_SETTINGS, "log", "--stdin", *_OPTIONS, *options, form, b"--", *pathspecs]
+    stream = program.fields(
+        command, cwd=top, stdin="".join(f"{r}\n" for r in revs).encode("utf-8", "surrogateescape")
+    )
+    header: list[str] = []
+    rows: list[tuple[BlobId | None, bytes]] = []
+    try:
+        for raw in stream:
+            field = raw.lstrip(b"\n")
+            if field.startswith(_COMMIT):
+                if header:
+                    yield header, rows
+                texts = [field[1:], *(next(stream) for _ in range(fields))]
+                header, rows = [t.decode("utf-8", "replace") for t in texts], []
+            elif field.startswith(b":"):
+                path = next(stream)
+                mode, oid = _row(field)
+                if mode == 0:
+                    rows.append((None, path))
+                elif mode in FILE_MODES:
+                    rows.append((oid, path))
+    except GitFailed as e:
+        if _UNKNOWN_REV.search(e.message):
+            raise NotFound(
+                "no such revision",
+                subject=", ".join(revs)[:200],
+                hint="`git log --all --oneline` lists what exists",
+            ) from e
+        raise
+    if header:
+        yield header, rows
+
+
+def _row(field: bytes) -> tuple[int, BlobId]:
+    """Mode and blob after the commit, of a row of `--raw`; it opens with a colon for each parent."""
+    parents = len(field) - len(field.lstrip(b":"))
+    words = field[parents:].split(b" ")
+    return int(words[parents], 8), BlobId(words[2 * parents + 1].decode("ascii"))
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
