@@ -125,7 +125,9 @@ class ProgramObjects:
 
     def resolve(self, rev: str) -> CommitId | None:
         check_rev(rev)
-        done = self._program.run(["rev-parse", "--verify", "--quiet", f"{rev}^{{commit}}"], cwd=self._cwd)
+        # `:/text` takes everything after it as the text, and finds commits only.
+        name = rev if rev.startswith(":/") else f"{rev}^{{commit}}"
+        done = self._program.run(["rev-parse", "--verify", "--quiet", name], cwd=self._cwd)
         if done.err and not done.ok and b"fatal" in done.err and b"Needed a single revision" not in done.err:
             raise failure(done, self._cwd)
         return as_commit(done.out.decode("ascii", "replace").strip()) if done.ok else None
@@ -169,7 +171,7 @@ class ProgramObjects:
             complete = True
             return answers
         except BrokenPipeError as e:
-            raise GitFailed("`git cat-file` ended unexpectedly", hint="`git fsck` tells more") from e
+            raise _ended(oids[0]) from e
         finally:
             if not complete:  # answers still to come would be taken for those of the next question
                 self._end()
@@ -180,9 +182,7 @@ class ProgramObjects:
         if header and header[-1] == b"missing":
             raise missing_object(oid)
         if len(header) != 3 or header[0].decode("ascii", "replace") != oid:
-            raise GitFailed(
-                "`git cat-file` ended unexpectedly", subject=oid[:12], hint="`git fsck` tells more"
-            )
+            raise _ended(oid)
         if header[1] != b"blob":
             raise not_a_blob(oid, header[1].decode("ascii", "replace"))
         size = int(header[2])
@@ -190,9 +190,7 @@ class ProgramObjects:
             raise too_large(oid, size, max_bytes)
         data = process.stdout.read(size + 1)
         if len(data) != size + 1:
-            raise GitFailed(
-                "`git cat-file` ended unexpectedly", subject=oid[:12], hint="`git fsck` tells more"
-            )
+            raise _ended(oid)
         return data[:-1]
 
     def _running(self) -> subprocess.Popen[bytes]:
@@ -210,6 +208,14 @@ class ProgramObjects:
     def close(self) -> None:
         with self._lock:
             self._end()
+
+
+def _ended(oid: str) -> GitFailed:
+    return GitFailed(
+        "git gave up while reading objects",
+        subject=oid[:12],
+        hint="a partial clone needs its remote for this; else `git fsck` tells what is damaged",
+    )
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
