@@ -32,7 +32,7 @@ INLINE_BYTES = 1 << 20
 MAX_INLINE_CHUNKS = 64
 
 _HEAD = struct.Struct("<8sHBBIIIQQ32s32s32s16sQ")
-_PLACE = struct.Struct("<8sIIIIII")
+_PLACE = struct.Struct("<8sIIIIII16s")
 _MAGIC, _PLACE_MAGIC = b"dvkLOC1\0", b"dvkPLC1\0"
 FILE, FOLDER = 1, 2
 _NO_ID = bytes(ID_BYTES)
@@ -91,7 +91,7 @@ def format_locator(loc: Locator) -> bytes:
         loc.id,
         loc.root,
         loc.record,
-        loc.profile.encode("ascii").ljust(16, b"\0"),
+        profile_field(loc.profile),
         0,
     )
     body = [
@@ -152,12 +152,22 @@ def parse_locator(data: bytes, *, kind: int, wanted: bytes, subject: str) -> Loc
             at += n
     elif rest:
         raise bad("holds more than it states")
-    try:
-        profile_name = profile.rstrip(b"\0").decode("ascii")
-    except UnicodeDecodeError:
-        raise bad("names no profile") from None
+    profile_name = parse_profile(profile, subject=subject)
     refs = tuple(Ref(packs[a], b, c) for a, b, c in zip(pack, offset, length, strict=True))
     return Locator(kind_, name, size, files, root, record, profile_name, pages, refs, tuple(parts))
+
+
+def profile_field(name: str) -> bytes:
+    """A profile name as 16 bytes."""
+    return name.encode("ascii").ljust(16, b"\0")
+
+
+def parse_profile(field: bytes, *, subject: str) -> str:
+    """The profile name in 16 bytes; empty for zeros."""
+    name = field.rstrip(b"\0")
+    if b"\0" in name or not name.isascii() or any(b < 33 for b in name):
+        raise Corrupt("a profile name that is none", subject=subject)
+    return name.decode("ascii")
 
 
 def _is_range(offset: int, length: int) -> bool:
@@ -204,6 +214,7 @@ class SectionPlacement:
     placement: Placement
     per_entry: U32  #: chunks of each entry of a listing leaf; empty for a recipe leaf
     externals: tuple[External, ...]
+    profile: str = ""  #: of the recipes in the section
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +238,7 @@ def format_placement(p: SectionPlacement) -> bytes:
     counts = (len(packs), len(b), len(p.placement.block), len(p.per_entry), len(p.externals), 0)
     return b"".join(
         [
-            _PLACE.pack(_PLACE_MAGIC, *counts),
+            _PLACE.pack(_PLACE_MAGIC, *counts, profile_field(p.profile)),
             b"".join(packs),
             b.pack.astype("<u4").tobytes(),
             b.offset.astype("<u8").tobytes(),
@@ -257,7 +268,7 @@ def parse_placement(data: bytes, *, subject: str) -> SectionPlacement:
 
     if len(data) < _PLACE.size:
         raise bad("is cut short")
-    magic, p, m, n, e, x, reserved = _PLACE.unpack_from(data)
+    magic, p, m, n, e, x, reserved, profile = _PLACE.unpack_from(data)
     if magic != _PLACE_MAGIC or reserved:
         raise NewerFormat("this section was written by a newer dvk", subject=subject, hint="upgrade dvk")
     if _PLACE.size + 32 * p + 21 * m + 8 * n + 4 * e + 20 * x != len(data):
@@ -311,7 +322,9 @@ def parse_placement(data: bytes, *, subject: str) -> SectionPlacement:
         codec.astype(np.uint8),
     )
     placement = Placement(blocks, block.astype(np.uint32), inside.astype(np.uint32))
-    return SectionPlacement(placement, per_entry.astype(np.uint32), tuple(externals))
+    return SectionPlacement(
+        placement, per_entry.astype(np.uint32), tuple(externals), parse_profile(profile, subject=subject)
+    )
 
 
 def format_section(

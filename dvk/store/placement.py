@@ -96,23 +96,28 @@ class Encoded:
     payload: memoryview
 
 
-def read_encoded(backend: Backend, blocks: Blocks, wanted: Iterable[int]) -> Iterator[tuple[int, Encoded]]:
-    """Read blocks in coalesced ranges; checksums are verified and what a block says of itself is compared.
+def read_range(backend: Backend, blocks: Blocks, r: Range) -> Iterator[tuple[int, Encoded]]:
+    """Read a range; the checksum of each block is verified and what it says of itself is compared.
 
     Raises:
-        KeyMissing: a pack is gone. Corrupt: a block is not what it should be.
+        KeyMissing: the pack is gone. Corrupt: a block is not what it should be.
     """
+    data = memoryview(backend.get_range(r.key, r.offset, r.length))
+    for b in r.blocks:
+        offset, length = blocks.span(b)
+        subject = f"{backend.name}/{r.key} at {offset:,}"
+        piece = data[offset - r.offset : offset - r.offset + length]
+        codec, raw_len, payload = open_block(piece, subject=subject)
+        stated = (int(blocks.codec[b]), int(blocks.raw_len[b]), int(blocks.packed_len[b]))
+        if (codec, raw_len, len(payload)) != stated:
+            raise Corrupt("a block is not what the index says", subject=subject)
+        yield b, Encoded(codec, raw_len, payload)
+
+
+def read_encoded(backend: Backend, blocks: Blocks, wanted: Iterable[int]) -> Iterator[tuple[int, Encoded]]:
+    """Read blocks in coalesced ranges; raises as `read_range`."""
     for r in plan_ranges(blocks, wanted):
-        data = memoryview(backend.get_range(r.key, r.offset, r.length))
-        for b in r.blocks:
-            offset, length = blocks.span(b)
-            subject = f"{r.key} at {offset:,}"
-            piece = data[offset - r.offset : offset - r.offset + length]
-            codec, raw_len, payload = open_block(piece, subject=subject)
-            stated = (int(blocks.codec[b]), int(blocks.raw_len[b]), int(blocks.packed_len[b]))
-            if (codec, raw_len, len(payload)) != stated:
-                raise Corrupt("a block is not what the index says", subject=subject)
-            yield b, Encoded(codec, raw_len, payload)
+        yield from read_range(backend, blocks, r)
 
 
 def read_blocks(backend: Backend, blocks: Blocks, wanted: Sequence[int]) -> dict[int, bytes]:

@@ -91,6 +91,10 @@ class Writer:
         """Append an encoded block whose chunks were all chosen by `choose_new` and proven by hash."""
         self._packs.add_encoded(codec, payload, raw_len, ids=ids, lengths=lengths)
 
+    def add_owed(self, ids: Sequence[bytes], lengths: Sequence[int], raw: memoryview) -> None:
+        """Store chunks that were all chosen by `choose_new`; they cover `raw`."""
+        self._packs.add_new(range(len(ids)), ids, lengths, raw)
+
     def add_page(self, name: PageId, data: bytes) -> None:
         """Store a page unless it is here."""
         if self.choose_new([name], as_column([name])):

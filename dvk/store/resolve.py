@@ -1,0 +1,425 @@
+"""From an id to what it consists of and where that lies on a remote, in two dependent round trips (three for a big folder).
+
+A `Resolver` reads locators and sections and proves every page by its id. When a locator is missing or leads nowhere it
+reads it once more, then falls back to the footers of all packs: complete, slow, and announced.
+
+>>> for part in Resolver(remote).resolve(root, under=b"images/val"):      # doctest: +SKIP
+...     part.entries, part.contents
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dvk.backend.contract import Backend, KeyMissing
+from dvk.errors import Corrupt, DataMissing, DvkError, FormatError
+from dvk.events import Note, OnEvent, ignore
+from dvk.ids import EMPTY_FILE, PageId
+from dvk.store import locator as loc
+from dvk.store.listing import Entries, Kind
+from dvk.store.locator import FILE, FOLDER, Locator, Ref, Section, locator_key
+from dvk.store.names import I64, U8, Names
+from dvk.store.pack import PackKind, RecipeRow, pack_key
+from dvk.store.pages import (
+    Chunks,
+    ListKind,
+    PageRef,
+    leaf_refs,
+    leaves_under,
+    load_leaf,
+    page_id,
+    parse_page,
+)
+from dvk.store.restore import Content, StoreContent
+from dvk.store.store import Store, as_column
+
+#: Requests to a remote at a time.
+CONNECTIONS = 16
+#: Leaves of a folder that are resolved together; bounds memory.
+_LEAVES_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """Something that a pointer names."""
+
+    kind: int  #: FILE or FOLDER of `dvk.store.locator`
+    id: bytes
+    size: int
+    files: int = 0  #: of a folder
+
+    @property
+    def text(self) -> str:
+        """As records write it."""
+        return f"{'f' if self.kind == FILE else 'd'}:{self.id.hex()}"
+
+
+@dataclass(slots=True)
+class Part:
+    """Some of a root: entries in order, and for each what it consists of (None: no data, or not known here)."""
+
+    entries: Entries
+    contents: list[Content | None]
+    pages: list[tuple[PageId, bytes]] = field(default_factory=list)  #: proven pages worth keeping
+    recipes: list[RecipeRow] = field(default_factory=list)
+
+
+def file_as_entries(root: Root) -> Entries:
+    """A file as a listing of one entry without a name."""
+    return Entries(
+        Names.of([b""]),
+        np.array([Kind.FILE], np.uint8),
+        np.array([root.size], np.int64),
+        as_column([root.id]),
+        Names.of([]),
+    )
+
+
+class Resolver:
+    """Reads what a remote says about roots. Changes nothing. Not for use by several threads at once."""
+
+    def __init__(self, remote: Store, *, on_event: OnEvent = ignore) -> None:
+        self.remote = remote
+        self._on_event = on_event
+        self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="dvk-resolve")
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Resolver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------ reading
+
+    def locators(self, roots: Sequence[Root]) -> list[Locator | None]:
+        """The locators of several roots, read in parallel; None where there is none.
+
+        Raises:
+            Corrupt, NewerFormat: one is there and cannot be used.
+        """
+        return list(self._pool.map(self.locator, roots))
+
+    def locator(self, root: Root) -> Locator | None:
+        """The locator of one root, checked against what the pointer says."""
+        key = locator_key(root.kind, root.id)
+        try:
+            data = self.remote.backend.get(key, max_bytes=loc.MAX_BYTES)
+        except KeyMissing:
+            return None
+        subject = f"{self.remote.name}/{key}"
+        found = loc.parse_locator(data, kind=root.kind, wanted=root.id, subject=subject)
+        if found.size != root.size or (root.kind == FOLDER and found.files != root.files):
+            raise Corrupt("the locator disagrees with the pointer about the size", subject=subject)
+        return found
+
+    def ranges(self, refs: Sequence[Ref]) -> list[bytes]:
+        """The bytes of several ranges of page packs, read in parallel; neighbours are one request."""
+        order = sorted(range(len(refs)), key=lambda i: (refs[i].pack, refs[i].offset))
+        runs: list[list[int]] = []
+        for i in order:
+            last = refs[runs[-1][-1]] if runs else None
+            r = refs[i]
+            begun = refs[runs[-1][0]].offset if runs else 0
+            near = last is not None and last.pack == r.pack and 0 <= r.offset - last.offset - last.length <= 65536
+            if near and r.offset + r.length - begun <= 16 << 20:
+                runs[-1].append(i)
+            else:
+                runs.append([i])
+        out: list[bytes] = [b""] * len(refs)
+
+        def read(run: list[int]) -> None:
+            first, last = refs[run[0]], refs[run[-1]]
+            start, end = first.offset, last.offset + last.length
+            data = self.remote.backend.get_range(pack_key(PackKind.PAGES, first.pack), start, end - start)
+            for i in run:
+                at = refs[i].offset - start
+                out[i] = data[at : at + refs[i].length]
+
+        list(self._pool.map(read, runs))
+        return out
+
+    def sections(self, found: Locator, which: Sequence[int]) -> list[Section]:
+        """Some sections of a locator, decoded."""
+        if found.inline:
+            data = [found.inline[i] for i in which]
+        else:
+            data = self.ranges([found.sections[i] for i in which])
+        single = found.kind == FILE and not any(found.root)
+        subject = f"{self.remote.name}, section of {found.id.hex()[:12]}"
+        return [loc.parse_section(d, single=single, subject=subject) for d in data]
+
+    # ------------------------------------------------------------ resolving
+
+    def resolve(self, root: Root, *, under: bytes = b"", found: Locator | None = None) -> Iterator[Part]:
+        """What `root` consists of, or the part of a folder at and below `under`, a group of leaves at a time.
+
+        Raises:
+            DataMissing: nothing on the remote knows the id.
+            Corrupt: pages that are there fail their hash and no other copy was found.
+        """
+        if root.size == 0 and root.kind == FILE:
+            if root.id != EMPTY_FILE:
+                raise Corrupt("an id of zero bytes that is not the id of nothing", subject=root.text)
+            yield Part(file_as_entries(root), [None])
+            return
+        yielded = False
+        trouble: DvkError | None = None
+        for _ in range(2):
+            try:
+                found = found or self.locator(root)
+                if found is None:
+                    break
+                for part in self._by_locator(root, found, under):
+                    yielded = True
+                    yield part
+                return
+            except (KeyMissing, FormatError) as error:
+                if yielded:
+                    raise
+                trouble, found = error, None
+        why = f"its locator is unusable ({trouble})" if trouble else "it has no locator"
+        self._on_event(
+            Note(
+                f"{why}; reading the footers of all packs instead, which is slow",
+                subject=f"{self.remote.name}: {root.text[:14]}",
+                hint="the next `dvk push` of this version writes the locator again",
+            )
+        )
+        yield from self._by_footers(root, under)
+
+    def _by_locator(self, root: Root, found: Locator, under: bytes) -> Iterator[Part]:
+        if root.kind == FILE:
+            yield self._file(root, found)
+            return
+        # Pages above the leaves come with the locator; a folder of one page is its own leaf.
+        inner = dict(self._prove(ListKind.LISTING, loc.split_pages(found.pages, subject=root.text)))
+        if inner:
+            refs = list(leaf_refs(ListKind.LISTING, PageId(root.id), _from(inner, root)))
+        else:
+            refs = [PageRef(PageId(root.id), 0, root.files, root.size, b"")]
+        if len(refs) != len(found.sections):
+            raise Corrupt("the locator has not a section for each leaf", subject=root.text)
+        number = {r.id: i for i, r in enumerate(refs)}
+        wanted = leaves_under(refs, under)
+        kept = list(inner.items())
+        for start in range(0, len(wanted), _LEAVES_AT_ONCE):
+            group = wanted[start : start + _LEAVES_AT_ONCE]
+            for ref, section in zip(group, self.sections(found, [number[r.id] for r in group]), strict=True):
+                part = self._leaf(root, ref, section, under, exact=bool(inner))
+                part.pages[:0] = kept
+                kept = []
+                yield part
+        if not wanted:
+            yield Part(Entries.empty(), [], kept)
+
+    def _prove(self, kind: ListKind, pages: Sequence[bytes]) -> Iterator[tuple[PageId, bytes]]:
+        for data in pages:
+            yield page_id(kind, data), data
+
+    def _leaf(self, root: Root, ref: PageRef, section: Section, under: bytes, *, exact: bool) -> Part:
+        if page_id(ListKind.LISTING, section.leaf) != ref.id:
+            raise Corrupt("a section holds another page than its leaf", subject=root.text)
+        if exact:
+            entries = load_leaf(ListKind.LISTING, ref, _from({ref.id: section.leaf}, root))
+            assert isinstance(entries, Entries)
+        else:
+            page = parse_page(section.leaf, ListKind.LISTING, subject=root.text)
+            assert isinstance(page.body, Entries)
+            if page.level or (page.files, page.total_bytes) != (root.files, root.size):
+                raise Corrupt("a folder is not what its pointer says", subject=root.text)
+            entries = page.body
+        contents, recipes = self._leaf_contents(root, entries, section)
+        pages = [(ref.id, section.leaf), *self._prove(ListKind.RECIPE, section.recipes)]
+        if under:
+            low, high = entries.names.under(under)
+            at = entries.names.find(under)
+            if at < len(entries) and entries.names[at] == under:
+                low, high = at, at + 1
+            entries, contents = entries.slice(low, high), contents[low:high]
+        externals = [i for i, c in enumerate(contents) if isinstance(c, Ref)]
+        more = self._externals(entries, [(i, contents[i]) for i in externals])  # type: ignore[misc]
+        known: list[Content | None] = [None if isinstance(c, Ref) else c for c in contents]
+        for i, part in zip(externals, more, strict=True):
+            known[i] = part.contents[0]
+            pages += part.pages
+            recipes += part.recipes
+        return Part(entries, known, pages, recipes)
+
+    def _leaf_contents(
+        self, root: Root, entries: Entries, section: Section
+    ) -> tuple[list[Content | Ref | None], list[RecipeRow]]:
+        """For each entry of a leaf its chunks, or where its own locator lies."""
+        placed = section.placed
+        if len(placed.per_entry) != len(entries):
+            raise Corrupt("a placement does not fit its leaf", subject=root.text)
+        external = {x.entry: x.ref for x in placed.externals}
+        recipe_of: dict[bytes, tuple[Chunks, PageId]] = {}
+        waiting = iter(section.recipes)
+        contents: list[Content | Ref | None] = []
+        rows: list[RecipeRow] = []
+        at = 0
+        sizes = entries.sizes.tolist()
+        has_data = (entries.is_file & (entries.sizes > 0)).tolist()
+        for i, n in enumerate(placed.per_entry.tolist()):
+            if not has_data[i]:
+                if n or i in external:
+                    raise Corrupt("a placement gives data to an entry that has none", subject=root.text)
+                contents.append(None)
+                continue
+            file_id = entries.ids[i].tobytes()
+            if n == 0:
+                if i not in external:
+                    raise Corrupt("a placement leaves out an entry", subject=root.text)
+                contents.append(external[i])
+                continue
+            if n == 1:
+                chunks = Chunks(entries.ids[i : i + 1], entries.sizes[i : i + 1].astype(np.uint32))
+            else:
+                if file_id not in recipe_of:
+                    recipe_of[file_id] = self._recipe_page(root, next(waiting, b""))
+                    rows.append(RecipeRow(file_id, recipe_of[file_id][1], sizes[i], placed.profile))
+                chunks = recipe_of[file_id][0]
+            if len(chunks) != n or chunks.total_bytes != sizes[i]:
+                raise Corrupt("a recipe does not fit its file", subject=root.text)
+            contents.append(_checked(Content(chunks, placed.placement, at), root))
+            at += n
+        return contents, rows
+
+    def _recipe_page(self, root: Root, data: bytes) -> tuple[Chunks, PageId]:
+        page = parse_page(data, ListKind.RECIPE, subject=root.text)
+        if page.level or not isinstance(page.body, Chunks):
+            raise Corrupt("a section holds a recipe that is not one page", subject=root.text)
+        return page.body, page_id(ListKind.RECIPE, data)
+
+    def _externals(self, entries: Entries, refs: Sequence[tuple[int, Ref]]) -> list[Part]:
+        data = self.ranges([r for _, r in refs])
+        out = []
+        for (i, _), raw in zip(refs, data, strict=True):
+            root = Root(FILE, entries.ids[i].tobytes(), int(entries.sizes[i]))
+            subject = f"{self.remote.name}, locator of {root.id.hex()[:12]}"
+            inner = loc.parse_locator(
+                loc.decode_blocks(raw, subject=subject), kind=FILE, wanted=root.id, subject=subject
+            )
+            if inner.size != root.size:
+                raise Corrupt("a locator disagrees with its folder about the size", subject=subject)
+            out.append(self._file(root, inner))
+        return out
+
+    def _file(self, root: Root, found: Locator) -> Part:
+        sections = self.sections(found, range(len(found.sections)))
+        if not any(found.root):
+            if len(sections) != 1:
+                raise Corrupt("a file of one chunk has not one section", subject=root.text)
+            chunks = Chunks(as_column([root.id]), np.array([root.size], np.uint32))
+            content = Content(chunks, sections[0].placed.placement)
+            if len(sections[0].placed.placement.block) != 1:
+                raise Corrupt("a placement does not fit its file", subject=root.text)
+            return Part(file_as_entries(root), [_checked(content, root)])
+        pages = dict(self._prove(ListKind.RECIPE, loc.split_pages(found.pages, subject=root.text)))
+        for section in sections:
+            pages[page_id(ListKind.RECIPE, section.leaf)] = section.leaf
+        leaves = [
+            load_leaf(ListKind.RECIPE, ref, _from(pages, root))
+            for ref in leaf_refs(ListKind.RECIPE, PageId(found.root), _from(pages, root))
+        ]
+        chunks = Chunks.join([leaf for leaf in leaves if isinstance(leaf, Chunks)])
+        placement = loc.concat_placements([s.placed.placement for s in sections])
+        if chunks.total_bytes != root.size or len(placement.block) != len(chunks):
+            raise Corrupt("a recipe does not fit its file", subject=root.text)
+        row = RecipeRow(root.id, found.root, root.size, found.profile)
+        return Part(file_as_entries(root), [_checked(Content(chunks, placement), root)], list(pages.items()), [row])
+
+    def _by_footers(self, root: Root, under: bytes) -> Iterator[Part]:
+        """Everything by the index that the footers of all packs make."""
+        self.remote.refresh()
+        source = StoreContent(self.remote)
+        pages: list[tuple[PageId, bytes]] = []
+
+        def load(name: PageId) -> bytes:
+            data = self.remote.load_page(name)
+            pages.append((name, data))
+            return data
+
+        try:
+            if root.kind == FILE:
+                groups: Iterator[Entries] = iter([file_as_entries(root)])
+            else:
+                groups = self._leaves_by_footers(root, under, load)
+            for entries in groups:
+                contents = source.contents(entries.ids, np.where(entries.is_file, entries.sizes, -1))
+                rows = [r for r in self.remote.find_recipes(entries.ids) if r is not None]
+                for row in rows:
+                    for _ in leaf_refs(ListKind.RECIPE, PageId(row.root), load):
+                        pass
+                found, pages = pages, []
+                yield Part(entries, contents, found, rows)
+        except DataMissing as error:
+            raise DataMissing(
+                f"{root.text[:14]} is not on this remote",
+                subject=self.remote.name,
+                hint="whoever has this version can `dvk push` it",
+            ) from error
+
+    def _leaves_by_footers(self, root: Root, under: bytes, load: Callable[[PageId], bytes]) -> Iterator[Entries]:
+        refs = list(leaf_refs(ListKind.LISTING, PageId(root.id), load))
+        for ref in leaves_under(refs, under):
+            entries = load_leaf(ListKind.LISTING, ref, load)
+            assert isinstance(entries, Entries)
+            yield entries.under(under) if under else entries
+
+
+def _from(pages: dict[PageId, bytes], root: Root) -> Callable[[PageId], bytes]:
+    def load(name: PageId) -> bytes:
+        try:
+            return pages[name]
+        except KeyError:
+            raise Corrupt("the locator leaves out a page", subject=root.text) from None
+
+    return load
+
+
+def _checked(content: Content, root: Root) -> Content:
+    """The same content, once no chunk of it reaches beyond its block."""
+    p, n = content.placement, len(content.chunks)
+    part = slice(content.first, content.first + n)
+    block = p.block[part]
+    if len(block) != n:
+        raise Corrupt("a placement is shorter than its list", subject=root.text)
+    ends = p.offset[part].astype(np.int64) + content.chunks.lengths
+    if n and bool((ends > p.blocks.raw_len[block]).any()):
+        raise Corrupt("a placement reaches beyond a block", subject=root.text)
+    return content
+
+
+class RemoteContent:
+    """Content by locators, for restoring straight from a remote without the local store."""
+
+    def __init__(self, remote: Store) -> None:
+        self.remote = remote
+        self._known: dict[bytes, Content] = {}
+
+    @property
+    def backend(self) -> Backend:
+        return self.remote.backend
+
+    def add(self, part: Part) -> None:
+        """Make the files of a part readable."""
+        for i, content in enumerate(part.contents):
+            if content is not None:
+                self._known[part.entries.ids[i].tobytes()] = content
+
+    def contents(self, ids: U8, sizes: I64) -> list[Content | None]:
+        """For n files what they consist of."""
+        empty = Content(Chunks.join([]), loc.empty_placement())
+        out: list[Content | None] = []
+        for i, size in enumerate(sizes.tolist()):
+            name = ids[i].tobytes()
+            out.append(empty if size == 0 and name == EMPTY_FILE else self._known.get(name))
+        return out
