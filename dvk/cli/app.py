@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import logging
 import os
 import sys
 import threading
@@ -131,7 +132,7 @@ def _last_words(problem: BaseException, words: str, terminal: Terminal) -> int:
     error = as_error(problem)
     if error is not problem:
         error.__cause__ = problem
-    if terminal.as_json and error.subject != "standard output":
+    if terminal.as_json and not terminal.has_answered:
         try:
             terminal.document(words, error=error)
         except (DvkError, OutputClosed) as lost:
@@ -215,7 +216,7 @@ def _open_standard_streams() -> None:
 
 
 def _quiet_libraries(terminal: Terminal) -> None:
-    """Send what libraries print on their own (warnings, crashed threads) through the redactor, or nowhere."""
+    """Send what libraries print on their own (warnings, logs, crashed threads) to the redactor or nowhere."""
     if not terminal.debug and not sys.warnoptions:
         warnings.simplefilter("ignore")
 
@@ -232,5 +233,12 @@ def _quiet_libraries(terminal: Terminal) -> None:
         if terminal.debug:  # an exception in a finalizer at exit: noise for everybody else
             show(args.exc_type, args.exc_value, args.exc_traceback)
 
+    class Edge(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if terminal.debug:
+                for line in f"{record.name}: {record.getMessage()}".splitlines():
+                    terminal.say(line)
+
+    logging.getLogger().addHandler(Edge(logging.WARNING))
     threading.excepthook = lambda args: show(args.exc_type, args.exc_value, args.exc_traceback)
     sys.unraisablehook = unraisable

@@ -23,7 +23,7 @@ from dvk.cli.verb import Verb
 from dvk.errors import UsageError
 
 #: What typer's own parser raises for a bad command line, by the one public name that leads to it: the module
-#: that defines it moved between typer 0.15 and 0.28.
+#: that defines it is private to typer.
 _ParserError: type[Exception] = typer.BadParameter.__mro__[2]
 
 

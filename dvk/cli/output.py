@@ -84,6 +84,9 @@ class Terminal:
         self.color_out = wants_color(color, environ, is_terminal=self.out_is_terminal)
         self.color_err = wants_color(color, environ, is_terminal=self.err_is_terminal)
         self.redactor = Redactor(environ)
+        self.has_answered = (
+            False  #: something may have reached standard output: no second document after that
+        )
 
     @property
     def raw(self) -> BinaryIO:
@@ -183,6 +186,7 @@ class Terminal:
         encoding = "ascii" if self.as_json else (self.stdout.encoding or "utf-8")
         try:
             self.stdout.flush()
+            self.has_answered = self.has_answered or bool(text)
             view = memoryview(text.encode(encoding, "backslashreplace"))
             while view:
                 view = view[self.stdout.buffer.write(view) or 0 :]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -98,6 +100,11 @@ def fail(run: Run, how: str, text: Annotated[str, typer.Argument()] = "no") -> N
             read, write = os.pipe()
             os.close(read)
             os.write(write, b"x")
+        case "log":
+            logging.getLogger("botocore").warning("%s", text)
+            thread = threading.Thread(target=lambda: 1 // 0)
+            thread.start()
+            thread.join()
         case "plain":
             raise DvkError(text)
 
@@ -118,8 +125,10 @@ def count(run: Run, n: Annotated[int, typer.Argument()] = 200_000) -> int:
 def work(run: Run, seconds: float = 1.2) -> None:
     """Work for a while, with events."""
     meter = Meter(run.on_event, "upload", total_bytes=1000)
-    for _ in range(10):
+    for step in range(10):
         time.sleep(seconds / 10)
+        if step == 7:
+            run.on_event(Note("nearly there"))
         meter.advance(bytes_=100)
 
 

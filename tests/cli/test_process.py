@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -101,7 +102,7 @@ def test_closed_descriptors_are_no_trap() -> None:
 
 def test_away_from_a_terminal_short_work_leaves_no_trace() -> None:
     done = subprocess.run([*COMMAND, "work", "--seconds", "0.1"], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "")
+    assert (done.stdout, done.stderr) == ("", "note: nearly there\n")
 
 
 def on_a_terminal(*argv: str) -> tuple[int, str]:
@@ -134,9 +135,19 @@ def test_on_a_terminal_long_work_shows_itself_and_leaves_no_trace() -> None:
     code, seen = on_a_terminal("work", "--seconds", "1.5")
     assert code == 0
     assert "upload" in seen and " of 1 kB" in seen and "B/s" in seen and " left" in seen
+    assert "nearly there" in seen
     assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")
     code, seen = on_a_terminal("work", "--seconds", "0.1")
-    assert (code, seen) == (0, "")
+    assert (code, re.sub("\x1b\\[[0-9;]*m", "", seen)) == (0, "note: nearly there\r\n")
+
+
+def test_what_libraries_log_is_silent_unless_asked_for_and_then_redacted() -> None:
+    command = [*COMMAND, "fail", "log", "GET http://u:pw@h/ \x1b[2J"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("error: dvk ran into a bug: ZeroDivisionError") and "GET" not in done.stderr
+    debug = {**os.environ, "DVK_DEBUG": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=debug)
+    assert "botocore: GET http://***@h/ \\x1b[2J" in done.stderr and "Traceback" in done.stderr
 
 
 def test_completion_lists_verbs_and_options() -> None:
