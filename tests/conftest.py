@@ -1,9 +1,9 @@
 """Fixtures for all tests.
 
-`s3` is one real S3 server for the whole run, started by the first test that asks for it, and shared by all xdist workers
-through a lock in the run's own temporary folder: a server for each worker would need seconds and 200 MB
-each. Since it is shared, a test makes its own bucket (or prefix) and never stops the server; tests that
-cut connections put a `TcpProxy` before it or run an `S3Server` of their own.
+`s3` is one real S3 server for the whole run, started by the first test that asks for it, and shared by
+all xdist workers through a lock in the run's own temporary folder: a server for each worker would need
+seconds and 200 MB each. Since it is shared, a test makes its own bucket (or prefix) and never stops the
+server; tests that cut connections put a `TcpProxy` before it or run an `S3Server` of their own.
 """
 
 from __future__ import annotations

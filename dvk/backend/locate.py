@@ -77,7 +77,10 @@ def parse_remote_url(url: str) -> RemoteUrl:
         raise _refuse(url, "it starts with a dash, like an option")
     if url.startswith("/"):
         return RemoteUrl("file", "", _local_path(url, url))
-    if "::" in url and not url.lower().startswith(("http://[", "https://[", "ssh://[", "sftp://[")):
+    # A local path may hold colons and never reaches fsspec; an IPv6 address has them by nature.
+    if "::" in url and not url.lower().startswith(
+        ("file://", "http://[", "https://[", "ssh://[", "sftp://[")
+    ):
         raise _refuse(url, "chains of filesystems (`::`) are not allowed")
     match = _URL.fullmatch(url)
     if match is None:

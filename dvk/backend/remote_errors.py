@@ -119,7 +119,10 @@ def code_of(e: BaseException) -> str:
     response = answer_of(e)
     if response is None:
         for cause in _chain(e):
-            status = getattr(cause, "status", None) or getattr(cause, "code", None)
+            # aiohttp, azure, gcsfs; not any `code`, since aiohttp's parser calls a cut body a 400
+            status = getattr(cause, "status", None) or getattr(cause, "status_code", None)
+            if status is None and type(cause).__name__ == "HttpError":
+                status = getattr(cause, "code", None)
             if isinstance(status, int) and 300 <= status < 600:
                 return str(status)
         return ""

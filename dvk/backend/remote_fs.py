@@ -39,6 +39,9 @@ from dvk.backend.contract import (
 from dvk.backend.remote_errors import BAD_RANGE, CONFLICT, code_of, translate_remote
 from dvk.errors import Corrupt, FormatError, RemoteError, StorageError
 
+# Some filesystems allocate what is asked for before they look what there is.
+_LOOK_FIRST_BYTES = 64 << 20
+
 
 class Medium(Protocol):
     """What a kind of remote does for `FsspecBackend`. Keys are relative to it; any exception may fly."""
@@ -119,7 +122,7 @@ class FsspecBackend(Backend):
             data, total = self._open().read(key, max_bytes)
         except Exception as e:
             raise self._translate(e, key) from e
-        size = len(data) if total is None else max(total, len(data))
+        size = len(data) if total is None else total
         if size > max_bytes:
             raise FormatError(
                 f"object of {size:,} bytes where at most {max_bytes:,} make sense",
@@ -261,8 +264,11 @@ class FsspecMedium:
         return bytes(self._fs.cat_file(self._path(key))), size
 
     def read_range(self, key: str, offset: int, length: int) -> tuple[bytes, int | None]:
-        data = bytes(self._fs.cat_file(self._path(key), start=offset, end=offset + length))
-        return data, None
+        if length > _LOOK_FIRST_BYTES:
+            size = self._size(key)
+            if offset + length > size:
+                return b"", size
+        return bytes(self._fs.cat_file(self._path(key), start=offset, end=offset + length)), None
 
     def write(self, key: str, data: bytes, *, create_only: bool) -> None:
         path = self._path(key)

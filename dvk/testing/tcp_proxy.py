@@ -32,6 +32,7 @@ class TcpProxy:
         self._threads: list[threading.Thread] = []
         self._up_left: int | None = None
         self._down_left: int | None = None
+        self._then_refuse = False
         self._refusing = False
         self._closed = False
         self.bytes_up = 0
@@ -64,10 +65,17 @@ class TcpProxy:
         for s in live:
             _reset(s)
 
-    def cut_after(self, *, bytes_up: int | None = None, bytes_down: int | None = None) -> None:
-        """Reset the connection that carries that many bytes, counted from now over all; once."""
+    def cut_after(
+        self, *, bytes_up: int | None = None, bytes_down: int | None = None, then_refuse: bool = False
+    ) -> None:
+        """Reset the connection that carries that many bytes, counted from now over all; once.
+
+        With `then_refuse` no other connection works until `heal`. Without it, mind that HTTP clients silently
+        repeat an idempotent request once on a new connection.
+        """
         with self._lock:
             self._up_left, self._down_left = bytes_up, bytes_down
+            self._then_refuse = then_refuse
 
     def refuse(self) -> None:
         """Reset every connection, now and as soon as one is made, until `heal`."""
@@ -108,6 +116,8 @@ class TcpProxy:
                 sink.sendall(data[:allowed])
                 if cut:
                     self._drop(source, sink)
+                    if self._refusing:
+                        self.cut()
                     return
             sink.shutdown(socket.SHUT_WR)
         except OSError:
@@ -129,7 +139,9 @@ class TcpProxy:
                 self._up_left = rest
             else:
                 self._down_left = rest
-            self.cuts += cut
+            if cut:
+                self.cuts += 1
+                self._refusing = self._then_refuse
             return (n + left if cut else n), cut
 
     def _drop(self, *sockets: socket.socket) -> None:

