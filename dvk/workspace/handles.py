@@ -137,6 +137,14 @@ def _open_or_make(parent_fd: int, name: bytes, path: bytes, *, make: bool) -> in
     return _open_child(parent_fd, name, path)
 
 
+def lstat_in(dir_fd: int, name: bytes) -> os.stat_result | None:
+    """The lstat of one name in an open directory; None when there is nothing of that name."""
+    try:
+        return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
 def stat_at(root_fd: int, path: bytes) -> os.stat_result | None:
     """The lstat of `path` below `root_fd`; None when it, or a directory on the way, does not exist.
 
@@ -149,9 +157,7 @@ def stat_at(root_fd: int, path: bytes) -> os.stat_result | None:
     except NotFound:
         return None
     try:
-        return os.stat(name or b".", dir_fd=fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
+        return lstat_in(fd, name or b".")
     except OSError as error:
         raise os_error(error, path, "read") from error
     finally:

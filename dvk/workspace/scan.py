@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 import sys
 from bisect import bisect_left
@@ -32,9 +31,13 @@ from dvk.events import Meter, OnEvent, ignore
 from dvk.store.listing import Kind
 from dvk.store.names import I64, U8, Names, show
 from dvk.store.paths import bad_names, check_link, why_bad_component
-from dvk.workspace.handles import DirHandles, open_regular, os_error, special_file
+from dvk.workspace.handles import DirHandles, os_error, special_file
+from dvk.workspace.stats import TEMP_NAME as TEMP_NAME
+from dvk.workspace.stats import Scan as Scan
+from dvk.workspace.stats import Stats as Stats
+from dvk.workspace.stats import empty_scan as empty_scan
+from dvk.workspace.stats import signature as signature
 
-TEMP_NAME = re.compile(rb"\.dvk-[0-9a-f]{32}\.tmp")  #: what `materialize` calls a file that is being written
 _TEMP_START = b".dvk-"
 _POINTER_END = b".dvk"
 _SLASH = ord("/")
@@ -50,65 +53,6 @@ class Ignores(Protocol):
 
     def match(self, path: bytes, is_dir: bool, /) -> bool:
         """Whether `path`, relative to the folder, is left out with everything below it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What the filesystem says of n entries; together it tells an unchanged file from a changed one.
-
-    Attributes:
-        sizes: int64[n], bytes; of a link the length of its target, of an empty directory 0.
-        mtime_ns, ctime_ns: int64[n], ns since 1970 by the filesystem's clock.
-        inodes: int64[n], the 64 bits of the inode number.
-        device: of the folder itself; not compared, since some filesystems number it anew at each mount.
-    """
-
-    sizes: I64
-    mtime_ns: I64
-    ctime_ns: I64
-    inodes: I64
-    device: int
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def row(self, i: int) -> tuple[int, int, int, int]:
-        """Size, mtime_ns, ctime_ns and inode of entry `i`."""
-        return int(self.sizes[i]), int(self.mtime_ns[i]), int(self.ctime_ns[i]), int(self.inodes[i])
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """The entries of a folder, ascending by the bytes of the whole path; of a file one entry named b"".
-
-    Attributes:
-        names: n paths relative to the folder.
-        kinds: uint8[n], values of `Kind`.
-        stats: n rows.
-        targets: the targets of the links alone, in the order of their entries.
-        ignored: how many files and directories the rules left out (one for a whole directory).
-        ignored_examples: a few of them.
-        leftovers: temporary files of earlier runs of dvk, relative to the folder; not among `names`.
-        problems: everything that keeps the folder from being stored, one error each. The entries
-            concerned are not among `names`, but for names that may not be stored.
-    """
-
-    names: Names
-    kinds: U8
-    stats: Stats
-    targets: Names
-    ignored: int = 0
-    ignored_examples: tuple[bytes, ...] = ()
-    leftovers: tuple[bytes, ...] = ()
-    problems: tuple[DvkError, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
-def signature(st: os.stat_result) -> tuple[int, int, int, int]:
-    """The four numbers of `Stats.row` from one stat result."""
-    return st.st_size, _clamp(st.st_mtime_ns), _clamp(st.st_ctime_ns), _signed(st.st_ino)
 
 
 def scan_file(root_fd: int, path: bytes) -> Scan:
@@ -501,73 +445,3 @@ def _ending_with(names: Names, end: bytes) -> I64:
         if not hit.any():
             break
     return np.flatnonzero(hit)
-
-
-def _clamp(ns: int) -> int:
-    return max(-(1 << 63), min(ns, (1 << 63) - 1))
-
-
-def _signed(inode: int) -> int:
-    return inode - (1 << 64) if inode >= 1 << 63 else inode
-
-
-class SourceFiles:
-    """Opens the files of a scan for reading, and notices when one changes meanwhile. Any thread may call.
-
-    The store reads between `open` and `recheck`; only what passes both was there, unchanged, while it
-    was hashed, and its row in `stats` belongs to exactly those bytes.
-    """
-
-    def __init__(self, root_fd: int, path: bytes, scan: Scan) -> None:
-        self._path = path
-        self._scan = scan
-        self._dirs = DirHandles(root_fd)
-        self._names = scan.names.tobytes()
-
-    def __enter__(self) -> SourceFiles:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the directory handles; descriptors from `open` belong to the caller."""
-        self._dirs.close()
-
-    def path(self, i: int) -> bytes:
-        """The path of entry `i` from the root."""
-        offsets = self._scan.names.offsets
-        name = self._names[int(offsets[i]) : int(offsets[i + 1])]
-        return self._path + b"/" + name if name and self._path else name or self._path
-
-    def open(self, i: int) -> int:
-        """A descriptor of entry `i` for reading, positioned at 0; the caller closes it.
-
-        Raises:
-            ChangedWhileRead: it is not what the scan saw.
-            Refused, NotFound, StorageError: as `open_regular`.
-        """
-        path = self.path(i)
-        fd = open_regular(self._dirs, path)
-        try:
-            self.recheck(i, fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    def recheck(self, i: int, fd: int) -> None:
-        """Pass if entry `i`, open as `fd`, still is what the scan saw.
-
-        Raises:
-            ChangedWhileRead: size, mtime, ctime or inode differ; nothing read from it may be kept.
-        """
-        now = signature(os.fstat(fd))
-        before = self._scan.stats.row(i)
-        if now != before:
-            what = "its size" if now[0] != before[0] else "it"
-            raise ChangedWhileRead(
-                f"{what} changed while dvk was reading it",
-                subject=show(self.path(i)),
-                hint="run the command again when nothing writes to it",
-            )

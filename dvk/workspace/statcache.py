@@ -37,7 +37,7 @@ from dvk.store.listing import Kind
 from dvk.store.names import I64, U8, Names
 from dvk.workspace.align import align
 from dvk.workspace.host import boot_id, sync_filesystem
-from dvk.workspace.scan import Scan, Stats
+from dvk.workspace.stats import Scan, Stats
 
 Mask = npt.NDArray[np.bool_]
 

@@ -1,0 +1,429 @@
+"""Writing verified content into the work tree, so that a file is either its old self or its new one.
+
+A checkout may be killed, run out of space, meet an editor that saves at the same moment, or a repository
+that planted links. So content goes to a temporary file beside its target, by directory handle; it gets
+its name only after its hash was verified, and only if what stands there is still what the plan saw.
+
+    with WorkTree(root_fd, b"data/images", plan) as tree:
+        tree.check_space()
+        problems = tree.delete() + tree.make_dirs()
+        failed = restore(content, plan.ids, plan.sizes, tree, names=tree.shown())
+        problems += tree.link() + tree.set_modes()
+        entries = tree.entries()                     # for the stat cache
+
+Each file appears whole; a checkout as a whole converges when it is run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dvk.errors import ChangedWhileRead, DvkError, NotFound, StorageFull
+from dvk.store.listing import Kind
+from dvk.store.names import I64, U8, show
+from dvk.workspace.handles import DirHandles, kind_name, lstat_in, open_regular, os_error
+from dvk.workspace.host import rename_new
+from dvk.workspace.plan import CheckoutPlan
+from dvk.workspace.probe import TEMP_FLAGS, check_space, temp_name
+from dvk.workspace.stats import Scan, Stats, signature
+
+_SECOND_NS = 1_000_000_000
+_MILLISECOND_NS = 1_000_000
+_FINE_BACK_NS = 20 * _MILLISECOND_NS
+_COARSE_BACK_NS = 4 * _SECOND_NS
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The entries that are in step after a checkout, for `StatCache.of`.
+
+    Attributes:
+        scan: names, kinds and stats of these entries, as a scan would have seen them.
+        ids: uint8[n, 32].
+        settled: bool[n], rows that any later write must change (see `WorkTree.finish`).
+        positions: int64[n], their positions in the plan's target.
+    """
+
+    scan: Scan
+    ids: U8
+    settled: npt.NDArray[np.bool_]
+    positions: I64
+
+
+class WorkTree:
+    """Carries out a `CheckoutPlan`, and is the `Sink` of `restore`: file k is `plan.write[k]`.
+
+    `create`, `finish` and `discard` may be called from several threads; the rest from one, in the order
+    delete, make_dirs, restore, link, set_modes. What cannot be done is returned, one error a path, and
+    the rest is done; running out of space raises.
+    """
+
+    def __init__(self, root_fd: int, path: bytes, plan: CheckoutPlan) -> None:
+        self.plan = plan
+        self._path = path
+        self._dirs = DirHandles(root_fd, limit=128)
+        self._umask = _current_umask()
+        self._temps: dict[int, bytes] = {}
+        n = len(plan.write)
+        self._rows = np.zeros((n, 4), np.int64)
+        self._done = np.zeros(n, np.bool_)
+        self._settled = np.zeros(n, np.bool_)
+        self._link_rows: dict[int, tuple[int, int, int, int]] = {}
+        self._mode_rows: dict[int, tuple[int, int, int, int]] = {}
+
+    def __enter__(self) -> WorkTree:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the directory handles."""
+        self._dirs.close()
+
+    def shown(self) -> list[str]:
+        """The names of the files to be written, for messages."""
+        return [show(self._full(name)) for name in self.plan.target.names.take(self.plan.write)]
+
+    def check_space(self) -> None:
+        """Pass if there is room for the whole checkout.
+
+        Raises:
+            StorageFull: before anything was touched.
+        """
+        directory = self._path
+        while True:
+            try:
+                fd = self._dirs.acquire(directory)
+                break
+            except NotFound:
+                directory = directory.rpartition(b"/")[0]
+        try:
+            check_space(fd, self.plan.needed_bytes)
+        finally:
+            self._dirs.release(directory)
+
+    # ------------------------------------------------------------ files
+
+    def create(self, index: int) -> int:
+        """A descriptor, open for reading and writing, of a new file beside the target of file `index`."""
+        path = self._target(index)
+        parent = path.rpartition(b"/")[0]
+        dir_fd = self._dirs.acquire(parent, make=True)
+        temp = temp_name()
+        try:
+            fd = os.open(temp, TEMP_FLAGS, 0o600, dir_fd=dir_fd)
+        except BaseException as error:
+            self._dirs.release(parent)
+            if isinstance(error, OSError):
+                raise os_error(error, path, "written") from error
+            raise
+        self._temps[index] = temp
+        return fd
+
+    def finish(self, index: int, fd: int) -> None:
+        """Give the verified content its name. On any error the temporary file is gone, the target untouched.
+
+        The file's mtime is set a moment into the past. Any later write then shows in it, even within the
+        same tick of the clock, and the stat cache may trust the file at once.
+
+        Raises:
+            ChangedWhileRead: what stands there is not what the plan saw; it stays as it is.
+            StorageFull, StorageError: the system refused.
+        """
+        path = self._target(index)
+        parent, _, name = path.rpartition(b"/")
+        i = int(self.plan.write[index])
+        dir_fd = self._dirs.acquire(parent)
+        temp = self._temps[index]
+        try:
+            os.fchmod(fd, self._mode(int(self.plan.target.kinds[i])))
+            st = os.fstat(fd)
+            mtime_ns = _moment_before(st.st_mtime_ns)
+            os.utime(fd, ns=(st.st_atime_ns, mtime_ns))
+            self._put_in_place(dir_fd, temp, name, path, int(self.plan.expected[index]))
+            after = os.fstat(fd)
+            self._rows[index] = signature(after)
+            self._settled[index] = (after.st_mtime_ns, after.st_size) == (
+                mtime_ns,
+                int(self.plan.target.sizes[i]),
+            )
+            self._done[index] = True
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.unlink(temp, dir_fd=dir_fd)
+            if isinstance(error, OSError):
+                raise os_error(error, path, "written") from error
+            raise
+        finally:
+            os.close(fd)
+            self._dirs.release(parent)
+            self._let_go(index, parent)
+
+    def discard(self, index: int, fd: int) -> None:
+        """Close and remove a file that is not to be; never raises for a file that is gone."""
+        parent = self._target(index).rpartition(b"/")[0]
+        os.close(fd)
+        temp = self._temps.get(index)
+        if temp is None:
+            return
+        try:
+            dir_fd = self._dirs.acquire(parent)
+            try:
+                os.unlink(temp, dir_fd=dir_fd)
+            finally:
+                self._dirs.release(parent)
+        except (OSError, DvkError):
+            pass  # the directory or the file was removed under our hands: nothing is left behind
+        finally:
+            self._let_go(index, parent)
+
+    def _let_go(self, index: int, parent: bytes) -> None:
+        """Give back the handle that `create` took."""
+        del self._temps[index]
+        self._dirs.release(parent)
+
+    def _put_in_place(self, dir_fd: int, temp: bytes, name: bytes, path: bytes, expected: int) -> None:
+        """Rename `temp` to `name` if there stands what the plan saw: row `expected` of the scan, or nothing."""
+        if expected < 0:
+            try:
+                if rename_new(temp, dir_fd, name, dir_fd):
+                    return
+            except FileExistsError as error:
+                raise self._appeared(dir_fd, name, path) from error
+        now = lstat_in(dir_fd, name)
+        if expected < 0 and now is not None:
+            raise self._appeared(dir_fd, name, path)
+        if expected >= 0 and (now is None or signature(now) != self.plan.scan.stats.row(expected)):
+            raise ChangedWhileRead(
+                "was changed while the checkout was under way: left as it is",
+                subject=show(path),
+                hint="look at it, then run the same command again",
+            )
+        os.rename(temp, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+    def _appeared(self, dir_fd: int, name: bytes, path: bytes) -> DvkError:
+        now = lstat_in(dir_fd, name)
+        what = kind_name(now.st_mode) if now is not None else "something"
+        return ChangedWhileRead(
+            f"cannot be written: {what} that the plan did not see is there",
+            subject=show(path),
+            hint="it may be ignored or have appeared just now: move it away and run the same command again",
+        )
+
+    # ------------------------------------------------------------ everything else
+
+    def delete(self) -> list[DvkError]:
+        """Remove what the plan lists, if it is still what the plan saw, and directories that become empty.
+
+        The folder itself stays; see `remove_empty_dirs`.
+        """
+        scan = self.plan.scan
+        problems: list[DvkError] = []
+        parents: set[bytes] = set()
+        rows = self.plan.deletes
+        for i, name in zip(rows.tolist(), scan.names.take(rows), strict=True):
+            path = self._full(name)
+            parent, _, last = path.rpartition(b"/")
+            try:
+                dir_fd = self._dirs.acquire(parent)
+            except NotFound:
+                continue
+            except DvkError as error:
+                problems.append(error)
+                continue
+            try:
+                if scan.kinds[i] == Kind.EMPTYDIR:
+                    os.rmdir(last, dir_fd=dir_fd)
+                else:
+                    now = lstat_in(dir_fd, last)
+                    if now is None:
+                        continue
+                    if signature(now) != scan.stats.row(i):
+                        raise ChangedWhileRead(
+                            "was changed while the checkout was under way: not deleted", subject=show(path)
+                        )
+                    os.unlink(last, dir_fd=dir_fd)
+                parents.add(parent)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if scan.kinds[i] != Kind.EMPTYDIR or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    problems.append(os_error(error, path, "deleted"))
+            except DvkError as error:
+                problems.append(error)
+            finally:
+                self._dirs.release(parent)
+        self._remove_empty(parents)
+        return problems
+
+    def _remove_empty(self, directories: Iterable[bytes]) -> None:
+        """Remove those of `directories`, and then of their parents, that are empty, below the folder."""
+        left = set(directories)
+        while left:
+            directory = max(left, key=lambda d: d.count(b"/"))
+            left.discard(directory)
+            if len(directory) <= len(self._path):
+                continue
+            parent, _, name = directory.rpartition(b"/")
+            self._dirs.forget(directory)
+            try:
+                dir_fd = self._dirs.acquire(parent)
+            except DvkError:
+                continue  # gone, or replaced by something that is not ours
+            try:
+                os.rmdir(name, dir_fd=dir_fd)
+                left.add(parent)
+            except OSError:
+                pass  # not empty, which is the usual case, or not ours to remove
+            finally:
+                self._dirs.release(parent)
+
+    def make_dirs(self) -> list[DvkError]:
+        """Make the empty directories of the plan."""
+        problems: list[DvkError] = []
+        for name in self.plan.target.names.take(self.plan.mkdirs):
+            path = self._full(name)
+            try:
+                self._dirs.acquire(path, make=True)
+            except StorageFull:
+                raise
+            except DvkError as error:
+                problems.append(error)
+            else:
+                self._dirs.release(path)
+        return problems
+
+    def link(self) -> list[DvkError]:
+        """Make the links of the plan, each in one step in place of what stood there."""
+        plan = self.plan
+        problems: list[DvkError] = []
+        numbers = np.cumsum(plan.target.kinds == Kind.LINK) - 1
+        for i, expected in zip(plan.links.tolist(), plan.links_expected.tolist(), strict=True):
+            path = self._full(plan.target.names[i])
+            parent, _, name = path.rpartition(b"/")
+            temp = temp_name()
+            try:
+                dir_fd = self._dirs.acquire(parent, make=True)
+            except StorageFull:
+                raise
+            except DvkError as error:
+                problems.append(error)
+                continue
+            try:
+                os.symlink(plan.target.targets[int(numbers[i])], temp, dir_fd=dir_fd)
+                try:
+                    self._put_in_place(dir_fd, temp, name, path, expected)
+                except BaseException:
+                    os.unlink(temp, dir_fd=dir_fd)
+                    raise
+                now = lstat_in(dir_fd, name)
+                if now is not None:
+                    self._link_rows[i] = signature(now)
+            except OSError as error:
+                failure = os_error(error, path, "written")
+                if isinstance(failure, StorageFull):
+                    raise failure from error
+                problems.append(failure)
+            except DvkError as error:
+                problems.append(error)
+            finally:
+                self._dirs.release(parent)
+        return problems
+
+    def set_modes(self) -> list[DvkError]:
+        """Give the executable bit to files that differ in it alone, or take it."""
+        plan = self.plan
+        problems: list[DvkError] = []
+        for i, expected in zip(plan.modes.tolist(), plan.modes_expected.tolist(), strict=True):
+            path = self._full(plan.target.names[i])
+            try:
+                fd = open_regular(self._dirs, path)
+            except DvkError as error:
+                problems.append(error)
+                continue
+            try:
+                if signature(os.fstat(fd)) != plan.scan.stats.row(expected):
+                    raise ChangedWhileRead(
+                        "was changed while the checkout was under way: its mode stays", subject=show(path)
+                    )
+                os.fchmod(fd, self._mode(int(plan.target.kinds[i])))
+                self._mode_rows[i] = signature(os.fstat(fd))
+            except OSError as error:
+                problems.append(os_error(error, path, "changed"))
+            except DvkError as error:
+                problems.append(error)
+            finally:
+                os.close(fd)
+        return problems
+
+    def entries(self) -> Written:
+        """The entries that are in step now: those that were, and those that this made so."""
+        plan = self.plan
+        m = len(plan.target)
+        rows = np.zeros((m, 4), np.int64)
+        have = np.zeros(m, np.bool_)
+        settled = np.zeros(m, np.bool_)
+        stats = plan.scan.stats
+        stay = np.flatnonzero(plan.stay)
+        at = plan.stay_at[stay]
+        for k, column in enumerate((stats.sizes, stats.mtime_ns, stats.ctime_ns, stats.inodes)):
+            rows[stay, k] = column[at]
+        have[stay] = True
+        done = plan.write[self._done]
+        rows[done], have[done], settled[done] = self._rows[self._done], True, self._settled[self._done]
+        for i, row in (*self._link_rows.items(), *self._mode_rows.items()):
+            rows[i], have[i] = row, True
+        have[plan.mkdirs] = True
+        index = np.flatnonzero(have)
+        numbers = np.cumsum(plan.target.kinds == Kind.LINK) - 1
+        links = numbers[index[plan.target.kinds[index] == Kind.LINK]]
+        columns = [np.ascontiguousarray(rows[index, k]) for k in range(4)]
+        device = stats.device or self._device()
+        scan = Scan(
+            names=plan.target.names.take(index),
+            kinds=plan.target.kinds[index],
+            stats=Stats(columns[0], columns[1], columns[2], columns[3], device),
+            targets=plan.target.targets.take(links),
+        )
+        return Written(scan, plan.target.ids[index], settled[index], index)
+
+    def _device(self) -> int:
+        try:
+            fd = self._dirs.acquire(self._path.rpartition(b"/")[0])
+        except DvkError:
+            return 0
+        try:
+            return os.fstat(fd).st_dev
+        finally:
+            self._dirs.release(self._path.rpartition(b"/")[0])
+
+    def _mode(self, kind: int) -> int:
+        return (0o777 if kind == Kind.EXEC else 0o666) & ~self._umask
+
+    def _target(self, index: int) -> bytes:
+        return self._full(self.plan.target.names[int(self.plan.write[index])])
+
+    def _full(self, name: bytes) -> bytes:
+        return self._path + b"/" + name if self._path and name else self._path or name
+
+
+def _moment_before(mtime_ns: int) -> int:
+    """A time that no write from now on can bring about, in whole milliseconds for filesystems that round."""
+    back = _COARSE_BACK_NS if mtime_ns % _SECOND_NS == 0 else _FINE_BACK_NS
+    return (mtime_ns - back) // _MILLISECOND_NS * _MILLISECOND_NS
+
+
+def _current_umask() -> int:
+    # There is no call that only asks. Between the two calls a file of another thread could get too few
+    # bits taken away; 077 takes too many.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
