@@ -63,7 +63,7 @@ def test_two_processes_use_one_server_and_the_last_lets_it_go(s3: S3Address, tmp
         keeper = json.loads((tmp_path / "s" / "address.json").read_text())["keeper"]
         users[0].kill()
         users[0].wait()
-        time.sleep(1.2)
+        time.sleep(0.8)
         assert alive(keeper)
     finally:
         for user in users:
