@@ -215,7 +215,9 @@ class _Walk:
             match = self.rules.match
             ignored = [k for k in keys if match(prefix + k.rstrip(b"/"), k[-1] == _SLASH)]
             self.ignored += len(ignored)
-            self.ignored_examples += [prefix + k for k in ignored[: _EXAMPLES - len(self.ignored_examples)]]
+            self.ignored_examples += [
+                prefix + k.rstrip(b"/") for k in ignored[: _EXAMPLES - len(self.ignored_examples)]
+            ]
             out.update(ignored)
         # In a sorted list, names with a common start are found without looking at the others.
         for i in range(bisect_left(keys, _TEMP_START), len(keys)):
