@@ -27,6 +27,7 @@ code (`dvk.cli.exit_codes`).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -136,4 +137,7 @@ def one_or_many(message: str, failures: Sequence[DvkError], *, hint: str = "") -
     """The only failure itself, or one error of the first one's category that names them all."""
     if len(failures) == 1:
         return failures[0]
-    return type(failures[0])(message, hint=hint or failures[0].hint, failures=failures)
+    error = copy.copy(failures[0])  # keeps what its category knows besides
+    error.args, error.message, error.subject = (message,), message, ""
+    error.hint, error.failures = hint or failures[0].hint, tuple(failures)
+    return error

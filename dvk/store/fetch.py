@@ -139,12 +139,19 @@ class _Fetch:
         ranges = list(plan_ranges(blocks, members, max_range_bytes=_RANGE_BYTES))
         self.meter.total_bytes = (self.meter.total_bytes or 0) + sum(r.length for r in ranges)
         jobs: deque[Future[None]] = deque()
-        for r in ranges:
-            jobs.append(self._pool.submit(self._range, r, blocks, members, chunks, names, offset))
-            while len(jobs) > CONNECTIONS + 4:
+        try:
+            for r in ranges:
+                jobs.append(self._pool.submit(self._range, r, blocks, members, chunks, names, offset))
+                while len(jobs) > CONNECTIONS + 4:
+                    jobs.popleft().result()
+            while jobs:
                 jobs.popleft().result()
-        while jobs:
-            jobs.popleft().result()
+        except BaseException:
+            for job in jobs:
+                job.cancel()
+            # Another root may need the same chunks; what was stored meanwhile is at worst stored twice.
+            self.writer.give_back([names[i] for i in new.tolist()])
+            raise
         self.writer.end_of_path()
 
     def _range(

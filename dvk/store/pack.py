@@ -181,9 +181,9 @@ class PackBuilder:
         """State in the footer which page is the root of a file's recipe."""
         self._recipes.append(row)
 
-    @property
-    def chunk_count(self) -> int:
-        return sum(b[2] for b in self._blocks)
+    def last_block(self) -> list[Buffer]:
+        """The parts of the block added last, as they will lie in the pack."""
+        return self._parts[-2:]
 
     @property
     def empty(self) -> bool:

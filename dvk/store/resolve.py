@@ -31,6 +31,7 @@ from dvk.store.pages import (
     leaf_refs,
     leaves_under,
     load_leaf,
+    load_page,
     page_id,
     parse_page,
 )
@@ -251,6 +252,15 @@ class Resolver:
             pages += part.pages
             recipes += part.recipes
         return Part(entries, known, pages, recipes)
+
+    def leaf_contents(
+        self, root: Root, leaf: bytes, section: Section
+    ) -> tuple[Entries, list[Content | Ref | None], list[RecipeRow]]:
+        """One listing leaf from its section: entries, for each its chunks or where its own locator lies, recipes."""
+        page = load_page(ListKind.LISTING, PageId(leaf), lambda _: section.leaf)
+        if not isinstance(page.body, Entries):
+            raise Corrupt("a section holds another page than its leaf", subject=root.text)
+        return page.body, *self._leaf_contents(root, page.body, section)
 
     def _leaf_contents(
         self, root: Root, entries: Entries, section: Section

@@ -161,18 +161,24 @@ class _Restore:
     # ------------------------------------------------------------ small files
 
     def _all_small(self, pool: ThreadPoolExecutor, small: list[tuple[int, Content]]) -> None:
-        def place(item: tuple[int, Content]) -> tuple[int, int, int]:
+        placements: dict[int, int] = {}  # block numbers mean something within one placement only
+
+        def place(item: tuple[int, Content]) -> tuple[int, int, int, int]:
             c = item[1]
+            which = placements.setdefault(id(c.placement), len(placements))
             if not len(c.chunks):
-                return (-1, 0, 0)
+                return (which, -1, 0, 0)
             b = int(c.placement.block[c.first])
             blocks = c.placement.blocks
-            return int(blocks.pack[b]), int(blocks.offset[b]), int(c.placement.offset[c.first])
+            return which, int(blocks.pack[b]), int(blocks.offset[b]), int(c.placement.offset[c.first])
 
         jobs: deque[Future[None]] = deque()
         group: list[tuple[int, Content]] = []
         size = 0
         for item in sorted(small, key=place):
+            if group and group[-1][1].placement is not item[1].placement:
+                jobs.append(pool.submit(self._small_files, group))
+                group, size = [], 0
             group.append(item)
             size += int(self.sizes[item[0]])
             if size >= TASK_BYTES:
