@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dvk.errors import ChangedWhileRead, DvkError, NotFound, StorageFull
+from dvk.errors import ChangedWhileRead, DvkError, NotFound, Refused, StorageFull
 from dvk.store.listing import Kind
 from dvk.store.names import I64, U8, show
 from dvk.workspace.handles import DirHandles, kind_name, lstat_in, open_regular, os_error
@@ -103,7 +103,7 @@ class WorkTree:
             try:
                 fd = self._dirs.acquire(directory)
                 break
-            except NotFound:
+            except (NotFound, Refused):  # not there yet, or a file: its directory will do
                 directory = directory.rpartition(b"/")[0]
         try:
             check_space(fd, self.plan.needed_bytes)
