@@ -19,7 +19,7 @@ import numpy.typing as npt
 from dvk.backend.contract import Buffer
 from dvk.ids import PackId, PageId
 from dvk.store.codec import encode_checked
-from dvk.store.pack import MAX_BLOCK_BYTES, TARGET_PACK_BYTES, Footer, PackBuilder, PackKind, RecipeRow
+from dvk.store.pack import BLOCK_HEADER, MAX_BLOCK_BYTES, TARGET_PACK_BYTES, Footer, PackBuilder, PackKind, RecipeRow
 
 U32 = npt.NDArray[np.uint32]
 
@@ -38,6 +38,7 @@ class Written:
 
     new_chunks: int = 0
     new_bytes: int = 0  #: decoded bytes of the chunks taken
+    encoded_bytes: int = 0  #: of their blocks, as soon as they are encoded
     stored_bytes: int = 0  #: bytes of the packs
 
 
@@ -142,6 +143,7 @@ class PackWriter:
         with self._lock:
             self.written.new_chunks += len(ids)
             self.written.new_bytes += raw_len
+            self.written.encoded_bytes += BLOCK_HEADER.size + len(payload)
             builder = self._builders[PackKind.DATA]
             builder.add_block(codec, payload, raw_len, ids=b"".join(ids), lengths=np.array(lengths, np.uint32))
         self._put_if_full(PackKind.DATA)

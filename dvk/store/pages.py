@@ -15,6 +15,7 @@ unequal pages only. Entries stay columns of numbers from end to end.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -539,9 +540,13 @@ def edit_listing(root: PageId, load: Load, emit: Emit, *, put: Entries, remove: 
 
 
 class _Edits:
+    """Changes to a listing: entries to set, and names to take out with all that lies below them."""
+
     def __init__(self, put: Entries, remove: Sequence[bytes]) -> None:
         self.put = put
         self.remove = sorted(remove)
+        # An entry below a directory takes the place of that directory's own entry, which says that it is empty.
+        self.parents = sorted({d for name in put.names for d in _parents(name)})
 
     def _range(self, low: bytes, high: bytes | None) -> tuple[int, int]:
         start = self.put.names.find(low) if low else 0
@@ -551,9 +556,13 @@ class _Edits:
         # A directory that is removed may start before this page and reach into it.
         return [r for r in self.remove if (high is None or r < high) and r + b"/\xff" >= low]
 
+    def _replaced(self, low: bytes, high: bytes | None) -> list[bytes]:
+        start = bisect_left(self.parents, low)
+        return self.parents[start : len(self.parents) if high is None else bisect_left(self.parents, high)]
+
     def touches(self, low: bytes, high: bytes | None) -> bool:
         a, b = self._range(low, high)
-        return b > a or bool(self._removed(low, high))
+        return b > a or bool(self._removed(low, high)) or bool(self._replaced(low, high))
 
     def apply(self, entries: Entries, low: bytes, high: bytes | None) -> Entries:
         a, b = self._range(low, high)
@@ -561,8 +570,19 @@ class _Edits:
         for name in self._removed(low, high):
             start, stop = entries.names.under(name)
             keep[start:stop] = False
-            at = entries.names.find(name)
-            if at < len(entries) and entries.names[at] == name:
-                keep[at] = False
+            _drop(entries, name, keep)
+        for name in self._replaced(low, high):
+            _drop(entries, name, keep)
         rest = entries if keep.all() else entries.take(np.flatnonzero(keep))
         return merge_entries(rest, self.put.slice(a, b)) if b > a else rest
+
+
+def _parents(name: bytes) -> Iterator[bytes]:
+    while name := name.rpartition(b"/")[0]:
+        yield name
+
+
+def _drop(entries: Entries, name: bytes, keep: npt.NDArray[np.bool_]) -> None:
+    at = entries.names.find(name)
+    if at < len(entries) and entries.names[at] == name:
+        keep[at] = False
