@@ -91,6 +91,11 @@ class Writer:
         """Append an encoded block whose chunks were all chosen by `choose_new` and proven by hash."""
         self._packs.add_encoded(codec, payload, raw_len, ids=ids, lengths=lengths)
 
+    def give_back(self, ids: Sequence[bytes]) -> None:
+        """Chunks that were chosen and will not come after all."""
+        with self._lock:
+            self._pending.difference_update(ids)
+
     def add_owed(self, ids: Sequence[bytes], lengths: Sequence[int], raw: memoryview) -> None:
         """Store chunks that were all chosen by `choose_new`; they cover `raw`."""
         self._packs.add_new(range(len(ids)), ids, lengths, raw)
