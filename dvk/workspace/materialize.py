@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -31,13 +32,23 @@ from dvk.store.names import I64, U8, show
 from dvk.workspace.handles import DirHandles, kind_name, lstat_in, open_regular, os_error
 from dvk.workspace.host import rename_new
 from dvk.workspace.plan import CheckoutPlan
-from dvk.workspace.probe import TEMP_FLAGS, check_space, temp_name
+from dvk.workspace.probe import TEMP_FLAGS, TempNames, check_space
 from dvk.workspace.stats import Scan, Stats, signature
 
-_SECOND_NS = 1_000_000_000
 _MILLISECOND_NS = 1_000_000
-_FINE_BACK_NS = 20 * _MILLISECOND_NS
-_COARSE_BACK_NS = 4 * _SECOND_NS
+_SECOND_NS = 1_000_000_000
+_BACK_NS = 20 * _MILLISECOND_NS  # more than the slowest kernel tick, as which a later write is stamped
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """A file between `create` and `finish`; its directory's handle is held."""
+
+    path: bytes
+    parent: bytes
+    name: bytes
+    dir_fd: int
+    temp: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +80,15 @@ class WorkTree:
         self.plan = plan
         self._path = path
         self._dirs = DirHandles(root_fd, limit=128)
-        self._umask = _current_umask()
-        self._temps: dict[int, bytes] = {}
+        umask = _current_umask()
+        self._file_mode, self._exec_mode = 0o666 & ~umask, 0o777 & ~umask
+        self._temp_names = TempNames()
+        self._writing: dict[int, _Writing] = {}
+        # As Python lists: one element of an array costs as much as a system call.
+        self._names = list(plan.target.names.take(plan.write))
+        self._kinds: list[int] = plan.target.kinds[plan.write].tolist()
+        self._sizes: list[int] = plan.sizes.tolist()
+        self._expected: list[int] = plan.expected.tolist()
         n = len(plan.write)
         self._rows = np.zeros((n, 4), np.int64)
         self._done = np.zeros(n, np.bool_)
@@ -90,7 +108,7 @@ class WorkTree:
 
     def shown(self) -> list[str]:
         """The names of the files to be written, for messages."""
-        return [show(self._full(name)) for name in self.plan.target.names.take(self.plan.write)]
+        return [show(self._full(name)) for name in self._names]
 
     def check_space(self) -> None:
         """Pass if there is room for the whole checkout.
@@ -115,9 +133,9 @@ class WorkTree:
     def create(self, index: int) -> int:
         """A descriptor, open for reading and writing, of a new file beside the target of file `index`."""
         path = self._target(index)
-        parent = path.rpartition(b"/")[0]
+        parent, _, name = path.rpartition(b"/")
         dir_fd = self._dirs.acquire(parent, make=True)
-        temp = temp_name()
+        temp = self._temp_names.next()
         try:
             fd = os.open(temp, TEMP_FLAGS, 0o600, dir_fd=dir_fd)
         except BaseException as error:
@@ -125,7 +143,7 @@ class WorkTree:
             if isinstance(error, OSError):
                 raise os_error(error, path, "written") from error
             raise
-        self._temps[index] = temp
+        self._writing[index] = _Writing(path, parent, name, dir_fd, temp)
         return fd
 
     def finish(self, index: int, fd: int) -> None:
@@ -138,57 +156,36 @@ class WorkTree:
             ChangedWhileRead: what stands there is not what the plan saw; it stays as it is.
             StorageFull, StorageError: the system refused.
         """
-        path = self._target(index)
-        parent, _, name = path.rpartition(b"/")
-        i = int(self.plan.write[index])
-        dir_fd = self._dirs.acquire(parent)
-        temp = self._temps[index]
+        job = self._writing.pop(index)
         try:
-            os.fchmod(fd, self._mode(int(self.plan.target.kinds[i])))
-            st = os.fstat(fd)
-            mtime_ns = _moment_before(st.st_mtime_ns)
-            os.utime(fd, ns=(st.st_atime_ns, mtime_ns))
-            self._put_in_place(dir_fd, temp, name, path, int(self.plan.expected[index]))
-            after = os.fstat(fd)
-            self._rows[index] = signature(after)
-            self._settled[index] = (after.st_mtime_ns, after.st_size) == (
-                mtime_ns,
-                int(self.plan.target.sizes[i]),
-            )
+            os.fchmod(fd, self._exec_mode if self._kinds[index] == Kind.EXEC else self._file_mode)
+            mtime_ns = _moment_ago()
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+            self._put_in_place(job.dir_fd, job.temp, job.name, job.path, self._expected[index])
+            row = signature(os.fstat(fd))
+            self._rows[index] = row
+            # Where the filesystem rounds the time, or somebody wrote already, the row is as any other.
+            self._settled[index] = row[1] == mtime_ns and row[0] == self._sizes[index]
             self._done[index] = True
         except BaseException as error:
             with contextlib.suppress(OSError):
-                os.unlink(temp, dir_fd=dir_fd)
+                os.unlink(job.temp, dir_fd=job.dir_fd)
             if isinstance(error, OSError):
-                raise os_error(error, path, "written") from error
+                raise os_error(error, job.path, "written") from error
             raise
         finally:
             os.close(fd)
-            self._dirs.release(parent)
-            self._let_go(index, parent)
+            self._dirs.release(job.parent)
 
     def discard(self, index: int, fd: int) -> None:
         """Close and remove a file that is not to be; never raises for a file that is gone."""
-        parent = self._target(index).rpartition(b"/")[0]
         os.close(fd)
-        temp = self._temps.get(index)
-        if temp is None:
+        job = self._writing.pop(index, None)
+        if job is None:
             return
-        try:
-            dir_fd = self._dirs.acquire(parent)
-            try:
-                os.unlink(temp, dir_fd=dir_fd)
-            finally:
-                self._dirs.release(parent)
-        except (OSError, DvkError):
-            pass  # the directory or the file was removed under our hands: nothing is left behind
-        finally:
-            self._let_go(index, parent)
-
-    def _let_go(self, index: int, parent: bytes) -> None:
-        """Give back the handle that `create` took."""
-        del self._temps[index]
-        self._dirs.release(parent)
+        with contextlib.suppress(OSError):  # removed under our hands: then nothing is left behind either
+            os.unlink(job.temp, dir_fd=job.dir_fd)
+        self._dirs.release(job.parent)
 
     def _put_in_place(self, dir_fd: int, temp: bytes, name: bytes, path: bytes, expected: int) -> None:
         """Rename `temp` to `name` if there stands what the plan saw: row `expected` of the scan, or nothing."""
@@ -309,7 +306,7 @@ class WorkTree:
         for i, expected in zip(plan.links.tolist(), plan.links_expected.tolist(), strict=True):
             path = self._full(plan.target.names[i])
             parent, _, name = path.rpartition(b"/")
-            temp = temp_name()
+            temp = self._temp_names.next()
             try:
                 dir_fd = self._dirs.acquire(parent, make=True)
             except StorageFull:
@@ -406,19 +403,19 @@ class WorkTree:
             self._dirs.release(self._path.rpartition(b"/")[0])
 
     def _mode(self, kind: int) -> int:
-        return (0o777 if kind == Kind.EXEC else 0o666) & ~self._umask
+        return self._exec_mode if kind == Kind.EXEC else self._file_mode
 
     def _target(self, index: int) -> bytes:
-        return self._full(self.plan.target.names[int(self.plan.write[index])])
+        return self._full(self._names[index])
 
     def _full(self, name: bytes) -> bytes:
         return self._path + b"/" + name if self._path and name else self._path or name
 
 
-def _moment_before(mtime_ns: int) -> int:
-    """A time that no write from now on can bring about, in whole milliseconds for filesystems that round."""
-    back = _COARSE_BACK_NS if mtime_ns % _SECOND_NS == 0 else _FINE_BACK_NS
-    return (mtime_ns - back) // _MILLISECOND_NS * _MILLISECOND_NS
+def _moment_ago() -> int:
+    """A time in the past that no filesystem can take a later write for: milliseconds, never a whole second."""
+    mtime_ns = (time.time_ns() - _BACK_NS) // _MILLISECOND_NS * _MILLISECOND_NS
+    return mtime_ns if mtime_ns % _SECOND_NS else mtime_ns - _MILLISECOND_NS
 
 
 def _current_umask() -> int:

@@ -6,6 +6,7 @@ comes too late. The filesystem is tried out; the name of the operating system sa
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import stat
@@ -26,6 +27,18 @@ _STALE_NS = 3600 * 1_000_000_000
 def temp_name() -> bytes:
     """A fresh name for a file that is being written; `scan` knows and skips such names."""
     return b".dvk-" + secrets.token_hex(16).encode() + b".tmp"
+
+
+class TempNames:
+    """Many fresh names: unpredictable as a whole, a number to tell them apart. Any thread may call `next`."""
+
+    def __init__(self) -> None:
+        self._start = b".dvk-" + secrets.token_hex(12).encode()
+        self._numbers = itertools.count()
+
+    def next(self) -> bytes:
+        """The next name; the first 4,294,967,296 differ."""
+        return b"%s%08x.tmp" % (self._start, next(self._numbers) & 0xFFFFFFFF)
 
 
 def check_space(fd: int, needed_bytes: int) -> None:

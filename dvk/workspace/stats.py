@@ -23,6 +23,9 @@ TEMP_NAME = re.compile(
 )  #: names that `materialize` gives what it is at
 
 
+_LIMIT = (1 << 63) - 1
+
+
 @dataclass(frozen=True, slots=True)
 class Stats:
     """What the filesystem says of n entries; together it tells an unchanged file from a changed one.
@@ -79,7 +82,10 @@ class Scan:
 
 def signature(st: os.stat_result) -> tuple[int, int, int, int]:
     """The four numbers of `Stats.row` from one stat result."""
-    return st.st_size, _clamp(st.st_mtime_ns), _clamp(st.st_ctime_ns), _signed(st.st_ino)
+    mtime_ns, ctime_ns, inode = st.st_mtime_ns, st.st_ctime_ns, st.st_ino
+    if not (-_LIMIT < mtime_ns < _LIMIT and -_LIMIT < ctime_ns < _LIMIT and inode < _LIMIT):
+        return st.st_size, _clamp(mtime_ns), _clamp(ctime_ns), _signed(inode)
+    return st.st_size, mtime_ns, ctime_ns, inode
 
 
 def empty_scan() -> Scan:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -469,6 +471,53 @@ def test_files_just_written_are_trusted_at_once_and_any_edit_shows(
     match = loaded.match(scan)
     unknown = [scan.names[i] for i in np.flatnonzero(~match.known)]
     assert unknown == [b"%03d" % i for i in range(0, 200, 10)]
+
+
+WRITER = """
+import os, sys
+import numpy as np
+from dvk.store.listing import Entries
+from dvk.store.names import Names
+from dvk.workspace.materialize import WorkTree
+from dvk.workspace.plan import plan_checkout
+from dvk.workspace.scan import scan_folder
+
+n = 300
+target = Entries(Names.of([b"d/%03d" % i for i in range(n)]), np.ones(n, np.uint8), np.full(n, 5000, np.int64),
+                 np.zeros((n, 32), np.uint8), Names.of([]))
+root = os.open(sys.argv[1], os.O_RDONLY)
+scan = scan_folder(root, b"f")
+k = len(scan)
+plan = plan_checkout(target, scan, known=np.ones(k, bool), ids=np.ones((k, 32), np.uint8),
+                     holds=lambda ids, sizes: np.ones(len(ids), bool))
+print("go", flush=True)
+with WorkTree(root, b"f", plan) as tree:
+    for i in range(n):
+        fd = tree.create(i)
+        os.write(fd, b"n" * 2500)
+        os.write(fd, b"n" * 2500)
+        tree.finish(i, fd)
+"""
+
+
+@pytest.mark.parametrize("delay_ms", [0, 3, 8, 15])
+def test_a_killed_checkout_leaves_every_file_old_or_new(tmp_path: Path, root: int, delay_ms: int) -> None:
+    lay_out(tmp_path / "f", {b"d/%03d" % i: (Kind.FILE, b"old") for i in range(300)})
+    run = subprocess.Popen([sys.executable, "-c", WRITER, tmp_path], stdout=subprocess.PIPE)
+    assert run.stdout is not None and run.stdout.readline() == b"go\n"
+    time.sleep(delay_ms / 1000)
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    scan = scan_folder(root, b"f")
+    assert len(scan) == 300 and len(scan.leftovers) <= 1
+    for entry in on_disk(tmp_path / "f/d").items():
+        if not entry[0].startswith(b".dvk-"):
+            assert entry[1][1] in (b"old", b"n" * 5000)
+    assert subprocess.run([sys.executable, "-c", WRITER, tmp_path], stdout=subprocess.DEVNULL).returncode == 0
+    assert {content for _, content in (e for n, e in on_disk(tmp_path / "f/d").items() if n[:1] != b".")} == {
+        b"n" * 5000
+    }
 
 
 def test_folded_names_are_found_by_trying_the_filesystem(
