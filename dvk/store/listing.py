@@ -92,7 +92,8 @@ class Entries:
     @property
     def total_bytes(self) -> int:
         """The sum of the sizes of files, in integers that cannot wrap."""
-        return int(self.sizes[self.is_file].sum(dtype=np.uint64))
+        sizes = self.sizes[self.is_file]
+        return (int((sizes >> 32).sum()) << 32) + int((sizes & 0xFFFF_FFFF).sum())
 
     def slice(self, start: int, stop: int) -> Entries:
         """Entries `start` to `stop`; shares memory."""

@@ -34,6 +34,8 @@ I64 = npt.NDArray[np.int64]
 
 MAX_BLOCK_BYTES = 1 << 20
 TARGET_PACK_BYTES = 64 << 20
+#: A pack ends here too: a million files of a few bytes fill a footer long before they fill a pack.
+TARGET_FOOTER_BYTES = 8 << 20
 MAX_PACK_BYTES = 1 << 30
 MAX_FOOTER_BYTES = 64 << 20
 
@@ -166,6 +168,7 @@ class PackBuilder:
         self._lengths: list[U32] = []
         self._recipes: list[RecipeRow] = []
         self.size_bytes = HEADER.size  #: where the next block will start
+        self._footer_bytes = FOOTER_HEADER.size
 
     def add_block(self, codec: int, payload: Buffer, raw_len: int, *, ids: bytes, lengths: U32) -> int:
         """Append an encoded block; `ids` are 32 bytes a chunk, `lengths` uint32. Returns its offset in the pack."""
@@ -175,11 +178,13 @@ class PackBuilder:
         self._ids.append(ids)
         self._lengths.append(lengths)
         self.size_bytes += BLOCK_HEADER.size + len(payload)
+        self._footer_bytes += 13 + len(lengths) * (4 + ID_BYTES)
         return offset
 
     def add_recipe(self, row: RecipeRow) -> None:
         """State in the footer which page is the root of a file's recipe."""
         self._recipes.append(row)
+        self._footer_bytes += _RECIPE.itemsize
 
     def last_block(self) -> list[Buffer]:
         """The parts of the block added last, as they will lie in the pack."""
@@ -188,6 +193,11 @@ class PackBuilder:
     @property
     def empty(self) -> bool:
         return not self._blocks and not self._recipes
+
+    @property
+    def full(self) -> bool:
+        """Whether the pack should be finished: its blocks or its footer have the length they should have."""
+        return self.size_bytes >= TARGET_PACK_BYTES or self._footer_bytes >= TARGET_FOOTER_BYTES
 
     def footer(self) -> Footer:
         """The columns so far."""
@@ -210,6 +220,8 @@ class PackBuilder:
         """The name of the pack and its bytes as parts, ready for `Backend.put`."""
         footer = format_footer(self.footer())
         total = self.size_bytes + len(footer) + TRAILER.size
+        if len(footer) > MAX_FOOTER_BYTES or total > MAX_PACK_BYTES:
+            raise ValueError(f"a pack of {total:,} bytes with a footer of {len(footer):,} could not be read again")
         head = TRAILER.pack(
             _END, self.kind, 1, 0, self.size_bytes, len(footer), total, blake3(footer).digest()[:16], 0
         )[:-8]
@@ -320,7 +332,7 @@ def _check_footer(f: Footer, trailer: Trailer, subject: str) -> None:
         raise bad("recipes in a data pack")
     for name in np.unique(f.recipes["profile"]):
         text = bytes(name).rstrip(b"\0")
-        if not text or b"\0" in text or not text.isascii():
+        if not text or not text.isascii() or any(b < 33 for b in text):
             raise bad("a profile name")
 
 

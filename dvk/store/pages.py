@@ -1,8 +1,8 @@
 """Paged lists: the one Merkle structure. docs/format/pages.md is the truth, this module is its code.
 
-A folder of a million files and a file of a million chunks are the same thing: an ordered list, cut into pages where the
-entries themselves say so. Two versions share every page but those around a change, so that a push, a diff or a status looks at
-unequal pages only. Entries stay columns of numbers from end to end.
+A folder of a million files and a file of a million chunks are the same thing: an ordered list, cut into pages where
+the entries themselves say so. Two versions share every page but those around a change, so that a push, a diff or a
+status looks at unequal pages only. Entries stay columns of numbers from end to end.
 
 >>> pages = {}
 >>> writer = ListWriter(ListKind.RECIPE, lambda i, data: pages.update({i: data}))
@@ -14,6 +14,7 @@ unequal pages only. Entries stay columns of numbers from end to end.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ from blake3 import blake3
 from dvk.errors import Corrupt, NewerFormat
 from dvk.ids import ID_BYTES, PageId
 from dvk.store.listing import Entries, Kind, merge_entries
-from dvk.store.names import I64, U8, Names
+from dvk.store.names import I64, U8, Names, show
 from dvk.store.paths import check_link, check_names
 
 U32 = npt.NDArray[np.uint32]
@@ -43,6 +44,8 @@ _CUT_BELOW = (1 << 64) // 2048
 
 PAGE_HEADER = struct.Struct("<4sBBBBIIQQQ")
 _MAGIC = b"dvkP"
+
+_SLASH = ord("/")
 
 Load = Callable[[PageId], bytes]  #: the bytes of a page; raises DataMissing. Verified by the caller.
 Emit = Callable[[PageId, bytes], None]  #: takes a finished page
@@ -258,10 +261,11 @@ def _parse_children(columns: _Columns, kind: ListKind, n: int) -> Children:
     firsts: list[bytes] = [b""] * n
     if kind is ListKind.LISTING:
         lengths = np.frombuffer(columns.take(2 * n), "<u2").astype(np.int64)
-        names = columns.names(lengths)
-        firsts = list(names)
-        if any(a >= b for a, b in zip(firsts, firsts[1:], strict=False)):
+        firsts = list(columns.names(lengths))
+        if not firsts[0] or any(a >= b for a, b in itertools.pairwise(firsts)):
             raise Corrupt("the children of a page are not in order", subject=columns.subject)
+    if min(entries) < 1:  # only the page of an empty list is empty, and that has no parent
+        raise Corrupt("a page has an empty child", subject=columns.subject)
     return Children(
         tuple(PageRef(PageId(ids[32 * i : 32 * i + 32]), entries[i], files[i], totals[i], firsts[i]) for i in range(n))
     )
@@ -286,7 +290,7 @@ def _parse_entries(columns: _Columns, n: int) -> Entries:
     targets = columns.names(sizes[links].astype(np.int64))
     check_names(names, subject=subject)
     for i, target in zip(np.flatnonzero(links).tolist(), targets, strict=True):
-        check_link(names[i], target)
+        check_link(names[i], target, subject=subject)
     return Entries(names, kinds, sizes.astype(np.int64), ids, targets)
 
 
@@ -363,7 +367,7 @@ class ListWriter:
         return not self._waiting_count
 
     def adopt(self, ref: PageRef) -> None:
-        """Append a whole page that exists already, where it began and ended at the same entries. Only when `settle` said so."""
+        """Append a whole page that exists already and began at the same entry. Only when `settle` said so."""
         self._refs.append(ref)
 
     def _cut(self, *, final: bool) -> None:
@@ -444,25 +448,34 @@ def leaf_refs(kind: ListKind, root: PageId, load: Load) -> Iterator[PageRef]:
             yield from below(child, got)
 
     top = load_page(kind, root, load)
-    yield from below(PageRef(root, top.entries, top.files, top.total_bytes, b""), top)
+    last = b""
+    for ref in below(PageRef(root, top.entries, top.files, top.total_bytes, _first(top.body)), top):
+        if kind is ListKind.LISTING and ref.first <= last and last:
+            raise Corrupt("the pages of a folder are not in order", subject=f"folder {root.hex()[:12]}")
+        last = ref.first
+        yield ref
+
+
+def _first(body: Body) -> bytes:
+    """The first path on a page of a listing; empty for a recipe."""
+    if isinstance(body, Entries):
+        return body.names[0] if len(body) else b""
+    return body.refs[0].first if isinstance(body, Children) else b""
 
 
 def _agree(ref: PageRef, page: Page, level: int) -> None:
-    if (page.level, page.entries, page.files, page.total_bytes) != (
-        level,
-        ref.entries,
-        ref.files,
-        ref.total_bytes,
-    ):
-        raise Corrupt("a page is not what its parent says", subject=f"page {ref.id.hex()[:12]}")
+    subject = f"page {ref.id.hex()[:12]}"
+    stated = (level, ref.entries, ref.files, ref.total_bytes)
+    if (page.level, page.entries, page.files, page.total_bytes) != stated:
+        raise Corrupt("a page is not what its parent says", subject=subject)
+    if _first(page.body) != ref.first:
+        raise Corrupt("a page does not start where its parent says", subject=subject)
 
 
 def load_leaf(kind: ListKind, ref: PageRef, load: Load) -> Entries | Chunks:
     """The entries of one leaf, checked against its reference."""
     page = load_page(kind, ref.id, load)
     _agree(ref, page, 0)
-    if isinstance(page.body, Entries) and ref.first and page.body.names[0] != ref.first:
-        raise Corrupt("a page does not start where its parent says", subject=f"page {ref.id.hex()[:12]}")
     assert not isinstance(page.body, Children)
     return page.body
 
@@ -471,10 +484,10 @@ def leaves_under(refs: Sequence[PageRef], prefix: bytes) -> list[PageRef]:
     """The leaves of a listing that may hold `prefix` or something below it."""
     if not prefix or len(refs) <= 1:
         return list(refs)
-    last = prefix + b"/\xff"
+    beyond = prefix + b"0"  # the byte after a slash, so that everything below sorts before it
     out = []
     for i, ref in enumerate(refs):
-        begins_after = ref.first > last
+        begins_after = ref.first >= beyond
         ends_before = i + 1 < len(refs) and refs[i + 1].first <= prefix
         if not begins_after and not ends_before:
             out.append(ref)
@@ -485,14 +498,44 @@ def iter_entries(root: PageId, load: Load, *, under: bytes = b"") -> Iterator[En
     """The entries of a folder leaf by leaf, or those at and below one path."""
     refs = list(leaf_refs(ListKind.LISTING, root, load))
     last = b""
+    inside: list[bytes] = []
     for ref in leaves_under(refs, under):
         entries = load_leaf(ListKind.LISTING, ref, load)
         assert isinstance(entries, Entries)
         if len(entries):
             if entries.names[0] <= last and last:
                 raise Corrupt("the pages of a folder are not in order", subject=f"folder {root.hex()[:12]}")
+            inside = _check_border(inside, entries, root)
             last = entries.names[-1]
         yield entries.under(under) if under else entries
+
+
+def _check_border(before: list[bytes], entries: Entries, root: PageId) -> list[bytes]:
+    """See that no name on earlier leaves is a directory of a name on this one.
+
+    Args:
+        before: names on earlier leaves that the last name there begins with; no other can still be a directory.
+
+    Returns:
+        the same for the leaves that follow.
+    """
+    first, last = entries.names[0], entries.names[-1]
+    before = [name for name in before if first.startswith(name)]
+    for name in before:
+        low, high = entries.names.under(name)
+        if low < high:
+            raise Corrupt(
+                f'"{show(name)}" is a file and also a directory of "{show(entries.names[low])}"',
+                subject=f"folder {root.hex()[:12]}",
+            )
+    out = [name for name in before if last.startswith(name)]
+    # A shorter start of `last` sorts before `first`, so it cannot be here.
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    for end in range(max(1, shared), len(last) + 1):
+        at = entries.names.find(last[:end])
+        if at < len(entries) and entries.names[at] == last[:end]:
+            out.append(last[:end])
+    return out
 
 
 def read_entries(root: PageId, load: Load, *, under: bytes = b"") -> Entries:
@@ -516,7 +559,9 @@ def read_recipe(root: PageId, load: Load) -> Chunks:
 def edit_listing(root: PageId, load: Load, emit: Emit, *, put: Entries, remove: Sequence[bytes]) -> PageRef:
     """A new version of a folder in which `put` are set and `remove` are gone; loads and writes only pages around them.
 
-    A name in `remove` takes out the entry of that name and everything below it.
+    A name in `remove` takes out the entry of that name and everything below it (b"": everything), before `put` is set.
+    An entry that is put below a directory replaces an entry of that directory's own; what is put in the place of a
+    directory with content needs that name in `remove` too.
 
     Raises:
         DataMissing: from `load`, when a page that must change is not here.
@@ -544,7 +589,8 @@ class _Edits:
 
     def __init__(self, put: Entries, remove: Sequence[bytes]) -> None:
         self.put = put
-        self.remove = sorted(remove)
+        self.remove = sorted(set(remove))
+        self._gone = set(remove)
         # An entry below a directory takes the place of that directory's own entry, which says that it is empty.
         self.parents = sorted({d for name in put.names for d in _parents(name)})
 
@@ -553,8 +599,11 @@ class _Edits:
         return start, len(self.put) if high is None else self.put.names.find(high)
 
     def _removed(self, low: bytes, high: bytes | None) -> list[bytes]:
-        # A directory that is removed may start before this page and reach into it.
-        return [r for r in self.remove if (high is None or r < high) and r + b"/\xff" >= low]
+        start = bisect_left(self.remove, low)
+        stop = len(self.remove) if high is None else bisect_left(self.remove, high)
+        # A directory that is removed may start before this page and reach into it: then `low` begins with its name.
+        reaching = [low[:k] for k in range(len(low)) if low[:k] in self._gone and (not k or low[k] <= _SLASH)]
+        return reaching + self.remove[start:stop]
 
     def _replaced(self, low: bytes, high: bytes | None) -> list[bytes]:
         start = bisect_left(self.parents, low)
