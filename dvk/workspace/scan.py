@@ -52,7 +52,7 @@ class Ignores(Protocol):
     """What a folder leaves out (`.dvkignore`)."""
 
     def match(self, path: bytes, is_dir: bool, /) -> bool:
-        """Whether `path`, relative to the folder, is left out with everything below it."""
+        """Whether `path`, from the top of the work tree, is left out with everything below it."""
 
 
 def scan_file(root_fd: int, path: bytes) -> Scan:
@@ -213,7 +213,8 @@ class _Walk:
         out: set[bytes] = set()
         if self.rules is not None:
             match = self.rules.match
-            ignored = [k for k in keys if match(prefix + k.rstrip(b"/"), k[-1] == _SLASH)]
+            base = self.full(prefix) if prefix or not self.top else self.top + b"/"
+            ignored = [k for k in keys if match(base + k.rstrip(b"/"), k[-1] == _SLASH)]
             self.ignored += len(ignored)
             self.ignored_examples += [
                 prefix + k.rstrip(b"/") for k in ignored[: _EXAMPLES - len(self.ignored_examples)]

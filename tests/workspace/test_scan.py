@@ -173,14 +173,14 @@ def test_rules_leave_out_files_and_whole_directories_and_are_counted(tmp_path: P
 
     def match(path: bytes, is_dir: bool) -> bool:
         seen.append((path, is_dir))
-        return path.endswith(b".tmp") or (is_dir and path == b"cache")
+        return path.endswith(b".tmp") or (is_dir and path == b"f/cache")
 
     scan = scan_folder(root, b"f", Rules(match))
     assert list(scan.names) == [b"b", b"d"]
     assert scan.kinds.tolist() == [Kind.FILE, Kind.EMPTYDIR]
     assert scan.ignored == 3
     assert set(scan.ignored_examples) == {b"a.tmp", b"cache", b"d/x.tmp"}
-    assert (b"cache", True) in seen and (b"cache/1", False) not in seen
+    assert (b"f/cache", True) in seen and (b"f/cache/1", False) not in seen and (b"f/d/x.tmp", False) in seen
 
 
 def test_temporary_files_of_killed_runs_are_no_entries(tmp_path: Path, root: int) -> None:
