@@ -90,6 +90,17 @@ def excluded(common_git_dir: bytes) -> frozenset[bytes]:
     )
 
 
+def excluded_paths(common_git_dir: bytes) -> list[bytes]:
+    """The paths that dvk's block hides; one with a newline comes back as it was, see `exclude_pattern`."""
+    out = []
+    for line in sorted(excluded(common_git_dir)):
+        escaped = line.removeprefix(b"/").replace(b"\\ ", b" ")
+        # Only an escaped question mark is one; a bare one stands for the newline.
+        parts = re.split(rb"(\\.)", escaped, flags=re.DOTALL)
+        out.append(b"".join(p[1:] if p.startswith(b"\\") else p.replace(b"?", b"\n") for p in parts))
+    return out
+
+
 def ensure_attributes(top: bytes) -> bool:
     """Give `.gitattributes` at the top the line for pointers; False when it has it.
 

@@ -1,0 +1,198 @@
+"""What every verb works on: a workspace, its local store and its remotes.
+
+>>> repo = Repo("path/in/a/work/tree")                     # doctest: +SKIP
+>>> repo.store, repo.remote("origin").store                # doctest: +SKIP
+
+Nothing is opened before it is needed: a status in an empty repository touches neither store nor network.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+
+from dvk.backend.contract import Backend
+from dvk.backend.local import LocalBackend
+from dvk.backend.locate import open_backend, parse_remote_url
+from dvk.backend.wrappers import RetryBackend
+from dvk.errors import NotFound, StorageError
+from dvk.ids import PageId
+from dvk.store.locator import FILE, FOLDER
+from dvk.store.names import show
+from dvk.store.resolve import Root
+from dvk.store.store import Store
+from dvk.workspace.config import RemoteConfig
+from dvk.workspace.pointer import Pointer
+from dvk.workspace.repo import Workspace
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A remote that has been opened; nothing was contacted yet."""
+
+    name: str
+    url: str
+    store: Store
+
+
+class Repo:
+    """A workspace with its store and remotes.
+
+    Args:
+        path: any folder of the work tree.
+        environ: the environment that settings and credentials are looked up in; the process's own by default.
+
+    Raises:
+        NotARepository: there is neither a Git work tree nor a plain folder with a dvk.toml.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] = ".", *, environ: Mapping[str, str] | None = None) -> None:
+        self.environ: Mapping[str, str] = os.environ if environ is None else environ
+        self.cwd = os.fsencode(os.path.abspath(os.fspath(path)))
+        self.workspace = Workspace.discover(os.fsdecode(self.cwd), environ=self.environ)
+
+    def __enter__(self) -> Repo:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of handles and processes."""
+        if "root_fd" in self.__dict__:
+            os.close(self.__dict__.pop("root_fd"))
+        if "store" in self.__dict__:
+            self.__dict__.pop("store").close()
+        if self.workspace.git is not None:
+            self.workspace.git.close()
+
+    @cached_property
+    def root_fd(self) -> int:
+        """A handle on the top of the work tree; everything below is opened from it without following links."""
+        return self.workspace.open_top()
+
+    @cached_property
+    def store(self) -> Store:
+        """The local store, which may not exist yet."""
+        return Store(LocalBackend(os.fsdecode(self.workspace.store_dir)))
+
+    @property
+    def state(self) -> bytes:
+        """Where this worktree keeps what it knows of itself."""
+        return self.workspace.state_dir
+
+    @property
+    def remotes_state(self) -> str:
+        """Where this clone keeps what it knows of remotes."""
+        return os.path.join(os.fsdecode(self.workspace.common_dir), "remotes")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the store's shared lock, from the first lookup until what refers to the data is written.
+
+        Adding needs no lock to be correct; this one tells a local collection of garbage to wait. Where the filesystem
+        has no locks, that collection runs only when nobody else does.
+        """
+        folder = self.workspace.store_dir
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        fd = os.open(os.path.join(folder, b"lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise StorageError(f"cannot be locked ({error.strerror})", subject=show(folder)) from error
+            yield
+        finally:
+            os.close(fd)
+
+    # ------------------------------------------------------------ remotes
+
+    def remote_config(self, name: str | None = None) -> RemoteConfig:
+        """The settings of a remote, of the default one without a name.
+
+        Raises:
+            NotFound: there is no such remote, or none at all; the hint says how to add one.
+        """
+        remotes = self.workspace.config.remotes()
+        wanted = name or self.workspace.config.default_remote()
+        if wanted is None:
+            if not remotes:
+                raise NotFound(
+                    "no remote is configured",
+                    hint="`dvk remote add origin s3://BUCKET/PREFIX` (or a path) says where data goes",
+                )
+            raise NotFound(
+                f"there are several remotes ({', '.join(sorted(remotes))}) and none is the default",
+                hint="name one with --remote, or `dvk config core.remote NAME`",
+            )
+        if wanted not in remotes:
+            known = ", ".join(sorted(remotes)) or "none"
+            raise NotFound("no remote has this name", subject=wanted, hint=f"known remotes: {known}; see `dvk remote add`")
+        return remotes[wanted]
+
+    def remote(self, name: str | None = None) -> Remote:
+        """A remote, opened; nothing is contacted before the first operation.
+
+        Raises:
+            NotFound: as `remote_config`. UsageError: its URL or settings make no sense.
+        """
+        config = self.remote_config(name)
+        return Remote(config.name, config.url, Store(self.backend(config)))
+
+    def known_store_id(self, name: str) -> str:
+        """The store that this clone last saw under a remote's URL; empty when it never did. Offline."""
+        try:
+            url = self.remote_config(name).url
+        except NotFound:
+            return ""
+        return self._known_stores().get(url, "")
+
+    def remember_store(self, remote: Remote) -> None:
+        """Note which store a remote's URL led to."""
+        found = remote.store.describe()
+        known = self._known_stores()
+        if found is None or known.get(remote.url) == found.store:
+            return
+        known[remote.url] = found.store
+        os.makedirs(self.remotes_state, mode=0o700, exist_ok=True)
+        temporary = os.path.join(self.remotes_state, f"{secrets.token_hex(8)}.tmp")
+        with open(temporary, "x", encoding="utf-8") as file:
+            json.dump(known, file)
+        os.replace(temporary, os.path.join(self.remotes_state, "stores.json"))
+
+    def _known_stores(self) -> dict[str, str]:
+        try:
+            with open(os.path.join(self.remotes_state, "stores.json"), encoding="utf-8") as file:
+                raw = json.load(file)
+        except (OSError, ValueError):
+            return {}
+        if not isinstance(raw, dict):
+            return {}
+        return {k: v for k, v in raw.items() if isinstance(v, str) and re.fullmatch(r"[0-9a-f]{32}", v)}
+
+    def backend(self, config: RemoteConfig) -> Backend:
+        """The medium of a remote, with retries where there is a network between."""
+        url = parse_remote_url(config.url)
+        backend = open_backend(url, settings=config.settings, environ=self.environ)
+        return backend if url.is_local else RetryBackend(backend)
+
+
+def root_of(pointer: Pointer) -> Root:
+    """What a pointer names, as the store speaks of it."""
+    if pointer.is_dir:
+        return Root(FOLDER, PageId(pointer.id), pointer.size, pointer.files or 0)
+    return Root(FILE, pointer.id, pointer.size)

@@ -1,0 +1,193 @@
+"""One tracked path as it is now: what its pointer says, what is on disk, and what is known of the difference.
+
+`add`, `status` and `checkout` all start from the same look. A file is a folder of one entry without a name, so that one piece
+of code compares both.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from dvk.errors import DataMissing, NotFound, Refused
+from dvk.events import OnEvent, ignore
+from dvk.ids import ID_BYTES, PageId
+from dvk.store.listing import Entries, Kind
+from dvk.store.names import I64, U8, Names, show
+from dvk.store.pages import read_entries
+from dvk.store.store import Store
+from dvk.workspace.handles import stat_at
+from dvk.workspace.hashing import hash_files
+from dvk.workspace.ignore import IgnoreRules
+from dvk.workspace.pointer import Pointer
+from dvk.workspace.scan import scan_file, scan_folder
+from dvk.workspace.selection import Selected
+from dvk.workspace.source import SourceFiles
+from dvk.workspace.statcache import StatCache
+from dvk.workspace.stats import Scan, empty_scan
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Below:
+    """The ignore rules of the work tree, asked about paths relative to a folder."""
+
+    rules: IgnoreRules
+    folder: bytes
+
+    def match(self, path: bytes, is_dir: bool, /) -> bool:
+        """Whether a folder leaves out `path`."""
+        return self.rules.match(self.folder + b"/" + path, is_dir)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is on disk at one path, with the ids that are known without reading anything.
+
+    Attributes:
+        kind: "file", "dir", or "" when nothing is there.
+        known, ids: bool[n], uint8[n, 32], in the order of the scan.
+        in_step: nothing changed since `cache` was written, so that its `root_id` holds.
+    """
+
+    path: bytes
+    kind: str
+    scan: Scan
+    known: Mask
+    ids: U8
+    in_step: bool
+    cache: StatCache | None
+
+    @property
+    def is_file(self) -> Mask:
+        """bool[n]: entries with content."""
+        return np.asarray((self.scan.kinds == Kind.FILE) | (self.scan.kinds == Kind.EXEC))
+
+    def unknown(self) -> I64:
+        """Positions of files whose content has to be read to be known."""
+        return np.flatnonzero(self.is_file & ~self.known)
+
+    def with_ids(self, index: I64, ids: U8) -> Look:
+        """The same look once the files at `index` were read."""
+        all_ids, known = self.ids.copy(), self.known.copy()
+        all_ids[index] = ids
+        known[index] = True
+        return replace(self, ids=all_ids, known=known)
+
+    def entries(self) -> Entries:
+        """What is on disk as entries of a listing; meaningful once everything is known."""
+        bare = ~self.is_file
+        ids = self.ids.copy()
+        ids[bare] = 0
+        sizes = self.scan.stats.sizes.copy()
+        sizes[self.scan.kinds == Kind.EMPTYDIR] = 0
+        sizes[self.scan.kinds == Kind.LINK] = self.scan.targets.lengths
+        return Entries(self.scan.names, self.scan.kinds, sizes, ids, self.scan.targets)
+
+
+def kind_on_disk(root_fd: int, path: bytes) -> str:
+    """ "file", "dir", or "" for nothing; anything else is refused by kind when it is scanned."""
+    found = stat_at(root_fd, path)
+    if found is None:
+        return ""
+    return "dir" if stat.S_ISDIR(found.st_mode) else "file"
+
+
+def look(root_fd: int, path: bytes, state: bytes, rules: IgnoreRules, *, on_event: OnEvent = ignore) -> Look:
+    """Scan one path and compare it with the stat cache. Reads no content.
+
+    Raises:
+        Refused: it is neither a file nor a folder. What is wrong inside a folder is in `scan.problems`.
+    """
+    kind = kind_on_disk(root_fd, path)
+    scan = empty_scan()
+    try:
+        if kind == "dir":
+            scan = scan_folder(root_fd, path, Below(rules, path), on_event=on_event)
+        elif kind == "file":
+            scan = scan_file(root_fd, path)
+    except NotFound:
+        kind = ""  # it went away between the two looks
+    cache = StatCache.load(state, path) if kind else None
+    if cache is None:
+        bare = (scan.kinds == Kind.LINK) | (scan.kinds == Kind.EMPTYDIR)
+        return Look(path, kind, scan, bare, np.zeros((len(scan), ID_BYTES), np.uint8), False, None)
+    match = cache.match(scan)
+    return Look(path, kind, scan, match.known, match.ids, match.in_step, cache)
+
+
+def read_unknown(root_fd: int, seen: Look, index: I64, *, on_event: OnEvent = ignore) -> Look:
+    """Hash the files at `index`; those that cannot be read stay unknown."""
+    if not len(index):
+        return seen
+    with SourceFiles(root_fd, seen.path, seen.scan, index) as source:
+        ids, problems = hash_files(source, seen.scan.stats.sizes[index], on_event=on_event)
+    good = np.ones(len(index), np.bool_)
+    good[[i for i, _ in problems]] = False
+    return seen.with_ids(index[good], ids[good])
+
+
+def pointer_entries(store: Store, pointer: Pointer, selected: Selected | None = None) -> Entries:
+    """The entries that a pointer stands for, of a folder those that were asked for.
+
+    Raises:
+        DataMissing: pages of the folder's listing are not in the local store.
+    """
+    if not pointer.is_dir:
+        return file_entries(pointer)
+    root = PageId(pointer.id)
+    if selected is None or selected.prefixes is None:
+        return read_entries(root, store.load_page)
+    parts = [read_entries(root, store.load_page, under=p) for p in selected.prefixes]
+    return Entries.join(parts)
+
+
+def file_entries(pointer: Pointer) -> Entries:
+    """A file pointer as a listing of one entry without a name."""
+    kind = Kind.EXEC if pointer.exec else Kind.FILE
+    return Entries(
+        Names.of([b""]),
+        np.array([kind], np.uint8),
+        np.array([pointer.size], np.int64),
+        np.frombuffer(pointer.id, np.uint8).reshape(1, ID_BYTES),
+        Names.of([]),
+    )
+
+
+def prefixed(entries: Entries, prefix: bytes) -> Entries:
+    """The same entries as they are called inside a folder where they lie at `prefix`."""
+    names = Names.of(prefix + b"/" + name if name else prefix for name in entries.names)
+    return Entries(names, entries.kinds, entries.sizes, entries.ids, entries.targets)
+
+
+def same_kind(seen: Look, pointer: Pointer) -> bool:
+    """Whether a file stands where a file is expected, or a folder where a folder is."""
+    return seen.kind == pointer.kind
+
+
+def not_here(path: bytes, error: DataMissing) -> DataMissing:
+    """A listing that is not in the local store, said of the path that needs it."""
+    return DataMissing(
+        f"its contents are not in this clone ({error.message})",
+        subject=show(path),
+        hint=f"`dvk fetch {show(path)}` brings the list of files, `dvk pull` the files as well",
+    )
+
+
+def in_the_way(path: bytes, what: str) -> Refused:
+    """A tracked path that something else stands at."""
+    return Refused(
+        f"a {what} stands where dvk tracks something else",
+        subject=show(path),
+        hint=f"move it away, or untrack the path with `dvk rm --cached {show(path)}`",
+    )
+
+
+def join_path(folder: bytes, name: bytes) -> bytes:
+    """A path inside a tracked folder, from the top."""
+    return os.path.join(folder, name) if name else folder
