@@ -167,8 +167,7 @@ class _Add:
     def _target(self, path: bytes) -> _Target:
         owner = self.ws.owner_of(path)
         if owner is not None and owner[1]:
-            pointer = self.ws.read_pointer(owner[0])
-            return _Target(owner[0], owner[1], pointer)
+            return _Target(owner[0], owner[1], self.ws.read_pointer(owner[0]))
         pointer = self._pointer(path)
         if not kind_on_disk(self.repo.root_fd, path):
             if pointer is not None:

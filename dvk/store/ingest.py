@@ -3,11 +3,11 @@
     reader (caller's thread)      workers                            writer's threads
     read, cut, hash the file  ->  hash chunks, look up, encode   ->  name packs, write, fsync
 
-The reader fills buffers from a fixed set, so memory is bounded whatever the file; a big file is a stream of buffers, small
-files share one. Python works per buffer and per chunk of 64 KiB, and what it calls there releases the GIL.
+The reader fills buffers from a fixed set, so memory is bounded whatever the file; a big file is a stream of buffers,
+small files share one. Python works per buffer and per chunk of 64 KiB, and what it calls there releases the GIL.
 
-A file is only recorded as what was really read: it is compared before and after (`Source.recheck`), and a file that changed is
-an error, not a mixture.
+A file is only recorded as what was really read: it is compared before and after (`Source.recheck`), and a file that
+changed is an error, not a mixture.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from blake3 import blake3
 
 from dvk.errors import ChangedWhileRead, DvkError, StorageError, one_or_many
 from dvk.events import Meter, OnEvent, ignore
-from dvk.ids import EMPTY_FILE, ID_BYTES, FileId
+from dvk.ids import EMPTY_FILE, ID_BYTES, FileId, PageId
 from dvk.store.chunker import Cutter, max_chunk_bytes
 from dvk.store.names import I64, U8
 from dvk.store.pack import RecipeRow
 from dvk.store.packwriter import default_workers
-from dvk.store.pages import Chunks, ListKind, ListWriter
+from dvk.store.pages import Chunks, ListKind, ListWriter, format_page, page_id
 from dvk.store.store import as_column
 from dvk.store.writer import Writer
 
@@ -68,8 +68,8 @@ def ingest(
         sizes: int64[n], as scanned; a file that has another size now counts as changed.
 
     Raises:
-        ChangedWhileRead, StorageError: for one file; with `failures` when there are several. All files are tried first, so that
-            every unreadable one is named.
+        ChangedWhileRead, StorageError: for one file; with `failures` when there are several. All files are tried first,
+            so that every unreadable one is named.
     """
     workers = workers or default_workers()
     with ThreadPoolExecutor(workers, thread_name_prefix="dvk-encode") as pool:
@@ -150,7 +150,7 @@ class _Ingest:
             fd = self.source.open(i)
             try:
                 self.source.recheck(i, fd)
-                if os.pread(fd, 1, 0):  # some pseudo-files report 0 bytes and have content
+                if self._pread(i, fd, memoryview(bytearray(1)), 0):  # some pseudo-files report 0 bytes and have content
                     raise ChangedWhileRead("it reports 0 bytes and has content", subject=self.source.show(i))
             finally:
                 os.close(fd)
@@ -196,6 +196,7 @@ class _Ingest:
             view = memoryview(buffer)
             names: list[bytes] = []
             lengths: list[int] = []
+            recipes: list[tuple[PageId, bytes, RecipeRow]] = []
             at = total = 0
             for i, size in members:
                 file = view[at : at + size]
@@ -206,15 +207,25 @@ class _Ingest:
                     names.append(file_id)
                     lengths.append(size)
                 else:
-                    file_id = self._medium(cutter, file, names, lengths)
+                    file_id = self._medium(cutter, file, names, lengths, recipes)
                 self.ids[i] = np.frombuffer(file_id, np.uint8)
             self.writer.add_chunks(names, lengths, view[:at])
+            if recipes:
+                self.writer.add_pages([name for name, _, _ in recipes], [data for _, data, _ in recipes])
+                self.writer.add_recipes([row for _, _, row in recipes])
             self.meter.advance(bytes_=total, items=len(members))
         finally:
             self._buffers.put(buffer)
 
-    def _medium(self, cutter: Cutter, file: memoryview, names: list[bytes], lengths: list[int]) -> bytes:
-        """A file in one buffer that may have several chunks."""
+    def _medium(
+        self,
+        cutter: Cutter,
+        file: memoryview,
+        names: list[bytes],
+        lengths: list[int],
+        recipes: list[tuple[PageId, bytes, RecipeRow]],
+    ) -> bytes:
+        """A file in one buffer that may have several chunks, never more than a page of them."""
         cut = cutter.feed(file, final=True)
         pieces, start = [], 0
         for length in cut.tolist():
@@ -224,8 +235,10 @@ class _Ingest:
         lengths += cut.tolist()
         if len(pieces) == 1:
             return pieces[0]
-        file_id = FileId(blake3(file).digest())
-        self._recipe(file_id, len(file), Chunks(as_column(pieces), cut.astype(np.uint32)))
+        file_id = blake3(file).digest()
+        data = format_page(ListKind.RECIPE, 0, Chunks(as_column(pieces), cut.astype(np.uint32)))
+        root = page_id(ListKind.RECIPE, data)
+        recipes.append((root, data, RecipeRow(file_id, root, len(file), self.profile)))
         return file_id
 
     def _thread_cutter(self) -> Cutter:
@@ -244,7 +257,7 @@ class _Ingest:
             return
         try:
             self._stream(i, fd, size)
-        except (ChangedWhileRead, StorageError) as error:
+        except DvkError as error:
             if error.subject != self.source.show(i):
                 raise  # the store's trouble, not this file's
             self._problem(error)
@@ -263,7 +276,11 @@ class _Ingest:
                 view = memoryview(buffer)
                 view[: len(carry)] = carry
                 room = view[len(carry) : len(carry) + SEGMENT_BYTES]
-                got = self._pread(i, fd, room, offset)
+                try:
+                    got = self._pread(i, fd, room, offset)
+                except BaseException:
+                    self._buffers.put(buffer)  # or the next reader waits for it for ever
+                    raise
                 hasher.update(room[:got])
                 offset += got
                 final = got < len(room)
@@ -280,9 +297,12 @@ class _Ingest:
                 if final:
                     break
             self.source.recheck(i, fd)
-        finally:
-            for job in waiting:  # buffers come back and errors of the store are not lost
-                recipe.add(job.result())
+        except BaseException:
+            for job in waiting:  # buffers come back, and an error of the store counts for more than one of the file
+                job.result()
+            raise
+        for job in waiting:
+            recipe.add(job.result())
         file_id = FileId(hasher.digest())
         recipe.finish(file_id, size, self.profile)
         self.ids[i] = np.frombuffer(file_id, np.uint8)
@@ -300,11 +320,6 @@ class _Ingest:
             return Chunks(as_column(names), cut.astype(np.uint32))
         finally:
             self._buffers.put(buffer)
-
-    def _recipe(self, file_id: FileId, size: int, chunks: Chunks) -> None:
-        recipe = _RecipeWriter(self.writer)
-        recipe.add(chunks)
-        recipe.finish(file_id, size, self.profile)
 
 
 class _RecipeWriter:

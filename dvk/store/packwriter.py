@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from dvk.backend.contract import Buffer
 from dvk.ids import PackId, PageId
 from dvk.store.codec import encode_checked
-from dvk.store.pack import BLOCK_HEADER, MAX_BLOCK_BYTES, TARGET_PACK_BYTES, Footer, PackBuilder, PackKind, RecipeRow
+from dvk.store.pack import BLOCK_HEADER, MAX_BLOCK_BYTES, Footer, PackBuilder, PackKind, RecipeRow
 
 U32 = npt.NDArray[np.uint32]
 
@@ -61,6 +61,9 @@ class _Tail:
 class PackWriter:
     """Fills packs. Its methods may be called from many threads.
 
+    While `in_flight` packs are being put and another one is full, all callers wait: memory stays bounded however slow
+    the medium is. Once a pack could not be put, every further call raises that error.
+
     Args:
         put: stores a pack; called from up to `in_flight` threads.
         published: told of each pack once it is stored.
@@ -72,11 +75,13 @@ class PackWriter:
         self.written = Written()
         self._put_pack, self._published, self._level = put, published, level
         self._lock = threading.Lock()
+        self._counting = threading.Lock()
         self._tail = _Tail()
         self._pages = _Tail()
         self._recipes: list[RecipeRow] = []  # their pages may still wait in the tail
         self._builders = {kind: PackBuilder(kind) for kind in PackKind}
         self._puts: list[Future[None]] = []
+        self._error: BaseException | None = None  # of the first pack that could not be put
         self._slots = threading.Semaphore(in_flight)
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="dvk-put")
 
@@ -102,6 +107,8 @@ class PackWriter:
             while last < len(new) and size + lengths[new[last]] <= MAX_BLOCK_BYTES:
                 size += lengths[new[last]]
                 last += 1
+            if last == first:
+                raise ValueError(f"a chunk of {lengths[new[first]]:,} bytes fits no block")
             group = new[first:last]
             total += size
             if last == len(new) and size < _SMALL_BLOCK_BYTES:
@@ -146,7 +153,7 @@ class PackWriter:
             self.written.encoded_bytes += BLOCK_HEADER.size + len(payload)
             builder = self._builders[PackKind.DATA]
             builder.add_block(codec, payload, raw_len, ids=b"".join(ids), lengths=np.array(lengths, np.uint32))
-        self._put_if_full(PackKind.DATA)
+            self._put_if_full(PackKind.DATA)
 
     # ------------------------------------------------------------ pages
 
@@ -161,7 +168,7 @@ class PackWriter:
             self._encode_pages(full)
 
     def add_recipe(self, row: RecipeRow) -> None:
-        """State which page is the root of a file's recipe, after its pages were added. The first one for a file wins."""
+        """State which page is the root of a file's recipe, after its pages were added. The first one wins."""
         with self._lock:
             self._recipes.append(row)
 
@@ -178,33 +185,39 @@ class PackWriter:
                 if row.root not in waiting:
                     builder.add_recipe(row)
             self._recipes = [r for r in self._recipes if r.root in waiting]
-        self._put_if_full(PackKind.PAGES)
+            self._put_if_full(PackKind.PAGES)
 
     # ------------------------------------------------------------ packs
 
     def _put_if_full(self, kind: PackKind) -> None:
-        with self._lock:
-            builder = self._builders[kind]
-            if builder.size_bytes < TARGET_PACK_BYTES:
-                return
-            self._builders[kind] = PackBuilder(kind)
-        self._put(builder)
+        # With `self._lock` held, also while waiting for a slot, so that nobody fills another pack meanwhile. What runs
+        # in the slots never takes that lock.
+        if self._error is not None:
+            raise self._error
+        if self._builders[kind].full:
+            self._put(kind)
 
-    def _put(self, builder: PackBuilder) -> None:
+    def _put(self, kind: PackKind) -> None:
+        builder, self._builders[kind] = self._builders[kind], PackBuilder(kind)
         self._slots.acquire()
-        with self._lock:
-            self._puts.append(self._pool.submit(self._put_now, builder))
-            done = [f for f in self._puts if f.done()]
-        for f in done:
-            f.result()
+        try:
+            put = self._pool.submit(self._put_now, builder)
+        except BaseException:
+            self._slots.release()
+            raise
+        self._puts = [f for f in self._puts if not f.done()] + [put]
 
     def _put_now(self, builder: PackBuilder) -> None:
         try:
-            name, parts = builder.finish()
-            self._put_pack(builder.kind, name, parts)
-            self._published(builder.kind, name, builder.footer())
-            with self._lock:
-                self.written.stored_bytes += sum(map(len, parts))
+            if self._error is None:
+                name, parts = builder.finish()
+                self._put_pack(builder.kind, name, parts)
+                self._published(builder.kind, name, builder.footer())
+                with self._counting:
+                    self.written.stored_bytes += sum(map(len, parts))
+        except BaseException as error:
+            self._error = self._error or error
+            raise
         finally:
             self._slots.release()
 
@@ -221,13 +234,12 @@ class PackWriter:
             self._encode_pages(pages)
         for kind in PackKind:
             with self._lock:
-                builder = self._builders[kind]
-                self._builders[kind] = PackBuilder(kind)
-            if not builder.empty:
-                self._put(builder)
-            for put in self._puts:
-                put.result()
-            self._puts = []
+                if not self._builders[kind].empty:
+                    self._put(kind)
+                puts = list(self._puts)
+            wait(puts)
+            if self._error is not None:
+                raise self._error
 
 
 def default_workers() -> int:

@@ -1,8 +1,8 @@
 """Writing files out of a store, verified: every byte of a file is hashed before the file gets its name.
 
-It reads from anything that can place chunks (a local store by its index, a remote by a locator) and writes to a `Sink`, which
-knows nothing of stores. Small files that lie in the same blocks are done together, so that a block is decoded once; big ones are a
-stream of decoded blocks, written in order while the next ones are being decoded.
+It reads from anything that can place chunks (a local store by its index, a remote by a locator) and writes to a `Sink`,
+which knows nothing of stores. Small files that lie in the same blocks are done together, so that a block is decoded
+once; big ones are a stream of decoded blocks, written in order while the next ones are being decoded.
 
 >>> restore(StoreContent(store), ids, sizes, sink)          # doctest: +SKIP
 []
@@ -113,7 +113,8 @@ def restore(
         names: n names for messages.
 
     Raises:
-        StorageFull, Interrupted: what ends the whole run; temporary files are gone.
+        StorageFull, StorageError, Interrupted: what ends the whole run, since the next file would fare no better;
+            temporary files are gone.
     """
     run = _Restore(source, ids, sizes, sink, names, workers or default_workers())
     run.meter = Meter(on_event, "write", total_bytes=int(sizes.sum(dtype=np.uint64)), total_items=len(sizes))
@@ -192,28 +193,49 @@ class _Restore:
             jobs.popleft().result()
 
     def _small_files(self, group: list[tuple[int, Content]]) -> None:
-        needed: set[int] = set()
         placement = group[0][1].placement
+        needed: set[int] = set()
         for _, c in group:
             needed.update(placement.block[c.first : c.first + len(c.chunks)].tolist())
-        raw: dict[int, bytes] = {}
-        try:
-            raw = read_blocks(self.source.backend, placement.blocks, sorted(needed))
-        except DvkError as error:
-            if isinstance(error, (StorageFull,)) or len(group) == 1:
-                self._group_failed(group, error)
-                return
-            for item in group:  # one damaged block must not take its neighbours with it
-                self._small_files([item])
-            return
+        raw, bad = self._readable(placement, sorted(needed))
         for i, c in group:
-            pieces = list(_pieces(c, 0, len(c.chunks), raw))
+            blocks = placement.block[c.first : c.first + len(c.chunks)].tolist() if bad else ()
+            error = next((bad[b] for b in blocks if b in bad), None)
+            if error is not None:
+                self._failed(i, error)
+                continue
+            try:
+                pieces = list(_pieces(c, 0, len(c.chunks), raw))
+            except DvkError as damaged:
+                self._failed(i, damaged)
+                continue
             self._one(i, pieces)
         self.meter.advance(bytes_=sum(int(self.sizes[i]) for i, _ in group), items=len(group))
 
-    def _group_failed(self, group: list[tuple[int, Content]], error: DvkError) -> None:
-        for i, _ in group:
-            self.failed.append((i, type(error)(error.message, subject=self.show(i), hint=error.hint)))
+    def _readable(self, placement: Placement, needed: list[int]) -> tuple[dict[int, bytes], dict[int, DvkError]]:
+        """The blocks that can be read, decoded, and for each of the others why not."""
+        try:
+            return read_blocks(self.source.backend, placement.blocks, needed), {}
+        except DvkError:
+            pass  # one damaged block must not take its neighbours with it, so each is read on its own
+        raw: dict[int, bytes] = {}
+        bad: dict[int, DvkError] = {}
+        for b in needed:
+            try:
+                raw |= read_blocks(self.source.backend, placement.blocks, [b])
+            except DvkError as error:
+                bad[b] = error
+        return raw, bad
+
+    def _failed(self, i: int, error: DvkError) -> None:
+        """Note why file i could not be written, in its own name."""
+        if error.subject == self.show(i):
+            self.failed.append((i, error))
+            return
+        where = f" ({error.subject})" if error.subject else ""
+        named = type(error)(f"{error.message}{where}", subject=self.show(i), hint=error.hint)
+        named.__cause__ = error
+        self.failed.append((i, named))
 
     def _one(self, i: int, pieces: list[memoryview]) -> None:
         data = pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
@@ -263,9 +285,7 @@ class _Restore:
             raise
         except DvkError as error:
             self.sink.discard(i, fd)
-            if not error.subject or error.subject != self.show(i):
-                error = type(error)(f"{error.message} ({error.subject})", subject=self.show(i), hint=error.hint)
-            self.failed.append((i, error))
+            self._failed(i, error)
             return
         except BaseException:
             self.sink.discard(i, fd)

@@ -1,7 +1,8 @@
 """Writing into the local store: only what is new becomes packs, and packs become findable once they are durable.
 
-One `Writer` is one unit of work (an `add`, a `fetch`). Nothing that it takes is promised before `flush` returned; after a kill
-at any point the store holds whole packs or nothing, and what was stored without being referred to is found again by its id.
+One `Writer` is one unit of work (an `add`, a `fetch`). Nothing that it takes is promised before `flush` returned; after
+a kill at any point the store holds whole packs or nothing, and what was stored without being referred to is found again
+by its id.
 
 >>> with Writer(store) as writer:                           # doctest: +SKIP
 ...     writer.add_chunks(ids, lengths, raw)
@@ -13,8 +14,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from types import TracebackType
-
-import numpy as np
 
 from dvk.backend.contract import Buffer
 from dvk.ids import PackId, PageId
@@ -36,6 +35,7 @@ class Writer:
         self.dry_run = dry_run
         self._lock = threading.Lock()
         self._pending: set[bytes] = set()  # taken, and not yet in a findable pack
+        self._recipes: set[bytes] = set()  # files whose recipe was taken
         self._packs = PackWriter(self._put, self._published, level=level)
         if not dry_run:
             store.create()
@@ -67,14 +67,24 @@ class Writer:
 
     def choose_new(self, ids: Sequence[bytes], column: U8) -> list[int]:
         """Positions of the chunks that neither the store nor this writer has; the caller owes them from now on."""
-        known = self.store.has_chunks(column)
-        new = []
+        # Claimed before the store is asked: asked first, a chunk could become findable in between and be taken as new.
         with self._lock:
-            for i in np.flatnonzero(~known).tolist():
-                if ids[i] not in self._pending:
-                    self._pending.add(ids[i])
-                    new.append(i)
-        return new
+            claimed = [i for i, name in enumerate(ids) if not self._claim(name)]
+        try:
+            known = self.store.has_chunks(column if len(claimed) == len(ids) else column[claimed]).tolist()
+        except BaseException:
+            self.give_back([ids[i] for i in claimed])
+            raise
+        if True in known:
+            self.give_back([ids[i] for i, here in zip(claimed, known, strict=True) if here])
+        return [i for i, here in zip(claimed, known, strict=True) if not here]
+
+    def _claim(self, name: bytes) -> bool:
+        """Whether a chunk was pending already; it is from now on."""
+        if name in self._pending:
+            return True
+        self._pending.add(name)
+        return False
 
     def add_chunks(self, ids: Sequence[bytes], lengths: Sequence[int], raw: memoryview) -> int:
         """Store those chunks of `raw` that are new; returns how many bytes were.
@@ -102,13 +112,28 @@ class Writer:
 
     def add_page(self, name: PageId, data: bytes) -> None:
         """Store a page unless it is here."""
-        if self.choose_new([name], as_column([name])):
-            self._packs.add_page(name, data)
+        self.add_pages([name], [data])
+
+    def add_pages(self, names: Sequence[PageId], data: Sequence[bytes]) -> None:
+        """Store those of several pages that are not here; one look-up for all."""
+        for i in self.choose_new(names, as_column(names)):
+            self._packs.add_page(names[i], data[i])
 
     def add_recipe(self, row: RecipeRow) -> None:
-        """State which page is the root of a file's recipe, unless a whole one is here."""
-        known = self.store.find_recipes(as_column([row.file]))[0]
-        if known is None or not self.store.has_page(PageId(known.root)):
+        """State which page is the root of a file's recipe, unless a whole one is here; its pages were added before."""
+        self.add_recipes([row])
+
+    def add_recipes(self, rows: Sequence[RecipeRow]) -> None:
+        """`add_recipe` for several files; one look-up for all."""
+        known = self.store.find_recipes(as_column(r.file for r in rows))
+        for row, old in zip(rows, known, strict=True):
+            # The same root is whole by now. Another one may be of a writer that was killed before its page was stored.
+            if old is not None and (old.root == row.root or self.store.has_page(PageId(old.root))):
+                continue
+            with self._lock:
+                if row.file in self._recipes:
+                    continue
+                self._recipes.add(row.file)
             self._packs.add_recipe(row)
 
     def end_of_path(self) -> None:

@@ -26,6 +26,7 @@ SUFFIX = b".dvk"
 MAX_BYTES = 65_536
 MAX_NUMBER = 2**63 - 1
 MAX_SOURCES = 64
+MAX_NAME_BYTES = 255 - len(SUFFIX)  #: of data that has a pointer beside it
 
 _HEADER = "dvk pointer 1 (data kept outside Git, see https://pypi.org/project/dvk)"
 _VERSION = re.compile(rb"dvk pointer ([1-9][0-9]{0,8})(?: .*)?")
@@ -134,11 +135,19 @@ def pointer_name(path: bytes) -> bytes:
     """The path of the pointer that stands for the data at `path`.
 
     Raises:
-        UsageError: the name of the data ends in `.dvk` itself, so `x` and `x.dvk` could not mean the same.
+        UsageError: the name of the data ends in `.dvk` itself, so `x` and `x.dvk` could not mean the same;
+        or it
+            is too long for a pointer beside it.
     """
     if path.endswith(SUFFIX):
         raise UsageError(
             "data whose name ends in .dvk cannot be tracked", subject=show(path), hint="rename it first"
+        )
+    if len(path) - path.rfind(b"/") - 1 > MAX_NAME_BYTES:
+        raise UsageError(
+            f"a name of more than {MAX_NAME_BYTES} bytes leaves no room for `.dvk`",
+            subject=show(path),
+            hint="track the folder that it lies in, or rename it",
         )
     return path + SUFFIX
 

@@ -143,3 +143,6 @@ def test_names_that_are_no_pointers() -> None:
             data_name(path)
     with pytest.raises(UsageError):
         pointer_name(b"x.dvk")
+    assert pointer_name(b"d" * 255 + b"/" + b"n" * 251).endswith(b"n.dvk")
+    with pytest.raises(UsageError, match="251"):
+        pointer_name(b"d/" + b"n" * 252)
