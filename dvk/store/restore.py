@@ -34,6 +34,8 @@ from dvk.store.store import Store
 #: Output of one task; also about the length of a range that is read from a remote.
 TASK_BYTES = 8 << 20
 _STREAM_TASK_BYTES = 4 << 20
+#: Blocks that one task decodes: what it needs may lie in as many blocks as it has chunks, each of 1 MiB.
+_TASK_BLOCKS = 16
 
 
 class Sink(Protocol):
@@ -149,7 +151,7 @@ class _Restore:
             for i, content in enumerate(found, start):
                 if content is None:
                     self._missing(i)
-                elif int(self.sizes[i]) <= TASK_BYTES:
+                elif int(self.sizes[i]) <= TASK_BYTES and len(content.chunks) <= 4 * _TASK_BLOCKS:
                     small.append((i, content))
                 else:
                     self._stream(pool, i, content)
@@ -175,18 +177,20 @@ class _Restore:
 
         jobs: deque[Future[None]] = deque()
         group: list[tuple[int, Content]] = []
+        blocks: set[int] = set()
         size = 0
         for item in sorted(small, key=place):
-            if group and group[-1][1].placement is not item[1].placement:
+            c = item[1]
+            own = c.placement.block[c.first : c.first + len(c.chunks)].tolist()
+            apart = bool(group) and group[-1][1].placement is not c.placement
+            if apart or size >= TASK_BYTES or (group and len(blocks.union(own)) > _TASK_BLOCKS):
                 jobs.append(pool.submit(self._small_files, group))
-                group, size = [], 0
-            group.append(item)
-            size += int(self.sizes[item[0]])
-            if size >= TASK_BYTES:
-                jobs.append(pool.submit(self._small_files, group))
-                group, size = [], 0
+                group, blocks, size = [], set(), 0
                 while len(jobs) > 2 * self.workers:
                     jobs.popleft().result()
+            group.append(item)
+            blocks.update(own)
+            size += int(self.sizes[item[0]])
         if group:
             jobs.append(pool.submit(self._small_files, group))
         while jobs:
@@ -329,12 +333,15 @@ def _decoded(backend: Backend, content: Content, pool: ThreadPoolExecutor, worke
     jobs: deque[Future[list[memoryview]]] = deque()
     start = 0
     begun = 0
+    blocks = content.placement.block[content.first : content.first + len(lengths)]
+    jumps = np.cumsum(blocks[1:] != blocks[:-1])  # how often the file has gone to another block, after each chunk
     try:
         while start < len(lengths):
             stop = int(np.searchsorted(ends, begun + _STREAM_TASK_BYTES))
-            stop = min(len(lengths), max(stop + 1, start + 1))
+            before = int(jumps[start - 1]) if start else 0
+            stop = min(stop + 1, int(np.searchsorted(jumps, before + _TASK_BLOCKS)) + 1)
+            stop = min(len(lengths), max(stop, start + 1))
             # Ends with a block where possible, so that no block is decoded twice.
-            blocks = content.placement.block[content.first : content.first + len(lengths)]
             while stop < len(lengths) and blocks[stop] == blocks[stop - 1] and ends[stop] - begun < TASK_BYTES:
                 stop += 1
             jobs.append(pool.submit(_decode_part, backend, content, start, stop, recent))
