@@ -15,6 +15,7 @@ processes: 3 µs a blob instead of 47 (docs/design/git-object-reads.md).
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 import threading
@@ -121,6 +122,7 @@ class ProgramObjects:
         self._cwd = cwd
         self._lock = threading.Lock()
         self._batch: subprocess.Popen[bytes] | None = None
+        self._pid = 0
         self._stop: weakref.finalize[..., ProgramObjects] | None = None
 
     def resolve(self, rev: str) -> CommitId | None:
@@ -194,10 +196,11 @@ class ProgramObjects:
         return data[:-1]
 
     def _running(self) -> subprocess.Popen[bytes]:
-        if self._batch is None or self._batch.poll() is not None:
+        if self._batch is None or self._pid != os.getpid() or self._batch.poll() is not None:
             self._end()
             self._batch = self._program.open(["cat-file", "--batch"], cwd=self._cwd)
-            self._stop = weakref.finalize(self, _stop, self._batch)
+            self._pid = os.getpid()
+            self._stop = weakref.finalize(self, _stop, self._batch, self._pid)
         return self._batch
 
     def _end(self) -> None:
@@ -218,7 +221,9 @@ def _ended(oid: str) -> GitFailed:
     )
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes], pid: int) -> None:
+    if pid != os.getpid():
+        return  # we are a fork: the process, and the answers in its pipes, belong to our parent
     process.kill()  # it only reads
     for pipe in (process.stdin, process.stdout):
         if pipe:

@@ -259,6 +259,8 @@ def test_any_bytes_give_a_path_inside_or_a_clear_refusal(shared: Workspace, part
 def test_pointers_are_written_read_listed_and_removed_in_each_kind(kind: str, tmp_path: Path) -> None:
     workspace = workspace_of(kind, tmp_path)
     names = [b"x", b"d/e/y", b"new\nline", b"-dash", b"\xff\xfe", b"a b", b"n" * 251, b"w[i]ld*"]
+    if sys.platform == "darwin":  # its filesystems take UTF-8 only
+        names.remove(b"\xff\xfe")
     expected = {}
     for i, name in enumerate(names):
         expected[name] = Pointer("file", bytes([i + 1]) * 32, i + 1)
