@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dvk.commands.placed import Placed
 from dvk.commands.repo import Repo
 from dvk.commands.tracked import (
     Look,
@@ -158,7 +159,7 @@ class _Add:
         out: list[_Target] = []
         whole = {path for path, inner in found if not inner}
         for (path, inner), target in sorted(found.items()):
-            above = {path} | {path[: i] for i in range(len(path)) if path[i : i + 1] == b"/"}
+            above = {path} | {path[:i] for i in range(len(path)) if path[i : i + 1] == b"/"}
             if not (inner and path in whole) and not (above - {path}) & whole:
                 out.append(target)
         self._check_owners(out)
@@ -221,6 +222,7 @@ class _Add:
         for d in done:
             if d.cache is not None:
                 d.cache.save(self.repo.state, d.target.path)
+        Placed(self.repo.state).update({d.target.path: d.pointer for d in done})
         fresh = [d.target.path for d in done if d.select_all]
         if fresh:
             with edit(self.repo.state) as selection:
@@ -353,9 +355,7 @@ class _Add:
             ignored=seen.scan.ignored,
         )
         whole = selected.prefixes is None
-        cache = StatCache.of(
-            seen.scan, seen.ids, clock=clock, root_id=bytes(root.id) if whole else bytes(ID_BYTES)
-        )
+        cache = StatCache.of(seen.scan, seen.ids, clock=clock, root_id=bytes(root.id) if whole else bytes(ID_BYTES))
         fresh = self.selection.get(t.path) is None
         return _Done(t, pointer, added, cache, select_all=fresh and whole, old=old)
 

@@ -141,7 +141,9 @@ class Repo:
             )
         if wanted not in remotes:
             known = ", ".join(sorted(remotes)) or "none"
-            raise NotFound("no remote has this name", subject=wanted, hint=f"known remotes: {known}; see `dvk remote add`")
+            raise NotFound(
+                "no remote has this name", subject=wanted, hint=f"known remotes: {known}; see `dvk remote add`"
+            )
         return remotes[wanted]
 
     def remote(self, name: str | None = None) -> Remote:

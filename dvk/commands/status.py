@@ -44,9 +44,7 @@ class PathStatus:
     @property
     def clean(self) -> bool:
         """Whether there is nothing to say about it."""
-        return not (
-            self.staged or self.unstaged or self.modified or self.added or self.missing or self.not_fetched
-        )
+        return not (self.staged or self.unstaged or self.modified or self.added or self.missing or self.not_fetched)
 
 
 @dataclass(slots=True)
@@ -220,4 +218,3 @@ class _Status:
 
 def _with(base: PathStatus, **changes: int | bool) -> PathStatus:
     return replace(base, **changes)  # type: ignore[arg-type]
-

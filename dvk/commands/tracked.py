@@ -34,18 +34,6 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Below:
-    """The ignore rules of the work tree, asked about paths relative to a folder."""
-
-    rules: IgnoreRules
-    folder: bytes
-
-    def match(self, path: bytes, is_dir: bool, /) -> bool:
-        """Whether a folder leaves out `path`."""
-        return self.rules.match(self.folder + b"/" + path, is_dir)
-
-
-@dataclass(frozen=True, slots=True)
 class Look:
     """What is on disk at one path, with the ids that are known without reading anything.
 
@@ -108,7 +96,7 @@ def look(root_fd: int, path: bytes, state: bytes, rules: IgnoreRules, *, on_even
     scan = empty_scan()
     try:
         if kind == "dir":
-            scan = scan_folder(root_fd, path, Below(rules, path), on_event=on_event)
+            scan = scan_folder(root_fd, path, rules, on_event=on_event)
         elif kind == "file":
             scan = scan_file(root_fd, path)
     except NotFound:

@@ -139,4 +139,3 @@ def as_push_versions(named: Sequence[Named]) -> list[Version]:
         if n.root not in before:
             before.append(n.root)
     return out
-

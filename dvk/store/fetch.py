@@ -49,6 +49,7 @@ class Fetched:
     new_bytes: int = 0  #: decoded bytes that were not here before
     moved_bytes: int = 0  #: bytes of data read from the remote
     failures: list[tuple[Wanted, DvkError]] = field(default_factory=list)
+    records: dict[str, bytes] = field(default_factory=dict)  #: root text -> the record that its locator names
 
 
 def is_here(local: Store, wanted: Wanted) -> bool:
@@ -91,6 +92,8 @@ def fetch(
         finally:
             run.close()
         writer.flush()
+        failed = {w.root.text for w, _ in out.failures}
+        out.records = {text: rid for text, rid in resolver.records.items() if text not in failed}
         out.new_bytes = writer.written.new_bytes
     return out
 

@@ -86,6 +86,7 @@ class Resolver:
     def __init__(self, remote: Store, *, on_event: OnEvent = ignore) -> None:
         self.remote = remote
         self._on_event = on_event
+        self.records: dict[str, bytes] = {}  #: of the roots resolved by locator, which record wrote it
         self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="dvk-resolve")
 
     def close(self) -> None:
@@ -180,6 +181,7 @@ class Resolver:
                 for part in self._by_locator(root, found, under):
                     yielded = True
                     yield part
+                self.records[root.text] = found.record
                 return
             except (KeyMissing, FormatError) as error:
                 if yielded:

@@ -1,0 +1,454 @@
+"""`dvk checkout`: the workspace in step with its pointers, or one path at another revision. Works from the local store.
+
+Only what differs is written. Whatever is replaced or deleted is content that the store holds; anything else stays, is
+named, and the other paths still arrive. Each file is its old self or its new one; a killed run is finished by the same command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dvk.commands.placed import Placed
+from dvk.commands.repo import Repo
+from dvk.commands.tracked import (
+    Look,
+    join_path,
+    kind_on_disk,
+    look,
+    not_here,
+    pointer_entries,
+    read_unknown,
+)
+from dvk.errors import Busy, DataMissing, DvkError, NotFound, Refused, one_or_many
+from dvk.events import Note, OnEvent, ignore
+from dvk.ids import ID_BYTES, PageId
+from dvk.store.listing import Entries
+from dvk.store.names import show
+from dvk.store.pages import edit_listing, read_entries
+from dvk.store.restore import ContentSource, StoreContent, restore
+from dvk.store.writer import Writer
+from dvk.workspace.git import CommitId
+from dvk.workspace.ignore import exclude_pattern, excluded, excluded_paths
+from dvk.workspace.materialize import WorkTree
+from dvk.workspace.plan import CheckoutPlan, content_needed, plan_checkout
+from dvk.workspace.pointer import Pointer, pointer_name
+from dvk.workspace.probe import clean_leftovers, find_folded
+from dvk.workspace.selection import Selected, Selection, edit
+from dvk.workspace.statcache import Clock, StatCache, forget, read_clock
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedOut:
+    """One tracked path after a checkout; counts are of files."""
+
+    path: bytes
+    kind: str
+    written: int = 0
+    written_bytes: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+    not_present: int = 0  #: outside of what this worktree asked for
+
+
+@dataclass(slots=True)
+class CheckoutResult:
+    """What a checkout did. Paths where nothing had to be done are only counted."""
+
+    paths: list[CheckedOut] = field(default_factory=list)
+    in_step: int = 0
+    removed: list[bytes] = field(default_factory=list)  #: data whose pointer is gone
+    staged: int = 0
+    not_staged: str = ""
+    failures: list[DvkError] = field(default_factory=list)
+    dry_run: bool = False
+
+
+def checkout(
+    repo: Repo,
+    paths: Sequence[bytes | str] = (),
+    *,
+    rev: str | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    stage: bool = True,
+    on_event: OnEvent = ignore,
+) -> CheckoutResult:
+    """Bring data in step with pointers; with `rev`, take the pointers of `paths` from there first, and stage them.
+
+    Args:
+        paths: data paths or folders above them; all tracked paths by default. May lie inside a tracked folder.
+        force: replace and delete content that the store does not hold as well.
+
+    Raises:
+        NotFound: a path is not tracked (at that revision).
+        StorageFull: there is no room; what was not finished is as it was.
+    """
+    run = Materializer(repo, force=force, dry_run=dry_run, on_event=on_event)
+    wanted = [repo.workspace.locate(p, cwd=repo.cwd) for p in paths]
+    with repo.writing():
+        if rev is not None:
+            run.from_revision(rev, wanted, stage=stage)
+        else:
+            targets = tracked(repo, wanted, run.result.failures)
+            run.hide([path for path, _, _ in targets])
+            for path, under, pointer in targets:
+                run.one(path, pointer, under)
+            if not wanted:
+                run.remove_left_behind()
+    return run.finish()
+
+
+def tracked(
+    repo: Repo, wanted: Sequence[bytes], failures: list[DvkError]
+) -> list[tuple[bytes, tuple[bytes, ...], Pointer]]:
+    """Tracked path, parts inside it (empty: as selected) and pointer for what the arguments mean.
+
+    Pointers that cannot be read go to `failures`.
+
+    Raises:
+        NotFound: an argument means nothing tracked.
+    """
+    ws = repo.workspace
+    inside: dict[bytes, list[bytes]] = {}
+    direct: list[bytes] = []
+    for path in wanted:
+        owner = ws.owner_of(path)
+        if owner is not None and owner[1]:
+            inside.setdefault(owner[0], []).append(owner[1])
+        else:
+            direct.append(path)
+    found: dict[bytes, tuple[tuple[bytes, ...], Pointer]] = {}
+    hits: set[bytes] = set()
+    if direct or not wanted:
+        for path, pointer in ws.worktree_pointers(under=direct):
+            hits.update(d for d in direct if path == d or path.startswith(d + b"/"))
+            if isinstance(pointer, DvkError):
+                failures.append(pointer)
+            else:
+                found[path] = ((), pointer)
+    for d in direct:
+        if d not in hits:
+            raise NotFound("dvk tracks nothing there", subject=show(d), hint="`dvk ls` lists what it tracks")
+    for path, parts in inside.items():
+        if path in found and not found[path][0]:
+            continue  # asked for as a whole as well
+        pointer = ws.read_pointer(path)
+        if not pointer.is_dir:
+            raise NotFound("a file is tracked under this name", subject=show(join_path(path, parts[0])))
+        found[path] = (tuple(sorted(parts)), pointer)
+    return [(path, parts, pointer) for path, (parts, pointer) in sorted(found.items())]
+
+
+class Materializer:
+    """Writes versions into the work tree, from the local store or from another source of content."""
+
+    def __init__(
+        self,
+        repo: Repo,
+        *,
+        force: bool = False,
+        dry_run: bool = False,
+        on_event: OnEvent = ignore,
+        entries_of: Callable[[Pointer, Selected], Entries] | None = None,
+        content: ContentSource | None = None,
+    ) -> None:
+        self.repo, self.ws, self.store = repo, repo.workspace, repo.store
+        self.force, self.on_event = force, on_event
+        self.rules = repo.workspace.ignore_rules()
+        self.selection = Selection.load(repo.state)
+        self.placed = Placed(repo.state)
+        self._placed = self.placed.read()
+        self._now: dict[bytes, Pointer | None] = {}
+        self.result = CheckoutResult(dry_run=dry_run)
+        self._entries_of = entries_of or (lambda p, s: pointer_entries(self.store, p, s))
+        self._content = content or StoreContent(self.store)
+        self._vouched = content is not None  # what a remote gave us it can give again
+
+    # ------------------------------------------------------------ one path
+
+    def hide(self, paths: Sequence[bytes]) -> None:
+        """Keep data out of Git's sight before it appears; a clone has no such rules yet."""
+        git = self.ws.git
+        if git is None or self.result.dry_run:
+            return
+        known = excluded(git.common_dir)
+        new = [path for path in paths if exclude_pattern(path) not in known]
+        if new:
+            with self.ws.lock():
+                self.ws.hide(add=new)
+
+    def finish(self) -> CheckoutResult:
+        """Remember what was placed; the answer."""
+        self.placed.update(self._now)
+        return self.result
+
+    def one(self, path: bytes, pointer: Pointer, under: tuple[bytes, ...] = ()) -> None:
+        """Bring one tracked path in step; what goes wrong is in `result.failures`.
+
+        Args:
+            under: parts of the folder to look at; they become selected. Empty: what is selected.
+        """
+        try:
+            done = self._one(path, pointer, under)
+        except DataMissing as error:
+            self.result.failures.append(not_here(path, error))
+            return
+        except DvkError as error:
+            if error.kind in ("storage-full", "interrupted"):
+                raise
+            self.result.failures.append(error)
+            return
+        if done.written or done.deleted:
+            self.result.paths.append(done)
+        else:
+            self.result.in_step += 1
+
+    def _one(self, path: bytes, pointer: Pointer, under: tuple[bytes, ...]) -> CheckedOut:
+        recorded = self.selection.get(path)
+        selected = recorded or Selected(None)
+        if under:
+            selected = recorded or Selected(())
+            for part in under:
+                selected = selected.plus(part)
+        clock = self._clock()
+        seen = look(self.repo.root_fd, path, self.repo.state, self.rules, on_event=self.on_event)
+        files = pointer.files or 0 if pointer.is_dir else 1
+        whole = selected.everything
+        if whole and seen.in_step and seen.cache is not None and seen.cache.root_id == pointer.id:
+            self._select(path, pointer, selected)
+            return CheckedOut(path, pointer.kind, unchanged=files)
+        if seen.kind and seen.kind != pointer.kind and not self.force:
+            raise Refused(
+                f"a {'folder' if seen.kind == 'dir' else 'file'} stands where a "
+                f"{'folder' if pointer.is_dir else 'file'} is tracked",
+                subject=show(path),
+                hint="move it away, then run the command again",
+            )
+        target = self._entries_of(pointer, selected)
+        previous = self._previous(path, selected)
+        needed = content_needed(target, seen.scan, seen.known, previous=previous)
+        seen = read_unknown(self.repo.root_fd, seen, needed, on_event=self.on_event)
+        plan = plan_checkout(
+            target,
+            seen.scan,
+            known=seen.known,
+            ids=seen.ids,
+            holds=self.store.holds,
+            previous=previous,
+            selected=None,
+            collisions=find_folded(self.repo.root_fd, path, target.names) if pointer.is_dir else (),
+            force=self.force,
+            subject=path,
+        )
+        done = CheckedOut(
+            path,
+            pointer.kind,
+            written=len(plan.write) + len(plan.links),
+            written_bytes=int(plan.sizes.sum()),
+            deleted=len(plan.deletes),
+            unchanged=int(np.count_nonzero(plan.stay)),
+            not_present=files - target.files,
+        )
+        self.result.failures += plan.conflicts
+        if self.result.dry_run:
+            return done
+        self._select(path, pointer, selected)
+        self._now[path] = pointer
+        failed = self._carry_out(path, pointer, plan, seen, clock, whole=whole)
+        if failed:
+            self.result.failures += failed
+        return done
+
+    def _clock(self) -> Clock | None:
+        try:
+            return read_clock(self.repo.state)
+        except OSError:
+            return None
+
+    def _select(self, path: bytes, pointer: Pointer, selected: Selected) -> None:
+        """Record what was asked for before it is acted upon: a kill must not make it look deleted."""
+        if self.result.dry_run or not pointer.is_dir or self.selection.get(path) == selected:
+            return
+        with edit(self.repo.state) as selection:
+            if selected.prefixes is None:
+                selection.set_all(path)
+            else:
+                for prefix in selected.prefixes:
+                    selection.add(path, prefix)
+        self.selection = Selection.load(self.repo.state)
+
+    def _carry_out(
+        self, path: bytes, pointer: Pointer, plan: CheckoutPlan, seen: Look, clock: Clock | None, *, whole: bool
+    ) -> list[DvkError]:
+        if seen.scan.leftovers:
+            clean_leftovers(self.repo.root_fd, path, seen.scan.leftovers)
+        with WorkTree(self.repo.root_fd, path, plan) as tree:
+            tree.check_space()
+            problems = tree.delete()
+            problems += tree.make_dirs()
+            failed = restore(self._content, plan.ids, plan.sizes, tree, names=tree.shown(), on_event=self.on_event)
+            problems += [error for _, error in failed]
+            problems += tree.link()
+            problems += tree.set_modes()
+            written = tree.entries()
+        if clock is not None:
+            complete = whole and not problems and not plan.conflicts and len(written.scan) == len(plan.target)
+            StatCache.of(
+                written.scan,
+                written.ids,
+                clock=clock,
+                settled=written.settled,
+                root_id=pointer.id if complete else bytes(ID_BYTES),
+            ).save(self.repo.state, path)
+        return problems
+
+    # ------------------------------------------------------------ revisions
+
+    def from_revision(self, rev: str, wanted: Sequence[bytes], *, stage: bool) -> None:
+        """Take the pointers of `wanted` from a revision, write and stage them, and bring their data in step.
+
+        Raises:
+            NotFound: the revision does not have one of them; nothing was changed.
+        """
+        commit = self.ws.resolve(rev)
+        plan: list[tuple[bytes, Pointer, tuple[bytes, ...]]] = []
+        missing: list[DvkError] = []
+        for path in wanted:
+            found = self._at(commit, path)
+            if not found:
+                missing.append(
+                    NotFound(
+                        f"is not tracked at {rev}",
+                        subject=show(path),
+                        hint=f"`dvk log {show(path)}` lists its versions",
+                    )
+                )
+            plan += found
+        if missing:
+            raise one_or_many(f"some paths are not tracked at {rev}; nothing was changed", missing)
+        pointers = []
+        for path, pointer, under in plan:
+            if self.result.dry_run:
+                self.one(path, pointer, under)
+                continue
+            self.ws.write_pointer(path, pointer)
+            self.hide([path])
+            pointers.append(pointer_name(path))
+            self.one(path, pointer, under)
+        if stage and pointers and self.ws.git is not None:
+            try:
+                self.ws.git.stage(pointers)
+                self.result.staged = len(pointers)
+            except Busy as error:
+                self.result.not_staged = error.message
+
+    def _at(self, commit: str, path: bytes) -> list[tuple[bytes, Pointer, tuple[bytes, ...]]]:
+        """What `path` means at a commit: a tracked path, the tracked paths below it, or a part of a folder."""
+        found = []
+        for name, pointer in self.ws.pointers_at(CommitId(commit), under=[path]):
+            if isinstance(pointer, DvkError):
+                raise pointer
+            found.append((name, pointer, ()))
+        if found:
+            return list(found)
+        owner = path
+        while b"/" in owner:
+            owner = owner.rpartition(b"/")[0]
+            for name, pointer in self.ws.pointers_at(CommitId(commit), under=[owner]):
+                if name == owner and isinstance(pointer, Pointer) and pointer.is_dir:
+                    return [self._graft(owner, pointer, path[len(owner) + 1 :])]
+        return []
+
+    def _graft(self, path: bytes, then: Pointer, part: bytes) -> tuple[bytes, Pointer, tuple[bytes, ...]]:
+        """Today's folder with one part of it as it was then."""
+        try:
+            now = self.ws.read_pointer(path)
+        except NotFound:
+            return path, then, (part,)
+        try:
+            old = read_entries(PageId(then.id), self.store.load_page, under=part)
+            if not len(old):
+                raise NotFound("was not in the folder then", subject=show(join_path(path, part)))
+            with Writer(self.store, dry_run=self.result.dry_run) as writer:
+                root = edit_listing(PageId(now.id), self.store.load_page, writer.add_page, put=old, remove=[part])
+                writer.flush()
+        except DataMissing as error:
+            raise not_here(path, error) from error
+        pointer = Pointer("dir", bytes(root.id), root.total_bytes, files=root.files, source=now.source)
+        return path, pointer, (part,) if self.selection.get(path) != Selected(None) else ()
+
+    def _previous(self, path: bytes, selected: Selected) -> Entries | None:
+        """The version that dvk put there last; None when it is not known, and then nothing is taken away."""
+        pointer = self._placed.get(path)
+        if pointer is None:
+            return None
+        try:
+            return pointer_entries(self.store, pointer, selected)
+        except DataMissing:
+            return None
+
+    # ------------------------------------------------------------ gone pointers
+
+    def remove_left_behind(self) -> None:
+        """Remove data that dvk put there and whose pointer is gone, if it is clean and the store holds it."""
+        git = self.ws.git
+        if git is None:
+            return
+        for path in excluded_paths(git.common_dir):
+            if not kind_on_disk(self.repo.root_fd, path):
+                continue
+            try:
+                self.ws.read_pointer(path)
+                continue
+            except NotFound:
+                pass
+            except DvkError:
+                continue  # it is there and broken; `status` names it
+            try:
+                self._remove(path)
+            except DvkError as error:
+                self.result.failures.append(error)
+
+    def _remove(self, path: bytes) -> None:
+        seen = look(self.repo.root_fd, path, self.repo.state, self.rules, on_event=self.on_event)
+        previous = self._previous(path, self.selection.get(path) or Selected(None))
+        if previous is None:
+            self.on_event(
+                Note(
+                    "has no pointer at this revision and stays, since dvk did not put it there",
+                    subject=show(path),
+                    hint=f"`dvk add {show(path)}` tracks it, or remove it yourself",
+                )
+            )
+            return
+        seen = read_unknown(
+            self.repo.root_fd, seen, content_needed(Entries.empty(), seen.scan, seen.known, previous=previous)
+        )
+        plan = plan_checkout(
+            Entries.empty(),
+            seen.scan,
+            known=seen.known,
+            ids=seen.ids,
+            holds=self.store.holds,
+            previous=previous,
+            force=self.force,
+            subject=path,
+        )
+        if plan.conflicts or len(plan.deletes) < len(seen.scan):
+            self.on_event(
+                Note(
+                    "has no pointer at this revision and stays, since it differs from what the store holds",
+                    subject=show(path),
+                    hint=f"`dvk add {show(path)}` keeps it, --force removes it",
+                )
+            )
+            return
+        if not self.result.dry_run:
+            with WorkTree(self.repo.root_fd, path, plan) as tree:
+                self.result.failures += tree.delete()
+            forget(self.repo.state, path)
+            self._now[path] = None
+        self.result.removed.append(path)

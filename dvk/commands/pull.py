@@ -1,0 +1,269 @@
+"""`dvk fetch` brings data into the local store, `dvk pull` brings it into the workspace as well.
+
+A fresh clone pulls without a listing and without an index of the remote: each pointer names an id, each id has a locator. What one
+path lacks does not keep the others from arriving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dvk.commands.checkout import CheckoutResult, Materializer, tracked
+from dvk.commands.repo import Remote, Repo, root_of
+from dvk.commands.tracked import file_entries
+from dvk.errors import DataMissing, DvkError, FormatError, NotFound, NotOurs, RemoteError, StorageError
+from dvk.events import Note, OnEvent, ignore
+from dvk.ids import PageId
+from dvk.store.fetch import Fetched, Wanted, is_here
+from dvk.store.fetch import fetch as fetch_roots
+from dvk.store.listing import Entries
+from dvk.store.names import show
+from dvk.store.resolve import RemoteContent, Resolver
+from dvk.store.roots import ConfirmedRoots, is_live
+from dvk.store.writer import Writer
+from dvk.workspace.pointer import Pointer
+from dvk.workspace.selection import Selected, Selection
+
+
+@dataclass(slots=True)
+class FetchResult:
+    """What a fetch did."""
+
+    remote: str = ""  #: the remote that was asked; empty when everything was here already
+    url: str = ""
+    paths: int = 0  #: tracked paths that were looked at
+    fetched: int = 0  #: of these, how many needed the remote and arrived
+    new_bytes: int = 0  #: decoded bytes that were not here before
+    moved_bytes: int = 0  #: bytes read from the remote
+    failures: list[DvkError] = field(default_factory=list)
+    dry_run: bool = False
+
+
+@dataclass(slots=True)
+class PullResult:
+    """What a pull did: the transfer and the checkout."""
+
+    fetch: FetchResult
+    checkout: CheckoutResult
+    not_present: int = 0  #: files of folders that stay on the remote, since nobody asked for them
+    failures: list[DvkError] = field(default_factory=list)
+
+
+Target = tuple[bytes, tuple[bytes, ...], Pointer]
+
+
+def fetch(
+    repo: Repo,
+    paths: Sequence[bytes | str] = (),
+    *,
+    remote: str | None = None,
+    rev: str | None = None,
+    dry_run: bool = False,
+    on_event: OnEvent = ignore,
+) -> FetchResult:
+    """Bring the data that pointers name into the local store; the workspace is not touched.
+
+    Args:
+        paths: tracked paths, folders above them, or parts of tracked folders; everything selected by default.
+        rev: the pointers of that revision instead of those in the work tree.
+    """
+    out = FetchResult(dry_run=dry_run)
+    wanted = [repo.workspace.locate(p, cwd=repo.cwd) for p in paths]
+    targets = tracked(repo, wanted, out.failures) if rev is None else _at(repo, rev, wanted, out.failures)
+    with repo.writing():
+        _fetch(repo, targets, out, remote, on_event)
+    return out
+
+
+def _at(repo: Repo, rev: str, wanted: Sequence[bytes], failures: list[DvkError]) -> list[Target]:
+    found: list[Target] = []
+    for path, pointer in repo.workspace.pointers_at(repo.workspace.resolve(rev), under=wanted):
+        if isinstance(pointer, DvkError):
+            failures.append(pointer)
+        else:
+            found.append((path, (), pointer))
+    if wanted and not found:
+        raise NotFound(f"nothing is tracked there at {rev}", subject=show(wanted[0]))
+    return found
+
+
+def _fetch(repo: Repo, targets: Sequence[Target], out: FetchResult, remote: str | None, on_event: OnEvent) -> None:
+    selection = Selection.load(repo.state)
+    asked = [
+        Wanted(root_of(pointer), under or _selected(selection, path, pointer), show(path))
+        for path, under, pointer in targets
+    ]
+    out.paths = len(asked)
+    missing = [w for w in asked if not is_here(repo.store, w)]
+    if not missing:
+        return
+    try:
+        source = repo.remote(remote)
+    except NotFound as error:
+        out.failures += [DataMissing("its data is not here", subject=w.name, hint=error.hint) for w in missing]
+        return
+    out.remote, out.url = source.name, source.url
+    _expect_store(source)
+    done = fetch_roots(source.store, repo.store, missing, on_event=on_event, dry_run=out.dry_run)
+    repo.remember_store(source)
+    _confirm(repo, source, done.records)
+    out.fetched, out.new_bytes, out.moved_bytes = done.roots, done.new_bytes, done.moved_bytes
+    out.failures += _failures(repo, source, done, targets)
+
+
+def _selected(selection: Selection, path: bytes, pointer: Pointer) -> tuple[bytes, ...]:
+    found = selection.get(path) if pointer.is_dir else None
+    return (b"",) if found is None or found.prefixes is None else found.prefixes
+
+
+def _expect_store(source: Remote) -> None:
+    """Raise if there is no dvk store at the remote's URL."""
+    found = source.store.describe()
+    if found is None:
+        raise NotOurs(
+            "there is no dvk store here (no dvk.json)",
+            subject=source.url,
+            hint=f"check `dvk remote list`; the first `dvk push --remote {source.name}` makes one",
+        )
+    found.require("read", subject=source.url)
+
+
+def _confirm(repo: Repo, source: Remote, records: dict[str, bytes]) -> None:
+    """What came from a remote under a live record is pushed already: `status` shall know."""
+    found = source.store.describe()
+    if found is None or not records:
+        return
+    try:
+        live = {rid for rid in set(records.values()) if is_live(source.store.backend, rid)}
+    except RemoteError:
+        return  # readers need not be allowed to list; `push` would ask again anyway
+    ConfirmedRoots(repo.remotes_state, found.store).add({k: rid for k, rid in records.items() if rid in live})
+
+
+def _failures(repo: Repo, source: Remote, done: Fetched, targets: Sequence[Target]) -> list[DvkError]:
+    """One error for each path that did not arrive, with who could help."""
+    by_name = {show(path): (path, pointer) for path, _, pointer in targets}
+    out: list[DvkError] = []
+    for wanted, error in done.failures:
+        if not isinstance(error, DataMissing):
+            out.append(type(error)(f"{error.message} ({error.subject})", subject=wanted.name, hint=error.hint))
+            continue
+        path, pointer = by_name[wanted.name]
+        out.append(nowhere(repo, path, pointer, [source.name]))
+    return out
+
+
+def nowhere(repo: Repo, path: bytes, pointer: Pointer, remotes: Sequence[str]) -> DataMissing:
+    """The error for data that is neither here nor on the remotes that were asked: who can bring it, and how."""
+    where = f"on {', '.join(remotes)}" if remotes else "on any remote"
+    message = f"({pointer.id.hex()[:12]}, {_size(pointer.size)}) is neither here nor {where}"
+    hint = "whoever has this version can `dvk push` it"
+    git = repo.workspace.git
+    if git is not None and git.has_program and git.head() is not None:
+        for commit in git.history(path + b".dvk"):
+            message += f"; its pointer came with commit {commit.id[:9]} by {commit.author}"
+            hint = f"ask its author for `dvk push --rev {commit.id[:9]}`"
+            break
+    return DataMissing(message, subject=show(path), hint=hint)
+
+
+def _size(n: int) -> str:
+    """Bytes for people, in the units of storage makers."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n >= scale:
+            return f"{n / scale:.3g} {unit}"
+    return f"{n} bytes"
+
+
+def pull(
+    repo: Repo,
+    paths: Sequence[bytes | str] = (),
+    *,
+    remote: str | None = None,
+    store: bool = True,
+    force: bool = False,
+    on_event: OnEvent = ignore,
+) -> PullResult:
+    """Bring data into the workspace: all that is tracked and selected, or what is named.
+
+    Args:
+        store: keep what is fetched in the local store too; without it verified bytes go straight to the workspace.
+        force: replace local content that no store holds.
+    """
+    fetched = FetchResult()
+    wanted = [repo.workspace.locate(p, cwd=repo.cwd) for p in paths]
+    targets = tracked(repo, wanted, fetched.failures)
+    if wanted:
+        # Naming a folder asks for all of it, whatever was asked for before.
+        targets = [(p, under or ((b"",) if x.is_dir and p in wanted else ()), x) for p, under, x in targets]
+    with repo.writing():
+        if store:
+            _fetch(repo, targets, fetched, remote, on_event)
+            run = Materializer(repo, force=force, on_event=on_event)
+        else:
+            run = _direct(repo, targets, fetched, remote, force=force, on_event=on_event)
+        run.hide([path for path, _, _ in targets])
+        failed = {e.subject for e in fetched.failures}
+        for path, under, pointer in targets:
+            if show(path) not in failed:
+                run.one(path, pointer, under)
+        if not wanted and store:
+            run.remove_left_behind()
+        result = run.finish()
+    not_present = sum(p.not_present for p in result.paths)
+    return PullResult(fetched, result, not_present, [*fetched.failures, *result.failures])
+
+
+def _keep_pages(repo: Repo, pages: list[tuple[PageId, bytes]], on_event: OnEvent) -> None:
+    """The list of a folder's files is kept even without a store for data: `status` needs it, and it is small."""
+    try:
+        with Writer(repo.store) as writer:
+            for name, data in pages:
+                writer.add_page(name, data)
+            writer.flush()
+    except StorageError as error:
+        on_event(Note(f"the list of files could not be kept, so `dvk status` will not know it ({error})"))
+
+
+def _direct(
+    repo: Repo,
+    targets: Sequence[Target],
+    out: FetchResult,
+    remote: str | None,
+    *,
+    force: bool,
+    on_event: OnEvent,
+) -> Materializer:
+    """A materializer that reads the remote; what a folder consists of is resolved here, once."""
+    source = repo.remote(remote)
+    _expect_store(source)
+    out.remote, out.url, out.paths = source.name, source.url, len(targets)
+    content = RemoteContent(source.store)
+    listings: dict[bytes, Entries] = {}
+    selection = Selection.load(repo.state)
+    with Resolver(source.store, on_event=on_event) as resolver:
+        for path, under, pointer in targets:
+            parts = []
+            pages: list[tuple[PageId, bytes]] = []
+            try:
+                for prefix in under or _selected(selection, path, pointer):
+                    for part in resolver.resolve(root_of(pointer), under=prefix):
+                        content.add(part)
+                        parts.append(part.entries)
+                        pages += part.pages
+            except DataMissing:
+                out.failures.append(nowhere(repo, path, pointer, [source.name]))
+                continue
+            except FormatError as error:
+                out.failures.append(type(error)(error.message, subject=show(path), hint=error.hint))
+                continue
+            if pointer.is_dir:
+                listings[pointer.id] = Entries.join(parts)
+                _keep_pages(repo, pages, on_event)
+            out.fetched += 1
+
+    def entries_of(pointer: Pointer, _selected: Selected) -> Entries:
+        return listings[pointer.id] if pointer.is_dir else file_entries(pointer)
+
+    return Materializer(repo, force=force, on_event=on_event, entries_of=entries_of, content=content)

@@ -1,0 +1,138 @@
+"""`dvk push`: versions that this clone holds and a remote is not known to have go there, verified.
+
+Which versions: those reachable from HEAD and the Git index, or as asked. Only data goes; Git's own push is the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dvk.commands.repo import Repo, root_of
+from dvk.commands.versions import Named, as_push_versions, head_history, history, roots_here, staged
+from dvk.errors import DataMissing, DvkError, UsageError
+from dvk.events import Note, OnEvent, ignore
+from dvk.store.names import show
+from dvk.store.push import Pushed, plan_push
+from dvk.store.push import push as push_versions
+from dvk.workspace.pointer import Pointer
+
+
+@dataclass(frozen=True, slots=True)
+class PushedVersion:
+    """A version that was sent (or would be)."""
+
+    path: bytes
+    id: bytes
+    size: int
+
+
+@dataclass(slots=True)
+class PushResult:
+    """What a push did."""
+
+    remote: str
+    url: str
+    sent: list[PushedVersion] = field(default_factory=list)
+    already_there: int = 0
+    not_here: int = 0  #: versions of history that this clone does not hold, so somebody else pushes them
+    new_bytes: int = 0  #: decoded bytes that the remote was not known to have
+    moved_bytes: int = 0  #: bytes sent
+    packs: int = 0
+    verified: str = ""  #: "packs" (end and one block of each), "full", or empty when nothing was sent
+    failures: list[DvkError] = field(default_factory=list)
+    dry_run: bool = False
+
+
+def push(
+    repo: Repo,
+    paths: Sequence[bytes | str] = (),
+    *,
+    remote: str | None = None,
+    only_head: bool = False,
+    all_branches: bool = False,
+    revs: Sequence[str] = (),
+    dry_run: bool = False,
+    verify_full: bool = False,
+    on_event: OnEvent = ignore,
+) -> PushResult:
+    """Send what the remote does not have. Returns only when an independent clone could restore it.
+
+    Args:
+        only_head: only the versions that HEAD and the index name, not those before.
+        all_branches: of all local branches as well.
+        revs: instead of HEAD: `v1.0`, `A..B`.
+        verify_full: read back everything that was sent.
+
+    Raises:
+        UsageError, NotFound: arguments. RemoteError: the remote; nothing that was not finished is promised.
+    """
+    target = repo.remote(remote)
+    named = _named(repo, paths, only_head=only_head, all_branches=all_branches, revs=revs)
+    out = PushResult(target.name, target.url, dry_run=dry_run)
+    # Packs of the store must not be collected while they are being read.
+    with repo.writing():
+        held = roots_here(repo.store, [n.root for n in named])
+        out.not_here = len({n.root for n, here in zip(named, held, strict=True) if not here})
+        versions = as_push_versions([n for n, here in zip(named, held, strict=True) if here])
+        done: Pushed
+        if dry_run:
+            done = plan_push(repo.store, target.store, versions, repo.remotes_state, on_event=on_event)
+        else:
+            done = push_versions(
+                repo.store, target.store, versions, repo.remotes_state, on_event=on_event, verify_all=verify_full
+            )
+            repo.remember_store(target)
+    by_root = {n.root: n for n in reversed(named)}
+    out.sent = [PushedVersion(by_root[v.root].path, v.root.id, v.root.size) for v in done.sent]
+    out.already_there = len(done.covered)
+    out.new_bytes, out.moved_bytes, out.packs = done.new_bytes, done.moved_bytes, done.packs
+    out.verified = "" if dry_run or not done.sent else "full" if verify_full else "packs"
+    for version, error in done.absent:
+        _absent(out, by_root[version.root], error, asked=bool(revs or paths), on_event=on_event)
+    return out
+
+
+def _named(
+    repo: Repo, paths: Sequence[bytes | str], *, only_head: bool, all_branches: bool, revs: Sequence[str]
+) -> list[Named]:
+    """The versions meant, newest first."""
+    if sum((only_head, all_branches, bool(revs))) > 1:
+        raise UsageError("--only-head, --all-branches and --rev say different things", hint="use one of them")
+    git = repo.workspace.need_git("push")
+    wanted = [repo.workspace.locate(p, cwd=repo.cwd) for p in paths]
+    if revs:
+        found = list(history(repo, revs, paths=wanted))
+    elif all_branches:
+        branches = [commit for _, commit in git.local_branches()]
+        found = [*staged(repo), *history(repo, [*branches, *(["HEAD"] if git.head() else [])], paths=wanted)]
+    elif only_head:
+        found = [*staged(repo), *_at_head(repo)]
+    else:
+        found = [*staged(repo), *head_history(repo)]
+    if wanted:
+        owners = {(repo.workspace.owner_of(w) or (w, b""))[0] for w in wanted}
+        found = [n for n in found if any(n.path == o or n.path.startswith(o + b"/") for o in owners)]
+    return found
+
+
+def _at_head(repo: Repo) -> list[Named]:
+    git = repo.workspace.need_git("push")
+    head = git.head()
+    if head is None:
+        return []
+    return [
+        Named(path, root_of(pointer), head)
+        for path, pointer in repo.workspace.pointers_at(head)
+        if isinstance(pointer, Pointer)
+    ]
+
+
+def _absent(out: PushResult, version: Named, error: DvkError, *, asked: bool, on_event: OnEvent) -> None:
+    """A version of which only a part is here and that the remote does not have."""
+    what = f"a version of it ({version.root.id.hex()[:12]}) is only partly in this clone and not on {out.remote}"
+    hint = f"whoever committed it ({version.commit[:9] or 'staged here'}) can `dvk push` it"
+    if asked:
+        out.failures.append(DataMissing(what, subject=show(version.path), hint=hint))
+    else:
+        on_event(Note(f"{what}; it was left out ({error.message})", subject=show(version.path), hint=hint))
