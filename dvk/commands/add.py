@@ -1,7 +1,7 @@
 """`dvk add`: data on disk becomes chunks in the store and a pointer in the work tree, staged for Git.
 
-The user's files are only read. Order: data durable, then pages, then the pointer, then Git: a kill leaves at most data that
-nothing refers to. A folder is scanned whole and compared with the stat cache; only what changed is read.
+The user's files are only read. Order: data durable, then pages, then the pointer, then Git: a kill leaves at most
+data that nothing refers to. A folder is scanned whole and compared with the stat cache; only what changed is read.
 """
 
 from __future__ import annotations
@@ -337,7 +337,7 @@ class _Add:
         if selected.prefixes is None:
             root = write_listing(entries, self.writer.add_page)
         else:
-            root = self._partly(t, entries, before, selected)
+            root = self._partly(t, entries, before)
         pointer = Pointer(
             "dir", bytes(root.id), root.total_bytes, files=root.files, source=t.pointer.source if t.pointer else ()
         )
@@ -393,7 +393,7 @@ class _Add:
         except DataMissing as error:
             raise not_here(t.path, error) from error
 
-    def _partly(self, t: _Target, entries: Entries, before: Entries, selected: Selected) -> PageRef:
+    def _partly(self, t: _Target, entries: Entries, before: Entries) -> PageRef:
         """A new version of a folder of which only a part is here."""
         assert t.pointer is not None
         present = align(before.names, entries.names) >= 0

@@ -1,7 +1,8 @@
 """`dvk checkout`: the workspace in step with its pointers, or one path at another revision. Works from the local store.
 
 Only what differs is written. Whatever is replaced or deleted is content that the store holds; anything else stays, is
-named, and the other paths still arrive. Each file is its old self or its new one; a killed run is finished by the same command.
+named, and the other paths still arrive. Each file is its old self or its new one; a killed run is finished by the
+same command.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which version of each tracked path this worktree last had from dvk: what a checkout may take away again.
 
-A file that was part of that version and is unchanged was put there (or recorded) by dvk; any other file in a folder is the
-user's own, whatever its name. Losing this record costs nothing but tidiness: without it nothing is deleted.
+A file that was part of that version and is unchanged was put there (or recorded) by dvk; any other file in a folder
+is the user's own, whatever its name. Losing this record costs nothing but tidiness: without it nothing is deleted.
 """
 
 from __future__ import annotations

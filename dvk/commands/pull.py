@@ -1,7 +1,7 @@
 """`dvk fetch` brings data into the local store, `dvk pull` brings it into the workspace as well.
 
-A fresh clone pulls without a listing and without an index of the remote: each pointer names an id, each id has a locator. What one
-path lacks does not keep the others from arriving.
+A fresh clone pulls without a listing and without an index of the remote: each pointer names an id, each id has a
+locator. What one path lacks does not keep the others from arriving.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One tracked path as it is now: what its pointer says, what is on disk, and what is known of the difference.
 
-`add`, `status` and `checkout` all start from the same look. A file is a folder of one entry without a name, so that one piece
-of code compares both.
+`add`, `status` and `checkout` all start from the same look. A file is a folder of one entry without a name, so that
+one piece of code compares both.
 """
 
 from __future__ import annotations

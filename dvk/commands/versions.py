@@ -1,7 +1,7 @@
 """Which versions of data the history of this repository names: what `push`, `status` and `du` go through.
 
-A version is a root (an id with its size) under a path. Reading history costs a run of Git; the answer for one commit never changes,
-so it is kept by commit.
+A version is a root (an id with its size) under a path. Reading history costs a run of Git; the answer for one commit
+never changes, so it is kept by commit.
 """
 
 from __future__ import annotations
