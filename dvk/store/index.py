@@ -1,8 +1,8 @@
 """Where chunks, pages and recipes lie in a local store. docs/format/index.md is the truth, this module is its code.
 
-A store of a terabyte has sixteen million chunks. A dictionary of them would take gigabytes; sorted columns take 16 bytes a
-chunk, are searched for a whole batch at once, and are read through the page cache. A hit is a hint (8 of 32 bytes match) that the
-pack's footer confirms.
+A store of a terabyte has sixteen million chunks. A dictionary of them would take gigabytes; sorted columns take 16
+bytes a chunk, are searched for a whole batch at once, and are read through the page cache. A hit is a hint (8 of 32
+bytes match) that the pack's footer confirms.
 
 >>> segment = Segment.build([(bytes(32), footer)])           # doctest: +SKIP
 >>> segment.find(ids)                                         # doctest: +SKIP
@@ -12,7 +12,7 @@ pack's footer confirms.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,7 @@ def prefixes(ids: U8) -> U64:
 
 @dataclass(frozen=True)
 class Table:
-    """Sorted columns: prefix uint64[n], pack uint32[n] (position in the segment's packs), row uint32[n] of its footer."""
+    """Sorted columns: prefix uint64[n], pack uint32[n] (position in the segment's packs), row uint32[n] of a footer."""
 
     prefix: U64
     pack: U32
@@ -112,7 +112,14 @@ class Segment:
 
     @classmethod
     def merge(cls, segments: Sequence[Segment]) -> Segment:
-        """Several segments as one of the next level; sorts columns, reads no footer."""
+        """Several segments as one of the next level, each pack once; sorts columns, reads no footer."""
+        # Two processes may have indexed the same pack.
+        seen: set[bytes] = set()
+        apart: list[Segment] = []
+        for segment in segments:
+            apart.append(segment if seen.isdisjoint(segment.packs) else segment.without(seen))
+            seen.update(segment.packs)
+        segments = apart
         shifts = np.cumsum([0, *(len(s.packs) for s in segments)])[:-1].tolist()
         return cls(
             level=min(15, max(s.level for s in segments) + 1),
@@ -122,9 +129,9 @@ class Segment:
             recipes=Table.merge([s.recipes for s in segments], shifts),
         )
 
-    def without(self, gone: set[bytes]) -> Segment:
-        """The same segment after packs have been deleted."""
-        keep = np.array([p not in gone for p in self.packs])
+    def without(self, gone: Container[bytes]) -> Segment:
+        """The same segment without some packs."""
+        keep = np.array([p not in gone for p in self.packs], np.bool_)
         new = (np.cumsum(keep) - 1).astype(np.uint32)
 
         def cut(t: Table) -> Table:
@@ -154,6 +161,11 @@ def format_segment(s: Segment) -> bytes:
     return HEADER.pack(_MAGIC, 1, s.level, *counts, xxhash.xxh3_64_intdigest(body), bytes(24)) + body
 
 
+def is_checked(data: Buffer) -> bool:
+    """Whether a segment of that length is verified by its checksum whenever it is read."""
+    return memoryview(data).nbytes <= _CHECKED_BYTES
+
+
 def parse_segment(data: Buffer, *, subject: str, check: bool = False) -> Segment:
     """Read a segment; its columns stay views of `data`.
 
@@ -174,7 +186,7 @@ def parse_segment(data: Buffer, *, subject: str, check: bool = False) -> Segment
     if HEADER.size + p * 33 + -p % 8 + (n + r) * 16 != len(view):
         raise Corrupt("an index segment has not the length it states", subject=subject)
     body = view[HEADER.size :]
-    if (check or len(view) <= _CHECKED_BYTES) and xxhash.xxh3_64_intdigest(body) != checksum:
+    if (check or is_checked(view)) and xxhash.xxh3_64_intdigest(body) != checksum:
         raise Corrupt("an index segment fails its checksum", subject=subject)
     names = bytes(body[: p * ID_BYTES])
     kinds = bytes(body[p * ID_BYTES : p * 33])

@@ -1,7 +1,7 @@
 """Where the chunks of a list lie: blocks as columns, and for each chunk its block and its offset there.
 
-The local index, a remote's locator and a pack's own footer all answer "where is it" in this one form, and everything that
-reads (restore, fetch, push) takes it, whatever the backend.
+The local index, a remote's locator and a pack's own footer all answer "where is it" in this one form, and everything
+that reads (restore, fetch, push) takes it, whatever the backend.
 """
 
 from __future__ import annotations

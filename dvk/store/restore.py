@@ -76,12 +76,23 @@ class StoreContent:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._looked_again = False
 
     @property
     def backend(self) -> Backend:
         return self.store.backend
 
     def contents(self, ids: U8, sizes: I64) -> list[Content | None]:
+        out = self._contents(ids, sizes)
+        missing = np.array([i for i, c in enumerate(out) if c is None and sizes[i] > 0], np.intp)
+        if len(missing) and not self._looked_again:
+            self._looked_again = True  # once: another process may have added it, or our index is damaged
+            self.store.look_again()
+            for i, content in zip(missing.tolist(), self._contents(ids[missing], sizes[missing]), strict=True):
+                out[i] = content
+        return out
+
+    def _contents(self, ids: U8, sizes: I64) -> list[Content | None]:
         found = self.store.chunks_of_many(ids, sizes)
         known = [c for c in found if c is not None]
         # One search for the chunks of all files together.
@@ -158,7 +169,12 @@ class _Restore:
             self._all_small(pool, small)
 
     def _missing(self, i: int) -> None:
-        message = f"its data ({self.ids[i].tobytes().hex()[:12]}, {int(self.sizes[i]):,} bytes) is not here"
+        name = self.ids[i].tobytes()
+        hidden = self.source.store.why_missing(name) if isinstance(self.source, StoreContent) else None
+        if hidden is not None:
+            self._failed(i, hidden)
+            return
+        message = f"its data ({name.hex()[:12]}, {int(self.sizes[i]):,} bytes) is not here"
         self.failed.append((i, DataMissing(message, subject=self.show(i))))
 
     # ------------------------------------------------------------ small files
