@@ -20,6 +20,7 @@ from dvk.store.codec import known_codecs
 KEY = "dvk.json"
 MAX_BYTES = 64 << 10
 _KNOWN_FEATURES: frozenset[str] = frozenset()
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")  # of a codec, profile or feature; goes into messages
 Operation = Literal["read", "write", "gc"]
 
 
@@ -99,7 +100,7 @@ def parse_descriptor(data: bytes, *, subject: str) -> Descriptor:
             gc=tuple(features["gc"]),
         )
         lists = (found.codecs, found.profiles, found.read, found.write, found.gc)
-        fine = re.fullmatch(r"[0-9a-f]{32}", found.store) and all(isinstance(x, str) for li in lists for x in li)
+        fine = re.fullmatch(r"[0-9a-f]{32}", found.store) and all(_NAME.fullmatch(x) for li in lists for x in li)
         if not fine or format_descriptor(found) != data:
             raise ValueError("not canonical")
     except (KeyError, TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Locators: from the id that a pointer names to byte ranges. docs/format/locator.md is the truth, this module is its code.
+"""Locators: from the id that a pointer names to byte ranges. docs/format/locator.md is the truth, this is its code.
 
 A bucket has no index that a fresh clone could afford to read. A locator is one object under a key that the clone
 knows already (the id), and it leads to sections: a leaf of a list with the placement of everything on that leaf.
@@ -7,6 +7,7 @@ It is a hint; what it leads to is verified by hash.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -133,19 +134,21 @@ def parse_locator(data: bytes, *, kind: int, wanted: bytes, subject: str) -> Loc
     if fixed > len(data) - 8 - at or size >= 1 << 62:
         raise bad("states more than it holds")
     packs = [data[at + 32 * i : at + 32 * i + 32] for i in range(p)]
+    if any(a >= b for a, b in itertools.pairwise(packs)):
+        raise bad("does not list its packs in order")
     at += ID_BYTES * p
     pack = np.frombuffer(data, "<u4", s, at).tolist()
     offset = np.frombuffer(data, "<u8", s, at + 4 * s).tolist()
     length = np.frombuffer(data, "<u4", s, at + 12 * s).tolist()
     at += 16 * s
-    if any(x >= p for x in pack) or any(not _is_range(o, n) for o, n in zip(offset, length, strict=True)):
+    if set(pack) != set(range(p)) or any(not _is_range(o, n) for o, n in zip(offset, length, strict=True)):
         raise bad("leads outside of packs")
     pages = data[at : at + g]
     at += g
     parts: list[bytes] = []
     rest = len(data) - 8 - at
     if inline:
-        if sum(length) != rest:
+        if sum(length) != rest or not s:
             raise bad("does not hold the sections it states")
         for n in length:
             parts.append(data[at : at + n])
@@ -184,8 +187,8 @@ def split_pages(data: bytes, *, subject: str) -> list[bytes]:
     return out
 
 
-def decode_blocks(data: Buffer, *, subject: str, limit: int = MAX_BYTES * 4) -> bytes:
-    """The decoded and joined blocks of a range."""
+def decode_blocks(data: Buffer, *, subject: str, limit: int = MAX_BYTES) -> bytes:
+    """The decoded and joined blocks of a range; a full leaf with all that belongs to it takes 40 MiB at most."""
     out: list[bytes] = []
     total = 0
     for codec, raw_len, payload in iter_blocks(data, subject=subject):
@@ -269,12 +272,16 @@ def parse_placement(data: bytes, *, subject: str) -> SectionPlacement:
     if len(data) < _PLACE.size:
         raise bad("is cut short")
     magic, p, m, n, e, x, reserved, profile = _PLACE.unpack_from(data)
-    if magic != _PLACE_MAGIC or reserved:
+    if magic != _PLACE_MAGIC:
+        raise bad("is something else")
+    if reserved:
         raise NewerFormat("this section was written by a newer dvk", subject=subject, hint="upgrade dvk")
     if _PLACE.size + 32 * p + 21 * m + 8 * n + 4 * e + 20 * x != len(data):
         raise bad("states counts that do not fill it")
     at = _PLACE.size
     packs = tuple(data[at + 32 * i : at + 32 * i + 32] for i in range(p))
+    if len(set(packs)) != p:
+        raise bad("lists a pack twice")
     at += 32 * p
 
     def column(dtype: str, count: int) -> npt.NDArray[np.integer]:

@@ -1,6 +1,6 @@
 """Records: what a push relies on, and the only roots of garbage collection. docs/format/record.md is the truth.
 
->>> r = Record(store="0" * 32, roots=(), packs=("p/aa/bb",), reused=(), bases=(), time=0, writer="dvk", nonce="0" * 32)
+>>> r = Record(store="0" * 32, roots=(), packs=(), reused=(), bases=(), time=0, writer="dvk 1", nonce="0" * 32)
 >>> parse_record(format_record(r), subject="here") == r
 True
 """
@@ -19,7 +19,8 @@ from dvk.ids import RecordId
 
 MAX_BYTES = 64 << 20
 _ROOT = re.compile(r"[fd]:[0-9a-f]{64}")
-_PACK = re.compile(r"[pm]/[0-9a-f]{2}/[0-9a-f]{2,64}")
+_PACK = re.compile(r"[pm]/([0-9a-f]{2})/\1[0-9a-f]{62}")
+_WRITER = re.compile(r"[ -~]{1,100}")
 _ID = re.compile(r"[0-9a-f]{64}")
 _NONCE = re.compile(r"[0-9a-f]{32}")
 
@@ -87,7 +88,7 @@ def parse_record(data: bytes, *, subject: str) -> Record:
         }
         if not _NONCE.fullmatch(raw["nonce"]) or not _NONCE.fullmatch(raw["store"]):
             raise ValueError("nonce")
-        if not isinstance(raw["time"], int) or not isinstance(raw["writer"], str):
+        if type(raw["time"]) is not int or not 0 <= raw["time"] < 1 << 62 or not _WRITER.fullmatch(raw["writer"]):
             raise ValueError("time")
         found = Record(store=raw["store"], time=raw["time"], writer=raw["writer"], nonce=raw["nonce"], **lists)
     except (KeyError, TypeError, ValueError) as error:
