@@ -165,7 +165,7 @@ class _Ingest:
             fd = self.source.open(i)
             try:
                 # One byte of room more than expected: a file that grew shows itself.
-                got = self._pread(i, fd, into, 0)
+                got = self._pread(i, fd, into, 0, enough=size)
                 if got != size:
                     raise ChangedWhileRead("it changed while it was read", subject=self.source.show(i))
                 self.source.recheck(i, fd)
@@ -176,11 +176,11 @@ class _Ingest:
             return False
         return True
 
-    def _pread(self, i: int, fd: int, into: memoryview, offset: int) -> int:
-        """Fill `into` as far as the file goes."""
+    def _pread(self, i: int, fd: int, into: memoryview, offset: int, *, enough: int = -1) -> int:
+        """Fill `into` as far as the file goes, or until there is `enough`."""
         done = 0
         try:
-            while done < len(into):
+            while done < len(into) and done != enough:
                 got = os.preadv(fd, [into[done:]], offset + done)
                 if not got:
                     break
