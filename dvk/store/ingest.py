@@ -29,9 +29,9 @@ from dvk.ids import EMPTY_FILE, ID_BYTES, FileId, PageId
 from dvk.store.chunker import Cutter, max_chunk_bytes
 from dvk.store.names import I64, U8
 from dvk.store.pack import RecipeRow
-from dvk.store.packwriter import default_workers
 from dvk.store.pages import Chunks, ListKind, ListWriter, format_page, page_id
 from dvk.store.store import as_column
+from dvk.store.threads import brisk, default_workers
 from dvk.store.writer import Writer
 
 SEGMENT_BYTES = 4 << 20
@@ -72,7 +72,7 @@ def ingest(
             so that every unreadable one is named.
     """
     workers = workers or default_workers()
-    with ThreadPoolExecutor(workers, thread_name_prefix="dvk-encode") as pool:
+    with brisk(), ThreadPoolExecutor(workers, thread_name_prefix="dvk-encode") as pool:
         meter = Meter(on_event, "read", total_bytes=int(sizes.sum(dtype=np.uint64)), total_items=len(sizes))
         run = _Ingest(writer, source, sizes, profile, pool, workers, meter)
         try:

@@ -6,7 +6,6 @@ what they do once a pack is there, so that is passed in. Nothing is promised bef
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -20,6 +19,7 @@ from dvk.backend.contract import Buffer
 from dvk.ids import PackId, PageId
 from dvk.store.codec import encode_checked
 from dvk.store.pack import BLOCK_HEADER, MAX_BLOCK_BYTES, Footer, PackBuilder, PackKind, RecipeRow
+from dvk.store.threads import default_workers as default_workers
 
 U32 = npt.NDArray[np.uint32]
 
@@ -241,8 +241,3 @@ class PackWriter:
             if self._error is not None:
                 raise self._error
 
-
-def default_workers() -> int:
-    """How many threads encode and decode: the cores that this process may use, at most 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores))

@@ -26,10 +26,10 @@ from dvk.errors import Corrupt, DataMissing, DvkError, StorageError, StorageFull
 from dvk.events import Meter, OnEvent, ignore
 from dvk.ids import FileId
 from dvk.store.names import I64, U8
-from dvk.store.packwriter import default_workers
 from dvk.store.pages import Chunks
 from dvk.store.placement import Placement, read_blocks
 from dvk.store.store import Store
+from dvk.store.threads import brisk, default_workers
 
 #: Output of one task; also about the length of a range that is read from a remote.
 TASK_BYTES = 8 << 20
@@ -131,7 +131,7 @@ def restore(
     """
     run = _Restore(source, ids, sizes, sink, names, workers or default_workers())
     run.meter = Meter(on_event, "write", total_bytes=int(sizes.sum(dtype=np.uint64)), total_items=len(sizes))
-    with ThreadPoolExecutor(run.workers, thread_name_prefix="dvk-restore") as pool:
+    with brisk(), ThreadPoolExecutor(run.workers, thread_name_prefix="dvk-restore") as pool:
         try:
             run.all_files(pool)
         except BaseException:

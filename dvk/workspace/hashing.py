@@ -15,16 +15,14 @@ from dvk.errors import ChangedWhileRead, DvkError, StorageError
 from dvk.events import Meter, OnEvent, ignore
 from dvk.ids import ID_BYTES
 from dvk.store.names import I64, U8
-from dvk.store.packwriter import default_workers
+from dvk.store.threads import brisk, default_workers
 from dvk.workspace.source import SourceFiles
 
 _PIECE_BYTES = 4 << 20
 _GROUP = 64
 
 
-def hash_files(
-    source: SourceFiles, sizes: I64, *, on_event: OnEvent = ignore
-) -> tuple[U8, list[tuple[int, DvkError]]]:
+def hash_files(source: SourceFiles, sizes: I64, *, on_event: OnEvent = ignore) -> tuple[U8, list[tuple[int, DvkError]]]:
     """Ids uint8[n, 32] of n files, and the number and error of each that could not be read (its id is zero)."""
     ids = np.zeros((len(sizes), ID_BYTES), np.uint8)
     problems: list[tuple[int, DvkError]] = []
@@ -39,7 +37,7 @@ def hash_files(
                 problems.append((i, error))
         meter.advance(items=stop - start)
 
-    with ThreadPoolExecutor(default_workers(), thread_name_prefix="dvk-hash") as pool:
+    with brisk(), ThreadPoolExecutor(default_workers(), thread_name_prefix="dvk-hash") as pool:
         list(pool.map(run, range(0, len(sizes), _GROUP)))
     return ids, sorted(problems, key=lambda p: p[0])
 
