@@ -104,7 +104,7 @@ def _fetch(repo: Repo, targets: Sequence[Target], out: FetchResult, remote: str 
         out.failures += [DataMissing("its data is not here", subject=w.name, hint=error.hint) for w in missing]
         return
     out.remote, out.url = source.name, source.url
-    _expect_store(source)
+    expect_store(source)
     done = fetch_roots(source.store, repo.store, missing, on_event=on_event, dry_run=out.dry_run)
     repo.remember_store(source)
     _confirm(repo, source, done.records)
@@ -117,7 +117,7 @@ def _selected(selection: Selection, path: bytes, pointer: Pointer) -> tuple[byte
     return (b"",) if found is None or found.prefixes is None else found.prefixes
 
 
-def _expect_store(source: Remote) -> None:
+def expect_store(source: Remote) -> None:
     """Raise if there is no dvk store at the remote's URL."""
     found = source.store.describe()
     if found is None:
@@ -154,15 +154,22 @@ def _failures(repo: Repo, source: Remote, done: Fetched, targets: Sequence[Targe
     return out
 
 
-def nowhere(repo: Repo, path: bytes, pointer: Pointer, remotes: Sequence[str]) -> DataMissing:
-    """The error for data that is neither here nor on the remotes that were asked: who can bring it, and how."""
+def nowhere(
+    repo: Repo, path: bytes, pointer: Pointer, remotes: Sequence[str], *, rev: str = "HEAD"
+) -> DataMissing:
+    """The error for data that is neither here nor on the remotes that were asked: who can bring it, and how.
+
+    Args:
+        rev: where the pointer was found, so that the commit is named which brought this version.
+    """
     where = f"on {', '.join(remotes)}" if remotes else "on any remote"
     message = f"({pointer.id.hex()[:12]}, {_size(pointer.size)}) is neither here nor {where}"
     hint = "whoever has this version can `dvk push` it"
     git = repo.workspace.git
     if git is not None and git.has_program and git.head() is not None:
-        for commit in git.history(path + b".dvk"):
-            message += f"; its pointer came with commit {commit.id[:9]} by {commit.author}"
+        for commit in git.history(path + b".dvk", rev):
+            when = f" on {commit.date:%Y-%m-%d}" if commit.date else ""
+            message += f"; its pointer came with commit {commit.id[:9]} by {commit.author}{when}"
             hint = f"ask its author for `dvk push --rev {commit.id[:9]}`"
             break
     return DataMissing(message, subject=show(path), hint=hint)
@@ -237,7 +244,7 @@ def _direct(
 ) -> Materializer:
     """A materializer that reads the remote; what a folder consists of is resolved here, once."""
     source = repo.remote(remote)
-    _expect_store(source)
+    expect_store(source)
     out.remote, out.url, out.paths = source.name, source.url, len(targets)
     content = RemoteContent(source.store)
     listings: dict[bytes, Entries] = {}
