@@ -274,8 +274,6 @@ def _parse_children(columns: _Columns, kind: ListKind, n: int) -> Children:
 def _parse_entries(columns: _Columns, n: int) -> Entries:
     subject = columns.subject
     kinds = np.frombuffer(columns.take(n), np.uint8)
-    if n and not 1 <= int(kinds.min()) <= int(kinds.max()) <= 4:
-        raise NewerFormat("an entry of unknown kind", subject=subject, hint="upgrade dvk")
     lengths = np.frombuffer(columns.take(2 * n), "<u2").astype(np.int64)
     sizes = columns.u64(n)
     if n and int(sizes.max()) >= 1 << 62:
@@ -283,11 +281,14 @@ def _parse_entries(columns: _Columns, n: int) -> Entries:
     ids = columns.ids(n)
     names = columns.names(lengths)
     links, empties = kinds == Kind.LINK, kinds == Kind.EMPTYDIR
-    if np.any(sizes[empties]) or np.any(ids[links | empties]):
-        raise Corrupt("an entry without content states some", subject=subject)
     if np.any(sizes[links] > 4096):
         raise Corrupt("a link with an impossible target", subject=subject)
     targets = columns.names(sizes[links].astype(np.int64))
+    columns.end()
+    if n and not 1 <= int(kinds.min()) <= int(kinds.max()) <= 4:
+        raise NewerFormat("an entry of unknown kind", subject=subject, hint="upgrade dvk")
+    if np.any(sizes[empties]) or np.any(ids[links | empties]):
+        raise Corrupt("an entry without content states some", subject=subject)
     check_names(names, subject=subject)
     for i, target in zip(np.flatnonzero(links).tolist(), targets, strict=True):
         check_link(names[i], target, subject=subject)
@@ -566,8 +567,8 @@ def edit_listing(root: PageId, load: Load, emit: Emit, *, put: Entries, remove: 
     Raises:
         DataMissing: from `load`, when a page that must change is not here.
     """
-    from_edits = _Edits(put, remove)
     refs = list(leaf_refs(ListKind.LISTING, root, load))
+    from_edits = _Edits(put, remove, [r.first for r in refs])
     writer = ListWriter(ListKind.LISTING, emit)
     settled = True
     for i, ref in enumerate(refs):
@@ -579,7 +580,11 @@ def edit_listing(root: PageId, load: Load, emit: Emit, *, put: Entries, remove: 
             continue
         entries = load_leaf(ListKind.LISTING, ref, load)
         assert isinstance(entries, Entries)
-        writer.add(from_edits.apply(entries, low, high))
+        after = from_edits.apply(entries, low, high)
+        if settled and after is entries:
+            writer.adopt(ref)
+            continue
+        writer.add(after)
         settled = writer.settle()
     return writer.finish()
 
@@ -587,12 +592,14 @@ def edit_listing(root: PageId, load: Load, emit: Emit, *, put: Entries, remove: 
 class _Edits:
     """Changes to a listing: entries to set, and names to take out with all that lies below them."""
 
-    def __init__(self, put: Entries, remove: Sequence[bytes]) -> None:
+    def __init__(self, put: Entries, remove: Sequence[bytes], firsts: Sequence[bytes]) -> None:
         self.put = put
         self.remove = sorted(set(remove))
         self._gone = set(remove)
         # An entry below a directory takes the place of that directory's own entry, which says that it is empty.
-        self.parents = sorted({d for name in put.names for d in _parents(name)})
+        # Where a page begins below it, it is not empty and has none.
+        parents = {d for name in put.names for d in _parents(name)}
+        self.parents = sorted(d for d in parents if not _begins_below(firsts, d))
 
     def _range(self, low: bytes, high: bytes | None) -> tuple[int, int]:
         start = self.put.names.find(low) if low else 0
@@ -629,6 +636,11 @@ class _Edits:
 def _parents(name: bytes) -> Iterator[bytes]:
     while name := name.rpartition(b"/")[0]:
         yield name
+
+
+def _begins_below(firsts: Sequence[bytes], directory: bytes) -> bool:
+    at = bisect_left(firsts, directory + b"/")
+    return at < len(firsts) and firsts[at].startswith(directory + b"/")
 
 
 def _drop(entries: Entries, name: bytes, keep: npt.NDArray[np.bool_]) -> None:
