@@ -1,0 +1,97 @@
+"""`dvk init`: a repository says for everybody how its data is cut and that pointers are not to be converted.
+
+Two tracked files: `dvk.toml`, with the chunking profile pinned, and the line for pointers in `.gitattributes`. Every
+verb works without them; a second run changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from dvk.commands.repo import Repo
+from dvk.errors import Busy, NotARepository
+from dvk.store.names import show
+from dvk.workspace.config import FILE_NAME
+from dvk.workspace.config_edit import set_value
+from dvk.workspace.durable import replace_file
+from dvk.workspace.ignore import ensure_attributes
+from dvk.workspace.keys import DEFAULT_PROFILE
+
+_ATTRIBUTES = b".gitattributes"
+_TEMPLATE = f"""\
+# Settings of dvk for everybody who works on this repository. `dvk config --list` shows all, with where each comes from.
+format = 1
+
+[profile]
+# How files are cut into chunks. Pinned: two people who cut alike store what they have in common once.
+default = "{DEFAULT_PROFILE}"
+
+# Where data goes: `dvk remote add origin s3://BUCKET/PREFIX` (or a path) adds a section here.
+
+# The key columns by which `dvk diff` compares tables:
+# [[table]]
+# path = "data/*.csv"
+# key = ["customer_id"]
+"""
+
+
+@dataclass(slots=True)
+class InitResult:
+    """What an init did."""
+
+    top: bytes  #: the top of the work tree
+    wrote: list[bytes] = field(default_factory=list)  #: files that were made or changed
+    staged: list[bytes] = field(default_factory=list)
+    not_staged: str = ""  #: why staging did not happen although the files are written
+
+
+def init(repo: Repo, *, stage: bool = True) -> InitResult:
+    """Write `dvk.toml` and the line in `.gitattributes`, where they are not there yet, and stage them.
+
+    Raises:
+        NotARepository: this is no Git work tree.
+        Refused, StorageError: a file cannot be written.
+    """
+    ws = repo.workspace
+    if ws.git is None:
+        raise NotARepository(
+            "a plain folder with a dvk.toml, not a Git repository",
+            subject=show(ws.top),
+            hint="`git init` makes one",
+        )
+    out = InitResult(ws.top)
+    with ws.lock():
+        if not os.path.lexists(os.path.join(ws.top, FILE_NAME)):
+            with_fd = ws.open_top()
+            try:
+                replace_file(with_fd, FILE_NAME, _TEMPLATE.encode(), subject=show(FILE_NAME))
+            finally:
+                os.close(with_fd)
+            out.wrote.append(FILE_NAME)
+        elif _unpinned(repo):
+            set_value(ws.config.files, "repo", "profile.default", DEFAULT_PROFILE)
+            out.wrote.append(FILE_NAME)
+        if ensure_attributes(ws.top):
+            out.wrote.append(_ATTRIBUTES)
+    if stage and ws.git.has_program:
+        names = [n for n in (FILE_NAME, _ATTRIBUTES) if n in out.wrote or not ws.git.tracked_under(n)]
+        out.staged, out.not_staged = stage_files(repo, names)
+    return out
+
+
+def _unpinned(repo: Repo) -> bool:
+    found = repo.workspace.config.get("profile.default")
+    return found is not None and found.origin.scope == "default"
+
+
+def stage_files(repo: Repo, names: list[bytes]) -> tuple[list[bytes], str]:
+    """Put files at the top into the Git index: those that were, and why they were not."""
+    git = repo.workspace.git
+    if git is None or not git.has_program or not names:
+        return [], ""
+    try:
+        git.stage(names)
+    except Busy as error:
+        return [], error.message
+    return names, ""
