@@ -125,9 +125,7 @@ def _unlinked() -> int:
 class Paths:
     """A source of files on disk that compares them before and after, as the workspace does."""
 
-    def __init__(
-        self, paths: Sequence[Path], *, on_open: Callable[[int, Path], None] = lambda i, p: None
-    ) -> None:
+    def __init__(self, paths: Sequence[Path], *, on_open: Callable[[int, Path], None] = lambda i, p: None) -> None:
         self.paths = paths
         self.on_open = on_open
         self._seen = [self._stat(os.stat(p)) for p in paths]

@@ -94,14 +94,10 @@ def test_every_flipped_bit_of_a_pack_is_noticed() -> None:
         # A block's codec and raw length are outside its checksum; the footer, which is hashed, says them too.
         assert 32 <= at < start and read != good
         footer = parse_footer_of(bad)
-        assert [(r[0], r[1]) for r in read] != list(
-            zip(footer.codec.tolist(), footer.raw_len.tolist(), strict=True)
-        )
+        assert [(r[0], r[1]) for r in read] != list(zip(footer.codec.tolist(), footer.raw_len.tolist(), strict=True))
 
 
-edits = st.lists(
-    st.tuples(st.integers(0, 10_000), st.integers(0, 40), st.binary(max_size=40)), min_size=1, max_size=4
-)
+edits = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 40), st.binary(max_size=40)), min_size=1, max_size=4)
 
 
 @given(edits)
@@ -124,9 +120,7 @@ def test_mutated_footers_with_a_right_hash_raise_nothing_but_our_errors(data: st
         assert isinstance(found, packs.Footer)
         assert format_footer(found) == bad
         assert int(found.chunk_count.sum(dtype=np.uint64)) == len(found.chunk_len)
-        assert (
-            found.chunk_offset.astype(np.int64) + found.chunk_len <= found.raw_len[found.chunk_block]
-        ).all()
+        assert (found.chunk_offset.astype(np.int64) + found.chunk_len <= found.raw_len[found.chunk_block]).all()
 
 
 @given(
@@ -135,10 +129,7 @@ def test_mutated_footers_with_a_right_hash_raise_nothing_but_our_errors(data: st
 )
 def test_what_is_built_is_read(blocks: list[list[bytes]], recipes: int) -> None:
     builder = PackBuilder(PackKind.PAGES, nonce=b"n" * 16)
-    rows = [
-        RecipeRow(noise(("f", i), 32), noise(("r", i), 32), 1 << (20 * i), f"profile-{i}")
-        for i in range(recipes)
-    ]
+    rows = [RecipeRow(noise(("f", i), 32), noise(("r", i), 32), 1 << (20 * i), f"profile-{i}") for i in range(recipes)]
     for block in blocks:
         raw = b"".join(block)
         ids, lengths = b"".join(map(b3, block)), np.array([len(c) for c in block], np.uint32)
@@ -211,7 +202,4 @@ def test_a_pack_of_tiny_chunks_ends_before_its_footer_outgrows_the_format() -> N
 def test_each_pack_has_a_name_of_its_own(count: int, per_block: int) -> None:
     """The nonce sees to it: a name that was collected never comes back with the same bytes."""
     chunks = [noise(i, 10) for i in range(count)]
-    assert (
-        make_pack(chunks, label=1, per_block=per_block)[0]
-        != make_pack(chunks, label=2, per_block=per_block)[0]
-    )
+    assert make_pack(chunks, label=1, per_block=per_block)[0] != make_pack(chunks, label=2, per_block=per_block)[0]

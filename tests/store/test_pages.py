@@ -111,9 +111,7 @@ def test_every_flipped_bit_of_a_page_changes_its_id_and_reads_as_itself_or_not_a
 
 @given(
     st.sampled_from([c.values[0] for c in ACCEPT]),
-    st.lists(
-        st.tuples(st.integers(0, 2000), st.integers(0, 50), st.binary(max_size=50)), min_size=1, max_size=4
-    ),
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 50), st.binary(max_size=50)), min_size=1, max_size=4),
     st.booleans(),
 )
 def test_mutated_pages_raise_nothing_but_our_errors(case: dict[str, Any], changes: Any, fit: bool) -> None:
@@ -139,9 +137,7 @@ def test_totals_that_wrap_are_refused() -> None:
     sizes = np.array([huge] * 4 + [9], np.int64)
     wrapping = Entries(entries.names, entries.kinds, sizes, entries.ids, entries.targets)
     wrapped = (4 * huge + 9) % (1 << 64)
-    few = Entries(
-        entries.names, entries.kinds, np.array([1, 1, 1, 1, 1], np.int64), entries.ids, entries.targets
-    )
+    few = Entries(entries.names, entries.kinds, np.array([1, 1, 1, 1, 1], np.int64), entries.ids, entries.targets)
     data = format_page(ListKind.LISTING, 0, few)
     columns = data[:32] + struct.pack("<Q", wrapped) + data[40:55] + wrapping.sizes.tobytes() + data[95:]
     with pytest.raises(Corrupt, match="add up"):
@@ -190,9 +186,7 @@ def cut_by_the_page(costs: list[int], marks: list[bool]) -> list[int]:
 def test_cuts_follow_the_documented_rule(n: int, seed: int, density: float, cost: int) -> None:
     rng = np.random.default_rng(seed)
     costs, marks = rng.integers(1, cost + 1, n), rng.random(n) < density
-    assert pages_module.cut_points(costs, marks, final=True) == cut_by_the_page(
-        costs.tolist(), marks.tolist()
-    )
+    assert pages_module.cut_points(costs, marks, final=True) == cut_by_the_page(costs.tolist(), marks.tolist())
 
 
 def test_a_listing_is_cut_where_its_names_say() -> None:
@@ -227,9 +221,7 @@ def test_a_recipe_is_cut_where_its_ids_say() -> None:
 def test_the_same_entries_make_the_same_pages_whatever_the_batches(sizes: list[int], seed: int) -> None:
     n = sum(sizes)
     rng = np.random.default_rng(seed)
-    chunks = Chunks(
-        rng.integers(0, 256, (n, 32)).astype(np.uint8), rng.integers(1, 1 << 20, n).astype(np.uint32)
-    )
+    chunks = Chunks(rng.integers(0, 256, (n, 32)).astype(np.uint8), rng.integers(1, 1 << 20, n).astype(np.uint32))
     roots = []
     for batches in (sizes, [n], [1] * min(n, 50) + [max(0, n - 50)]):
         store, at = Pages(), 0
@@ -301,14 +293,11 @@ def edit_cases(draw: st.DrawFn) -> tuple[list[bytes], list[bytes], list[bytes]]:
     present = sorted(names)
     puts = [rng.choice(present) for _ in range(draw(st.integers(0, 5))) if present]
     puts += [
-        b"d%d/e%d/n%d" % (rng.randrange(5), rng.randrange(5), rng.randrange(9))
-        for _ in range(draw(st.integers(0, 5)))
+        b"d%d/e%d/n%d" % (rng.randrange(5), rng.randrange(5), rng.randrange(9)) for _ in range(draw(st.integers(0, 5)))
     ]
     gone = [rng.choice(present) for _ in range(draw(st.integers(0, 5))) if present]
     gone += draw(
-        st.lists(
-            st.sampled_from([b"d0", b"d1/e1", b"d2/e2", b"d3", b"x", b"x-5", b"zz", b"d", b""]), max_size=3
-        )
+        st.lists(st.sampled_from([b"d0", b"d1/e1", b"d2/e2", b"d3", b"x", b"x-5", b"zz", b"d", b""]), max_size=3)
     )
     return present, sorted(set(puts)), gone
 
@@ -334,9 +323,7 @@ def test_an_edit_gives_the_pages_of_the_edited_folder(
         small_pages(patch, least=least, most=4 * least, mean=2 * least)
         store, fresh = Pages(), Pages()
         old = write_listing(Entries.of([row(n) for n in names]), store.emit)
-        new = edit_listing(
-            old.id, store.load, store.emit, put=Entries.of([row(p, 1) for p in puts]), remove=gone
-        )
+        new = edit_listing(old.id, store.load, store.emit, put=Entries.of([row(p, 1) for p in puts]), remove=gone)
         assert new == write_listing(edited(names, puts, gone), fresh.emit)
         assert fresh.keys() <= store.keys()
 
@@ -415,10 +402,7 @@ def test_a_part_of_a_folder_is_what_lies_at_and_below_a_path(paths: list[list[by
 
 
 def test_leaves_that_begin_with_high_bytes_are_not_passed_over() -> None:
-    refs = [
-        PageRef(PageId(bytes([i]) * 32), 1, 1, 1, first)
-        for i, first in enumerate([b"a", b"d/\xff\xff", b"e"])
-    ]
+    refs = [PageRef(PageId(bytes([i]) * 32), 1, 1, 1, first) for i, first in enumerate([b"a", b"d/\xff\xff", b"e"])]
     assert leaves_under(refs, b"d") == refs[:2]
 
 
@@ -491,9 +475,7 @@ def test_leaves_out_of_order_are_refused() -> None:
     ("before", "after"),
     [([b"a"], [b"a/b"]), ([b"0", b"a", b"a-"], [b"a.txt", b"a/b"]), ([b"d/x"], [b"d/x/y", b"e"])],
 )
-def test_a_file_that_is_a_directory_on_another_leaf_is_refused(
-    before: list[bytes], after: list[bytes]
-) -> None:
+def test_a_file_that_is_a_directory_on_another_leaf_is_refused(before: list[bytes], after: list[bytes]) -> None:
     store = Pages()
     root = forged(store, [leaf(store, *before), leaf(store, *after)])
     with pytest.raises(FormatError, match="directory"):
@@ -516,9 +498,7 @@ def test_the_same_page_again_and_again_is_refused_before_it_is_expanded() -> Non
     level = [PageRef(a.id, 1, 1, a.total_bytes, b"%05d" % i) for i in range(10_000)]
     inner = forged(store, level)
     page = parse_page(store[inner], ListKind.LISTING, subject="here")
-    refs = [
-        PageRef(inner, page.entries, page.files, page.total_bytes, b"%05d" % (i * 10)) for i in range(1000)
-    ]
+    refs = [PageRef(inner, page.entries, page.files, page.total_bytes, b"%05d" % (i * 10)) for i in range(1000)]
     root = forged(store, refs, level=2)
     store.forget()
     with pytest.raises(Corrupt):
