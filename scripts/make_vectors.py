@@ -67,8 +67,8 @@ FOLDER_CONTENT: dict[bytes, tuple[Kind, bytes]] = {
     b"empty": (Kind.FILE, b""),
     b"hello.txt": (Kind.FILE, HELLO),
     b"link": (Kind.LINK, b"bin/run"),
-    b"n\xc3\xb6thing/here": (Kind.EMPTYDIR, b""),
     b"not utf-8 \xff": (Kind.FILE, TWO),
+    b"n\xc3\xb6thing/here": (Kind.EMPTYDIR, b""),
     b"numbers.csv": (Kind.FILE, NUMBERS),
 }
 
@@ -401,7 +401,7 @@ def placement() -> SectionPlacement:
     # bin/run, hello.txt: the first chunk; then the two of the long file, then the numbers.
     return SectionPlacement(
         Placement(blocks, u32(0, 0, 0, 0, 1), u32(0, 0, len(HELLO), len(HELLO + FIRST), 0)),
-        u32(1, 0, 1, 0, 0, 2, 1),
+        u32(1, 0, 1, 0, 2, 0, 1),
         (),
         PROFILE,
     )
@@ -468,7 +468,7 @@ def locator_vectors() -> dict[str, bytes]:
     external = format_placement(
         SectionPlacement(
             Placement(p.placement.blocks, p.placement.block[:4], p.placement.offset[:4]),
-            u32(1, 0, 1, 0, 0, 2, 0),
+            u32(1, 0, 1, 0, 2, 0, 0),
             (outside,),
             PROFILE,
         )
