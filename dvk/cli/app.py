@@ -33,10 +33,25 @@ ABOUT = """Versions big files and folders beside the code in Git.
 
 Pointers go into Git, bytes into your own bucket or disk. `dvk help VERB` explains one verb."""
 
-VERBS: tuple[Row, ...] = ()
+_START, _DAILY, _LOOK = "Start", "Every day", "Look and take out"
+
+VERBS: tuple[Row, ...] = (
+    Row("init", "dvk.cli.setup:init", _START),
+    Row("remote add", "dvk.cli.setup:remote_add", _START),
+    Row("remote list", "dvk.cli.setup:remote_list", _START),
+    Row("remote remove", "dvk.cli.setup:remote_remove", _START),
+    Row("remote rename", "dvk.cli.setup:remote_rename", _START),
+    Row("config", "dvk.cli.setup:config", _START),
+    Row("add", "dvk.cli.tracking:add", _DAILY),
+    Row("status", "dvk.cli.tracking:status", _DAILY),
+    Row("log", "dvk.cli.look:log", _LOOK),
+    Row("ls", "dvk.cli.look:ls", _LOOK),
+    Row("cat", "dvk.cli.look:cat", _LOOK),
+    Row("get", "dvk.cli.look:get", _LOOK),
+)
 
 #: What the nested groups are for.
-GROUPS: Mapping[str, str] = {}
+GROUPS: Mapping[str, str] = {"remote": "Say where data goes."}
 
 
 def main() -> None:
@@ -96,9 +111,7 @@ def _execute(call: Call, terminal: Terminal, environ: Mapping[str, str], stdin: 
     """Call the verb, then present its record and its errors. Raises what presenting raises."""
     result: object = None
     with Watcher(terminal) as watcher:
-        work = Run(
-            environ=environ, on_event=watcher, terminal=terminal, stdin=stdin, after_dashes=call.after_dashes
-        )
+        work = Run(environ=environ, on_event=watcher, terminal=terminal, stdin=stdin, after_dashes=call.after_dashes)
         try:
             if call.common.directory is not None:
                 _enter(call.common.directory)
@@ -171,27 +184,19 @@ def _enter(directory: str) -> None:
     try:
         os.chdir(directory)
     except OSError as problem:
-        raise NotFound(
-            problem.strerror or "cannot enter", subject=directory, hint="-C takes a directory"
-        ) from problem
+        raise NotFound(problem.strerror or "cannot enter", subject=directory, hint="-C takes a directory") from problem
 
 
 def _output_closed(problem: BaseException, terminal: Terminal) -> bool:
     """Whether `problem` only says that the reader of standard output went away; other pipes break too."""
-    return isinstance(problem, OutputClosed) or (
-        isinstance(problem, BrokenPipeError) and terminal.reader_is_gone()
-    )
+    return isinstance(problem, OutputClosed) or (isinstance(problem, BrokenPipeError) and terminal.reader_is_gone())
 
 
 def _terminal(common: Common, environ: Mapping[str, str], stdout: TextIO, stderr: TextIO) -> Terminal:
-    return Terminal(
-        stdout, stderr, environ=environ, color=common.color, as_json=common.as_json, quiet=common.quiet
-    )
+    return Terminal(stdout, stderr, environ=environ, color=common.color, as_json=common.as_json, quiet=common.quiet)
 
 
-def _fallback_terminal(
-    argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stderr: TextIO
-) -> Terminal:
+def _fallback_terminal(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stderr: TextIO) -> Terminal:
     """The terminal for a command line that could not be parsed: who asked for JSON gets JSON even then."""
     options = list(argv[: argv.index("--")] if "--" in argv else argv)
     color = ColorWhen.AUTO

@@ -67,11 +67,11 @@ def _convert(value: object, is_id: bool, clean: Callable[[str], str]) -> Json:
         case Set():
             return sorted((_convert(v, is_id, clean) for v in value), key=repr)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        ids = _id_fields(type(value))
+        ids, errors = _id_fields(type(value)), _error_fields(type(value))
         return {
             f.name: _convert(getattr(value, f.name), f.name in ids, clean)
             for f in dataclasses.fields(value)
-            if not f.name.startswith("_")
+            if not f.name.startswith("_") and f.name not in errors
         }
     if isinstance(value, BaseException):
         raise TypeError(f"an error in a record has its own shape: {type(value).__name__}")
@@ -115,9 +115,7 @@ def _instant(value: datetime) -> str:
 
 def _mapping(value: Mapping[object, object], is_id: bool, clean: Callable[[str], str]) -> Json:
     if all(isinstance(k, str) for k in value):
-        return {
-            str(k): _convert(v, bool(_ID_FIELD.fullmatch(str(k))) or is_id, clean) for k, v in value.items()
-        }
+        return {str(k): _convert(v, bool(_ID_FIELD.fullmatch(str(k))) or is_id, clean) for k, v in value.items()}
     # JSON keys are text and these are not: a list of pairs keeps every one of them.
     return [{"key": _convert(k, False, clean), "value": _convert(v, is_id, clean)} for k, v in value.items()]
 
@@ -131,6 +129,17 @@ def _id_fields(record: type) -> frozenset[str]:
         for f in dataclasses.fields(record)
         if _ID_FIELD.fullmatch(f.name) or _mentions_id(hints.get(f.name, object))
     )
+
+
+@functools.cache
+def _error_fields(record: type) -> frozenset[str]:
+    """The fields of a dataclass that hold errors: the envelope has these, in their own shape."""
+    hints = typing.get_type_hints(record)
+    return frozenset(name for name, hint in hints.items() if any(_is_error(h) for h in (hint, *typing.get_args(hint))))
+
+
+def _is_error(hint: object) -> bool:
+    return isinstance(hint, type) and issubclass(hint, BaseException)
 
 
 def _mentions_id(hint: object) -> bool:
