@@ -68,8 +68,8 @@ FOLDER_CONTENT: dict[bytes, tuple[Kind, bytes]] = {
     b"hello.txt": (Kind.FILE, HELLO),
     b"link": (Kind.LINK, b"bin/run"),
     b"not utf-8 \xff": (Kind.FILE, TWO),
-    b"n\xc3\xb6thing/here": (Kind.EMPTYDIR, b""),
     b"numbers.csv": (Kind.FILE, NUMBERS),
+    b"n\xc3\xb6thing/here": (Kind.EMPTYDIR, b""),
 }
 
 
@@ -401,7 +401,7 @@ def placement() -> SectionPlacement:
     # bin/run, hello.txt: the first chunk; then the two of the long file, then the numbers.
     return SectionPlacement(
         Placement(blocks, u32(0, 0, 0, 0, 1), u32(0, 0, len(HELLO), len(HELLO + FIRST), 0)),
-        u32(1, 0, 1, 0, 2, 0, 1),
+        u32(1, 0, 1, 0, 2, 1, 0),
         (),
         PROFILE,
     )
@@ -463,7 +463,7 @@ def locator_vectors() -> dict[str, bytes]:
         refuse("a profile with a space", "corrupt", resealed(patched(far, 136, b"cdc 64k")), **other),
     ]
     plain = format_placement(placement())
-    outside = External(6, Ref(b"x" * 32, 32, 1000))
+    outside = External(5, Ref(b"x" * 32, 32, 1000))
     p = placement()
     external = format_placement(
         SectionPlacement(
