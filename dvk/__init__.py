@@ -1,3 +1,43 @@
-"""dvk versions big files and folders beside the code in Git."""
+"""dvk versions big files and folders beside the code in Git.
+
+>>> import dvk                                              # doctest: +SKIP
+>>> with dvk.Repo(".") as repo:
+...     dvk.add(repo, ["data/train.csv"], stage=False)
+...     dvk.push(repo)
+
+Functions over a `Repo`: synchronous, typed, silent. Each is imported when it is first used, so that `import dvk`
+costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from dvk.commands.add import add
+    from dvk.commands.checkout import checkout
+    from dvk.commands.pull import fetch, pull
+    from dvk.commands.push import push
+    from dvk.commands.repo import Repo
+    from dvk.commands.status import status
+
+_HOMES = {
+    "Repo": "dvk.commands.repo",
+    "add": "dvk.commands.add",
+    "checkout": "dvk.commands.checkout",
+    "fetch": "dvk.commands.pull",
+    "pull": "dvk.commands.pull",
+    "push": "dvk.commands.push",
+    "status": "dvk.commands.status",
+}
+
+__all__ = ["Repo", "add", "checkout", "fetch", "pull", "push", "status"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'dvk' has no attribute {name!r}")
