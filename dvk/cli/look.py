@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dvk.cli.names import Here
+from dvk.cli.names import Here, show_name
 from dvk.cli.text import Line, Piece, ago, columns, cyan, dim, green, plural, red, size, yellow
 from dvk.cli.verb import Run, verb
 from dvk.errors import Refused, UsageError
-from dvk.ids import short
-from dvk.store.names import show
 
 if TYPE_CHECKING:
     from dvk.commands.get import Content, Got
@@ -122,9 +120,9 @@ def _listing(result: Listing, here: Here, *, long: bool) -> Iterator[Line]:
         kind = "exec" if e.exec else e.kind
         amount = "" if e.kind == "link" else size(e.size)
         files = plural(e.files, "file") if e.kind == "dir" else ""
-        target = f" -> {show(e.target)}" if e.target is not None else ""
+        target = f" -> {show_name(e.target)}" if e.target is not None else ""
         name = _name(e, here)
-        rows.append((dim(kind), amount, files, dim(short(e.id) if e.id else ""), name, target))
+        rows.append((dim(kind), amount, files, dim(e.id.hex()[:12] if e.id else ""), name, target))
     yield from columns(rows, right=(1, 2))
 
 
@@ -188,7 +186,7 @@ def get(
 
 def _got(result: Got, cwd: bytes) -> Iterator[Line]:
     where = os.path.relpath(result.out, os.path.realpath(cwd))
-    shown = show(result.out if where.startswith(b"..") else where) + ("/" if result.kind == "dir" else "")
+    shown = show_name(result.out if where.startswith(b"..") else where) + ("/" if result.kind == "dir" else "")
     amount = f"{plural(result.files, 'file')}, " if result.kind == "dir" else ""
     source = f", from {result.remote}" if result.remote else ""
     kept = f"; {plural(result.unchanged, 'file')} there already" if result.unchanged else ""

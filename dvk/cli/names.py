@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-from dvk.store.names import show
-
 
 class Here:
     """Shows paths from the top of the work tree `top` as seen from the folder `cwd`.
@@ -22,4 +20,12 @@ class Here:
         """`path` from here; a folder gets a slash."""
         if self._at != b"." and not self._at.startswith(b".."):
             path = os.path.relpath(path, self._at)
-        return show(path) + ("/" if folder else "")
+        return show_name(path) + ("/" if folder else "")
+
+
+def show_name(name: bytes) -> str:
+    """A name for people, escaped."""
+    # Loads numpy, which a help page does not need.
+    from dvk.store.names import show
+
+    return show(name)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dvk.cli.names import show_name
 from dvk.cli.text import Line, Piece, bold, columns, cyan, dim, green, size
 from dvk.cli.verb import Run, verb
 from dvk.errors import NotARepository, UsageError
 from dvk.events import Note
-from dvk.store.names import show
 
 if TYPE_CHECKING:
     from dvk.commands.init import InitResult
@@ -28,11 +28,11 @@ def _initialised(result: InitResult) -> Iterator[Line]:
         yield "nothing to do: dvk.toml and .gitattributes are there"
         return
     if result.wrote:
-        yield f"wrote {', '.join(map(show, result.wrote))}" + ("; staged" if result.staged else "")
+        yield f"wrote {', '.join(map(show_name, result.wrote))}" + ("; staged" if result.staged else "")
     elif result.staged:
-        yield f"staged {', '.join(map(show, result.staged))}"
+        yield f"staged {', '.join(map(show_name, result.staged))}"
     if result.not_staged:
-        yield f"not staged: {result.not_staged}; `git add {' '.join(map(show, result.wrote))}` does it"
+        yield f"not staged: {result.not_staged}; `git add {' '.join(map(show_name, result.wrote))}` does it"
     yield (dim("next: "), cyan("dvk remote add origin s3://BUCKET/PREFIX"), dim(" (or a path), "), cyan("dvk add PATH"))
 
 

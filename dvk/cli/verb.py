@@ -49,6 +49,8 @@ def verb(
     """Make a function a verb. `answer=True` for those that were asked something, whose lines `-q` keeps."""
 
     def wrap(function: Callable[..., object]) -> Verb:
+        # The type of a record is for the type checker; the parser would import a library to find out what it is.
+        function.__annotations__.pop("return", None)
         return Verb(function, render, answer)
 
     return wrap
@@ -86,9 +88,7 @@ class Run:
             UsageError: with `--json`, which owns standard output.
         """
         if self.as_json:
-            raise UsageError(
-                "--json needs standard output for itself", hint="write the content to a file with -o OUT"
-            )
+            raise UsageError("--json needs standard output for itself", hint="write the content to a file with -o OUT")
         return self.terminal.raw
 
     def differences(self, found: bool) -> None:
