@@ -1,15 +1,17 @@
 """Bringing data from a remote into the local store: only blocks with chunks that are not here, encoded as they are.
 
-A fetch resolves roots to chunks and their places, asks the local index what is missing, reads the missing blocks in coalesced
-ranges on many connections, proves every chunk by its id, and appends. Interrupted anywhere, the same call goes on where
-it stopped, since what is stored is found by id.
+A fetch resolves roots to chunks and their places, asks the local index what is missing, reads the missing blocks in
+coalesced ranges on many connections, proves every chunk by its id, and appends. That the chunks of a recipe make up
+the file is proven before the recipe is kept: the local store never knows a file that it could not restore.
+Interrupted anywhere, the same call goes on where it stopped, since what is stored is found by id.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -17,19 +19,32 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from dvk.errors import Corrupt, DataMissing, DvkError, FormatError
+from dvk.backend.contract import Backend, KeyMissing
+from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, RemoteError
 from dvk.events import Meter, OnEvent, ignore
 from dvk.ids import ID_BYTES, PageId
 from dvk.store.codec import decode_block
-from dvk.store.locator import FOLDER
-from dvk.store.pages import Chunks, iter_entries
+from dvk.store.locator import FILE, FOLDER, Locator
+from dvk.store.names import I64, U8
+from dvk.store.pack import RecipeRow
+from dvk.store.pages import Chunks, iter_entries, read_recipe
 from dvk.store.placement import Blocks, Range, plan_ranges, read_range
 from dvk.store.resolve import CONNECTIONS, Part, Resolver, Root
-from dvk.store.store import Store
+from dvk.store.restore import Content, restore
+from dvk.store.store import Store, as_column
+from dvk.store.threads import brisk
 from dvk.store.writer import Writer
 
 U32 = npt.NDArray[np.uint32]
 _RANGE_BYTES = 8 << 20
+#: Roots whose locators are read together.
+_ROOTS_AT_ONCE = 16
+#: Files up to this size are fetched side by side; a longer one keeps all connections busy by itself.
+_SMALL_FILE_BYTES = 16 << 20
+#: Chunks of a big file that are looked up and ordered together.
+_CHUNKS_AT_ONCE = 65536
+#: Recipes that are proven together.
+_RECIPES_AT_ONCE = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,57 +90,156 @@ def fetch(
     """Copy what is missing from `remote` into `local`. Safe to repeat after any interruption.
 
     A root that cannot be had is reported in `failures`; the others still arrive.
+
+    Args:
+        dry_run: only look what is missing; `moved_bytes` and `new_bytes` say what it would be.
+
+    Raises:
+        RemoteError: the remote does not answer; what came before is kept.
+        StorageError, StorageFull: the local store cannot be written.
     """
     out = Fetched()
     missing = [w for w in wanted if not is_here(local, w)]
-    with Resolver(remote, on_event=on_event) as resolver, Writer(local, dry_run=dry_run) as writer:
-        run = _Fetch(remote, writer, out, on_event)
+    with brisk(), Resolver(remote, on_event=on_event) as resolver, Writer(local, dry_run=dry_run) as writer:
+        run = _Fetch(remote, resolver, writer, out, on_event)
         try:
-            for w in missing:
-                try:
-                    for under in w.under:
-                        for part in resolver.resolve(w.root, under=under):
-                            run.take(part)
-                    out.roots += 1
-                except (DataMissing, FormatError) as error:
-                    out.failures.append((w, error))
+            for start in range(0, len(missing), _ROOTS_AT_ONCE):
+                run.group(missing[start : start + _ROOTS_AT_ONCE])
+        except RemoteError:
+            run.close()
+            writer.flush()  # a remote that stopped answering is no reason to ask it again for what it gave
+            raise
         finally:
             run.close()
-        writer.flush()
+        run.prove()
         failed = {w.root.text for w, _ in out.failures}
+        out.roots = len(missing) - len(out.failures)
         out.records = {text: rid for text, rid in resolver.records.items() if text not in failed}
-        out.new_bytes = writer.written.new_bytes
+        if not dry_run:
+            out.new_bytes = writer.written.new_bytes
     return out
 
 
 class _Fetch:
-    def __init__(self, remote: Store, writer: Writer, out: Fetched, on_event: OnEvent) -> None:
-        self.remote, self.writer, self.out = remote, writer, out
+    def __init__(self, remote: Store, resolver: Resolver, writer: Writer, out: Fetched, on_event: OnEvent) -> None:
+        self.remote, self.resolver, self.writer, self.out = remote, resolver, writer, out
         self.meter = Meter(on_event, "download", total_bytes=0)
         self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="dvk-fetch")
+        self._roots = ThreadPoolExecutor(_ROOTS_AT_ONCE, thread_name_prefix="dvk-roots")
         self._lock = threading.Lock()
+        self._unproven: dict[bytes, RecipeRow] = {}
+        self._claims: dict[bytes, list[Wanted]] = {}  # file -> what needs its recipe
 
     def close(self) -> None:
+        """Stop the threads; waits for requests that are under way."""
+        self._roots.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def take(self, part: Part) -> None:
+    # ------------------------------------------------------------ roots
+
+    def group(self, wanted: Sequence[Wanted]) -> None:
+        """Fetch a few roots: their locators together, then small files side by side, the others one by one."""
+        locators = self.resolver.locators([w.root for w in wanted])
+        small = [w.root.kind == FILE and w.root.size <= _SMALL_FILE_BYTES for w in wanted]
+        jobs = [
+            (w, self._roots.submit(self._one, w, found))
+            for w, found, side_by_side in zip(wanted, locators, small, strict=True)
+            if side_by_side
+        ]
+        failed = len(self.out.failures)
+        try:
+            together = [w for w, job in jobs if self._arrived(w, job.result)]
+        except BaseException:
+            for _, job in jobs:
+                job.cancel()
+            raise
+        if len(self.out.failures) > failed:
+            # One may have counted on a chunk that another one was about to bring, and did not.
+            for w in together:
+                self._arrived(w, lambda w=w: self._one(w, None))  # type: ignore[misc]
+        for w, found, side_by_side in zip(wanted, locators, small, strict=True):
+            if not side_by_side:
+                self._arrived(w, lambda w=w, found=found: self._one(w, found))  # type: ignore[misc]
+        if len(self._unproven) >= _RECIPES_AT_ONCE:
+            self.prove()
+
+    def _arrived(self, w: Wanted, work: Callable[[], None]) -> bool:
+        try:
+            work()
+            return True
+        except (DataMissing, FormatError, KeyMissing) as error:
+            self.out.failures.append((w, error))
+            return False
+
+    def _one(self, w: Wanted, found: Locator | None) -> None:
+        """Take everything of one root; what its locator promised and did not hold is searched for."""
+        for under in w.under:
+            try:
+                for part in self.resolver.resolve(w.root, under=under, found=found):
+                    self._take(w, part)
+            except (KeyMissing, FormatError) as error:
+                self._search(w, under, error)
+
+    def _search(self, w: Wanted, under: bytes, why: DvkError) -> None:
+        try:
+            for part in self.resolver.search(w.root, under=under, why=why):
+                self._take(w, part)
+        except KeyMissing as error:
+            raise DataMissing(
+                "some of its data is gone from this remote",
+                subject=error.subject,
+                hint="whoever has this version can `dvk push` it",
+            ) from error
+
+    def _take(self, w: Wanted, part: Part) -> None:
         """Store the missing chunks of a part, then its pages."""
-        chunks = [c.chunks for c in part.contents if c is not None]
-        if chunks:
-            # Contents of one part mostly share a placement; those that do are handled together.
-            groups: dict[int, list[int]] = {}
-            known = [c for c in part.contents if c is not None]
-            for i, c in enumerate(known):
-                groups.setdefault(id(c.placement), []).append(i)
-            for group in groups.values():
-                placement = known[group[0]].placement
-                where = np.concatenate([np.arange(known[i].first, known[i].first + len(chunks[i])) for i in group])
-                together = Chunks.join([chunks[i] for i in group])
-                self._chunks(together, placement.blocks, placement.block[where], placement.offset[where])
-        for kind_id, data in part.pages:
-            self.writer.add_page(kind_id, data)
-        for row in part.recipes:
-            self.writer.add_recipe(row)
+        # Contents of one part mostly share a placement; those that do are handled together.
+        groups: dict[int, list[Content]] = {}
+        for content in part.contents:
+            if content is not None and len(content.chunks):
+                groups.setdefault(id(content.placement), []).append(content)
+        for group in groups.values():
+            p = group[0].placement
+            where = np.concatenate([np.arange(c.first, c.first + len(c.chunks)) for c in group])
+            together = Chunks.join([c.chunks for c in group])
+            for start in range(0, len(together), _CHUNKS_AT_ONCE):
+                stop = min(start + _CHUNKS_AT_ONCE, len(together))
+                at = where[start:stop]
+                self._chunks(together.slice(start, stop), p.blocks, p.block[at], p.offset[at])
+        self.writer.end_of_path()
+        self.writer.add_pages([name for name, _ in part.pages], [data for _, data in part.pages])
+        with self._lock:
+            for row in part.recipes:
+                self._unproven.setdefault(row.file, row)
+                self._claims.setdefault(row.file, []).append(w)
+
+    # ------------------------------------------------------------ recipes
+
+    def prove(self) -> None:
+        """Make everything durable, and keep those recipes whose chunks together are their file.
+
+        Nothing but a whole read can tell: a recipe is the word of whoever pushed it, and the first one that a store
+        keeps wins over what an `add` of the real file would build later.
+        """
+        self.writer.flush()
+        rows, claims = list(self._unproven.values()), self._claims
+        self._unproven, self._claims = {}, {}
+        if not rows or self.writer.dry_run:
+            return
+        store = self.writer.store
+        known = store.holds(as_column(r.file for r in rows), np.array([r.size for r in rows], np.int64))
+        rows = [row for row, here in zip(rows, known.tolist(), strict=True) if not here]
+        failed = dict(_disproven(store, rows))
+        self.writer.add_recipes([row for i, row in enumerate(rows) if i not in failed])
+        self.writer.flush()
+        told = {id(w) for w, _ in self.out.failures}
+        for i, error in failed.items():
+            for w in claims[rows[i].file]:
+                if id(w) not in told:
+                    told.add(id(w))
+                    self.out.failures.append((w, error))
+
+    # ------------------------------------------------------------ chunks
 
     def _chunks(self, chunks: Chunks, blocks: Blocks, block: U32, offset: U32) -> None:
         blob = np.ascontiguousarray(chunks.ids).tobytes()
@@ -134,13 +248,18 @@ class _Fetch:
         if not len(new):
             return
         order = new[np.lexsort((offset[new], block[new]))]
-        starts = np.flatnonzero(np.diff(block[order], prepend=-1))
+        starts = np.flatnonzero(np.diff(block[order].astype(np.int64), prepend=-1))
         ends = np.append(starts[1:], len(order))
         members: dict[int, list[int]] = {
             int(block[order[a]]): order[a:b].tolist() for a, b in zip(starts.tolist(), ends.tolist(), strict=True)
         }
         ranges = list(plan_ranges(blocks, members, max_range_bytes=_RANGE_BYTES))
-        self.meter.total_bytes = (self.meter.total_bytes or 0) + sum(r.length for r in ranges)
+        with self._lock:
+            self.meter.total_bytes = (self.meter.total_bytes or 0) + sum(r.length for r in ranges)
+            if self.writer.dry_run:
+                self.out.moved_bytes += sum(r.length for r in ranges)
+                self.out.new_bytes += int(chunks.lengths[new].sum(dtype=np.uint64))
+                return
         jobs: deque[Future[None]] = deque()
         try:
             for r in ranges:
@@ -155,7 +274,6 @@ class _Fetch:
             # Another root may need the same chunks; what was stored meanwhile is at worst stored twice.
             self.writer.give_back([names[i] for i in new.tolist()])
             raise
-        self.writer.end_of_path()
 
     def _range(
         self,
@@ -188,3 +306,65 @@ class _Fetch:
         with self._lock:
             self.out.moved_bytes += r.length
         self.meter.advance(bytes_=r.length)
+
+
+class _Proposed:
+    """Files as unproven recipes have them, by the index of a store."""
+
+    def __init__(self, store: Store, rows: Sequence[RecipeRow]) -> None:
+        self._store = store
+        self._rows = {r.file: r for r in rows}
+
+    @property
+    def backend(self) -> Backend:
+        return self._store.backend
+
+    def contents(self, ids: U8, sizes: I64) -> list[Content | None]:  # noqa: ARG002
+        """For n files what they would consist of; None where that is not all here."""
+        found = [self._chunks(ids[i].tobytes()) for i in range(len(ids))]
+        placement, here = self._store.place_some(Chunks.join([c for c in found if c is not None]))
+        out: list[Content | None] = []
+        at = 0
+        for chunks in found:
+            n = 0 if chunks is None else len(chunks)
+            out.append(None if chunks is None or not here[at : at + n].all() else Content(chunks, placement, at))
+            at += n
+        return out
+
+    def _chunks(self, name: bytes) -> Chunks | None:
+        row = self._rows[name]
+        try:
+            chunks = read_recipe(PageId(row.root), self._store.load_page)
+        except DataMissing:
+            return None
+        return chunks if chunks.total_bytes == row.size else None
+
+
+class _Nowhere:
+    """A sink for files that are only to be hashed."""
+
+    def create(self, index: int) -> int:  # noqa: ARG002
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+    def finish(self, index: int, fd: int) -> None:  # noqa: ARG002
+        os.close(fd)
+
+    def discard(self, index: int, fd: int) -> None:  # noqa: ARG002
+        os.close(fd)
+
+
+def _disproven(store: Store, rows: Sequence[RecipeRow]) -> Iterator[tuple[int, DvkError]]:
+    """The numbers of recipes that do not make up their file, each with the reason."""
+    sizes = np.array([r.size for r in rows], np.int64)
+    for i, error in restore(_Proposed(store, rows), as_column(r.file for r in rows), sizes, _Nowhere()):
+        name = rows[i].file.hex()[:12]
+        if isinstance(error, DataMissing):
+            yield i, DataMissing(f"some chunks of {name} did not come", hint="run the same command again")
+        else:
+            yield (
+                i,
+                Corrupt(
+                    f"what the remote has for {name} is another content ({error.message}); it was not kept",
+                    hint="whoever has this version can `dvk push` it, `dvk repair` finds what else is wrong there",
+                ),
+            )

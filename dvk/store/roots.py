@@ -1,4 +1,4 @@
-"""What is known about records on a remote: which are live, which packs are condemned, which roots this clone saw confirmed.
+"""What is known about records on a remote: which are live, which packs are condemned, which roots are confirmed.
 
 A push asks the remote; `status` only reads the list of confirmed roots that this clone keeps, since it never uses the
 network.
@@ -10,13 +10,18 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 from dvk.backend.contract import Backend, KeyMissing
-from dvk.errors import FormatError
-from dvk.store.record import record_key
+from dvk.backend.disk import OPEN_DIR, locked_folder, make_durable_dirs, storage_error, sync_fd, translate
+from dvk.errors import Corrupt, FormatError
+from dvk.store.record import MAX_BYTES, Record, parse_record, record_id, record_key
 
 _LINE = re.compile(r"([fd]:[0-9a-f]{64}) ([0-9a-f]{64})")
+_LIST_KEY = re.compile(r"g/c-[0-9a-f]{32}")
+_PACK_KEY = re.compile(r"[pm]/([0-9a-f]{2})/\1[0-9a-f]{62}")
+_STORE = re.compile(r"[0-9a-f]{32}")
 _MAX_LIST_BYTES = 64 << 20
 _HEADER = "dvk confirmed roots 1"
 
@@ -28,6 +33,20 @@ def is_live(remote: Backend, rid: bytes) -> bool:
     return key in seen and key + ".ok" in seen and key + ".x" not in seen
 
 
+def load_record(remote: Backend, rid: bytes) -> Record:
+    """The record of an id, proven by it.
+
+    Raises:
+        KeyMissing: there is none. Corrupt, NewerFormat: it is not what it should be.
+    """
+    key = record_key(rid)
+    subject = f"{remote.name}/{key}"
+    data = remote.get(key, max_bytes=MAX_BYTES)
+    if record_id(data) != rid:
+        raise Corrupt("this record fails its hash", subject=subject)
+    return parse_record(data, subject=subject)
+
+
 def condemned(remote: Backend) -> set[str]:
     """The pack keys in all condemned lists (docs/format/gc.md).
 
@@ -36,17 +55,12 @@ def condemned(remote: Backend) -> set[str]:
     """
     out: set[str] = set()
     for item in remote.list("g/c-"):
-        try:
-            data = remote.get(item.key, max_bytes=_MAX_LIST_BYTES)
-        except KeyMissing:
-            continue  # its collector has finished and removed it
         subject = f"{remote.name}/{item.key}"
         try:
-            raw = json.loads(data)
-            if raw["format"] != 1 or not all(isinstance(p, str) for p in raw["packs"]):
-                raise ValueError("not a list of this version")
-            out.update(raw["packs"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            out.update(_parse_condemned(item.key, remote.get(item.key, max_bytes=_MAX_LIST_BYTES)))
+        except KeyMissing:
+            continue  # its collector has finished and removed it
+        except (ValueError, KeyError, TypeError, RecursionError, FormatError) as error:
             raise FormatError(
                 "a condemned list cannot be read, so nothing on this remote can be relied on",
                 subject=subject,
@@ -55,44 +69,110 @@ def condemned(remote: Backend) -> set[str]:
     return out
 
 
+def _parse_condemned(key: str, data: bytes) -> list[str]:
+    # Strict, since a pack that is spelled in another way than ours would be condemned unseen.
+    raw = json.loads(data)
+    packs = raw["packs"]
+    fine = (
+        _LIST_KEY.fullmatch(key)
+        and set(raw) == {"format", "packs", "store"}
+        and raw["format"] == 1
+        and _STORE.fullmatch(raw["store"])
+        and all(_PACK_KEY.fullmatch(p) for p in packs)
+        and packs == sorted(set(packs))
+        and data == (json.dumps(raw, sort_keys=True, separators=(",", ":")) + "\n").encode("ascii")
+    )
+    if not fine:
+        raise ValueError("not a list of this version")
+    return list(packs)
+
+
 class ConfirmedRoots:
     """Roots that this clone has seen confirmed on one remote store: a text file, one `root record` a line.
 
-    A hint for people and for planning; `push` never skips on it alone.
+    A hint for people and for planning; `push` never skips on it alone. Replaced as a whole and durably, so that a kill
+    or a power cut leaves the old list or the new one. Processes that change it at once take turns; where locks do not
+    work, one of two may lose its lines, which costs a question to the remote.
     """
 
     def __init__(self, folder: str, store: str) -> None:
-        self._path = os.path.join(folder, store, "confirmed")
+        self._folder = os.path.join(folder, store)
+        self._path = os.path.join(self._folder, "confirmed")
 
     def read(self) -> dict[str, bytes]:
-        """Root text -> record id; empty when there is none or it is damaged."""
+        """Root text -> record id; empty when there is none or it is damaged.
+
+        Raises:
+            StorageError: it is there and the system does not let us read it.
+        """
         try:
             with open(self._path, encoding="ascii") as file:
                 lines = file.read().splitlines()
         except (FileNotFoundError, UnicodeDecodeError):
             return {}
+        except OSError as error:
+            raise storage_error(error, self._path) from error
         if not lines or lines[0] != _HEADER:
             return {}
         found = (_LINE.fullmatch(line) for line in lines[1:])
         return {m[1]: bytes.fromhex(m[2]) for m in found if m}
 
-    def add(self, roots: dict[str, bytes]) -> None:
-        """Remember roots; replaced as a whole, so that a kill leaves the old list or the new one."""
-        self.write({**self.read(), **{root: rid for root, rid in roots.items() if rid}})
+    def add(self, roots: Mapping[str, bytes]) -> None:
+        """Remember roots with the records that cover them.
+
+        Raises:
+            StorageError, StorageFull: the list is what it was.
+        """
+        with self._alone():
+            known = self.read()
+            if any(known.get(root) != rid for root, rid in roots.items()):
+                self._write({**known, **roots})
 
     def forget(self, roots: Iterable[str]) -> None:
-        """Roots that turned out not to be confirmed after all."""
+        """Roots that turned out not to be confirmed after all. Raises as `add`."""
         gone = set(roots)
-        known = self.read()
-        if gone & known.keys():
-            self.write({k: v for k, v in known.items() if k not in gone})
+        if not gone:
+            return
+        with self._alone():
+            known = self.read()
+            if gone & known.keys():
+                self._write({k: v for k, v in known.items() if k not in gone})
 
-    def write(self, known: dict[str, bytes]) -> None:
-        """Replace the list."""
-        os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with translate(self._folder):
+            make_durable_dirs(self._folder)
+            fd = os.open(self._folder, OPEN_DIR)
+        try:
+            with locked_folder(fd):
+                yield
+        finally:
+            os.close(fd)
+
+    def _write(self, known: Mapping[str, bytes]) -> None:
+        text = "\n".join([_HEADER, *(f"{k} {v.hex()}" for k, v in sorted(known.items()))]) + "\n"
         temporary = f"{self._path}.{secrets.token_hex(8)}.tmp"
-        with open(temporary, "x", encoding="ascii") as file:
-            file.write("\n".join([_HEADER, *(f"{k} {v.hex()}" for k, v in sorted(known.items()))]) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._path)
+        with translate(self._path):
+            self._remove_leftovers()
+            try:
+                with open(temporary, "x", encoding="ascii") as file:
+                    file.write(text)
+                    file.flush()
+                    sync_fd(file.fileno())
+                os.replace(temporary, self._path)
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
+                raise
+            fd = os.open(self._folder, OPEN_DIR)
+            try:
+                sync_fd(fd)
+            finally:
+                os.close(fd)
+
+    def _remove_leftovers(self) -> None:
+        """Temporary files of writers that were killed; we hold the lock, so nobody is writing one."""
+        for name in os.listdir(self._folder):
+            if name.startswith("confirmed.") and name.endswith(".tmp"):
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self._folder, name))

@@ -13,7 +13,7 @@ import numpy as np
 from dvk.backend.contract import Buffer
 from dvk.ids import PackId
 from dvk.store.codec import encode_checked
-from dvk.store.locator import Ref, piece_id
+from dvk.store.locator import INLINE_BYTES, Ref, piece_id
 from dvk.store.pack import MAX_BLOCK_BYTES, TARGET_PACK_BYTES, PackBuilder, PackKind, RecipeRow
 
 #: Puts a finished page pack.
@@ -58,7 +58,7 @@ class SectionWriter:
         number = self._count
         self._count += 1
         self._open.append((number, start, self._builder.size_bytes - start))
-        if keep:
+        if keep and self._builder.size_bytes - start <= INLINE_BYTES:
             self._bytes[number] = b"".join(encoded)
         if self._builder.size_bytes >= TARGET_PACK_BYTES:
             self.finish()
@@ -89,7 +89,7 @@ class SectionWriter:
         return self._refs[number]
 
     def has_bytes(self, number: int) -> bool:
-        """Whether the bytes of a section were kept."""
+        """Whether the bytes of a section were kept: it was asked for and they are not too long to go inline."""
         return number in self._bytes
 
     def encoded(self, number: int) -> bytes:
