@@ -115,14 +115,13 @@ def _listing(result: Listing, here: Here, *, long: bool) -> Iterator[Line]:
     if not long:
         yield from (_name(e, here) for e in result.entries)
         return
-    rows = []
+    rows: list[list[str | Piece]] = []
     for e in result.entries:
         kind = "exec" if e.exec else e.kind
         amount = "" if e.kind == "link" else size(e.size)
         files = plural(e.files, "file") if e.kind == "dir" else ""
-        target = f" -> {show_name(e.target)}" if e.target is not None else ""
-        name = _name(e, here)
-        rows.append((dim(kind), amount, files, dim(e.id.hex()[:12] if e.id else ""), name, target))
+        row: list[str | Piece] = [dim(kind), amount, files, dim(e.id.hex()[:12] if e.id else ""), _name(e, here)]
+        rows.append(row if e.target is None else [*row, f"-> {show_name(e.target)}"])
     yield from columns(rows, right=(1, 2))
 
 
@@ -160,9 +159,10 @@ def get(
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that are in the way.")] = False,
     remote: _REMOTE = None,
 ) -> Got | Content:
-    """Write a file or folder at a revision somewhere else; the workspace is not touched.
+    """Write a file or folder at a revision to a place of your choice.
 
-    Each file is proven before it gets its name. Without -o it is written under its own name into the working folder.
+    The workspace is not touched. Each file is proven before it gets its name. Without -o it is written under its own
+    name into the working folder.
     """
     from dvk.commands.get import cat as to_stream
     from dvk.commands.get import get as command
@@ -187,7 +187,11 @@ def get(
 def _got(result: Got, cwd: bytes) -> Iterator[Line]:
     where = os.path.relpath(result.out, os.path.realpath(cwd))
     shown = show_name(result.out if where.startswith(b"..") else where) + ("/" if result.kind == "dir" else "")
+    there = f"{plural(result.unchanged, 'file')} there already"
+    if result.unchanged and not result.files:
+        yield (green(shown), f" {there}, verified")
+        return
     amount = f"{plural(result.files, 'file')}, " if result.kind == "dir" else ""
     source = f", from {result.remote}" if result.remote else ""
-    kept = f"; {plural(result.unchanged, 'file')} there already" if result.unchanged else ""
+    kept = f"; {there}" if result.unchanged else ""
     yield (green(shown), f" {amount}{size(result.written_bytes)}{source}, verified{kept}")

@@ -189,6 +189,22 @@ def config(
 
     A value is written where its key belongs: into dvk.toml what everybody shares, into this clone's own file the rest.
     What comes later in this list wins: dvk.toml, --global, --local, environment.
+
+    \b
+    core.remote: the remote to use when none is named
+    remote.<name>.url: where the remote is: `s3://bucket/prefix` or an absolute path
+    remote.<name>.endpoint_url: of an S3-compatible server
+    remote.<name>.region: the region of the bucket
+    remote.<name>.profile: the section of the AWS files to take credentials from
+    remote.<name>.addressing: `path` for host/bucket, `virtual` for bucket.host
+    remote.<name>.sse: server-side encryption of what is written
+    remote.<name>.sse_kms_key_id: the key of `aws:kms`
+    remote.<name>.checksum: `when_required` for servers that do not know the newer checksums
+    remote.<name>.anon: send unsigned requests (public buckets)
+    store.path: where data is kept on this machine, in place of the Git folder
+    store.max_size: how large the store may grow before it says so
+    hooks.push_limit: how much the pre-push hook sends by itself
+    profile.default: how files are cut into chunks
     """
     scope = _scope(to_local=in_local, to_global=in_global, to_repo=in_repo)
     settings = _settings(run)

@@ -192,7 +192,8 @@ def _summary(result: Status, *, narrowed: bool, broken: int) -> Iterator[Line]:
     if result.clean and not broken:
         if result.paths:
             total = sum(p.size for p in result.paths)
-            yield f"nothing to do: {plural(len(result.paths), 'path')} in step, {size(total)}"
+            amount = f"{plural(len(result.paths), 'path')}, {size(total)}"
+            yield f"in step: {amount}" if result.not_pushed else f"nothing to do: {amount} in step"
         elif not narrowed:
             yield (dim("nothing is tracked yet: "), cyan("dvk add PATH"), dim(" starts"))
         else:
