@@ -36,7 +36,8 @@ class Writer:
         self._lock = threading.Lock()
         self._pending: set[bytes] = set()  # taken, and not yet in a findable pack
         self._recipes: set[bytes] = set()  # files whose recipe was taken
-        self._packs = PackWriter(self._put, self._published, level=level)
+        # One pack being written while the next one fills keeps a disk busy; a second would cost 64 MiB and gains 5 %.
+        self._packs = PackWriter(self._put, self._published, level=level, in_flight=1)
         if not dry_run:
             store.create()
 
