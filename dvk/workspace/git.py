@@ -224,6 +224,16 @@ class GitRepo:
         rows = (line.partition(b" ") for line in out.splitlines())
         return [(os.fsdecode(name), CommitId(oid.decode("ascii"))) for oid, _, name in rows]
 
+    def tips(self) -> list[str]:
+        """What keeps commits alive, each once: branches, tags, remote branches, stash, the HEAD of every worktree."""
+        program = self._need("branches and tags")
+        found = program.check(["for-each-ref", "--format=%(objectname)"], cwd=self.top).split()
+        for line in program.check(["worktree", "list", "--porcelain"], cwd=self.top).splitlines():
+            word, _, oid = line.partition(b" ")
+            if word == b"HEAD" and oid.strip(b"0"):  # all zeros before the first commit
+                found.append(oid)
+        return list(dict.fromkeys(oid.decode("ascii") for oid in found))
+
     def read_blob(self, oid: str, *, max_bytes: int = _MAX_BLOB_BYTES) -> bytes:
         """The content of one blob; see `read_blobs`."""
         return next(iter(self._objects.blobs([oid], max_bytes=max_bytes)))
@@ -259,9 +269,7 @@ class GitRepo:
 
     # -- history ---------------------------------------------------------------------------------
 
-    def pointer_versions(
-        self, revs: Sequence[str], *, paths: Sequence[bytes] = ()
-    ) -> Iterator[PointerVersion]:
+    def pointer_versions(self, revs: Sequence[str], *, paths: Sequence[bytes] = ()) -> Iterator[PointerVersion]:
         """Every version of a pointer that a commit reachable from `revs` brought, newest first.
 
         `revs` takes `HEAD`, `A..B`, `^origin/main`. `paths` (of data, or of folders above it) narrow it.
