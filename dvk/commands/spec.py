@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dvk.commands.repo import Repo
-from dvk.errors import DvkError, NotFound, UsageError
+from dvk.errors import DvkError, NotFound, Refused, UsageError
 from dvk.store.names import show
 from dvk.store.paths import why_bad
 from dvk.workspace.git import CommitId
@@ -136,14 +136,19 @@ class Version:
 
     def owner(self, path: bytes) -> tuple[bytes, bytes, Pointer] | None:
         """Who tracks `path`: the nearest tracked path at or above it, the rest, and its pointer."""
-        owner, inner = path, b""
-        while owner:
-            found = self.pointer(owner)
-            if found is not None:
-                return owner, inner, found
-            owner, _, name = owner.rpartition(b"/")
-            inner = name + b"/" + inner if inner else name
-        return None
+        found: tuple[bytes, bytes, Pointer] | None = None
+        parts = path.split(b"/")
+        for i in range(1, len(parts) + 1):
+            owner = b"/".join(parts[:i])
+            try:
+                pointer = self.pointer(owner)
+            except Refused:
+                if found is None:
+                    raise
+                break  # a link or file of the user's in tracked data: further down there is no pointer of ours
+            if pointer is not None:
+                found = owner, b"/".join(parts[i:]), pointer
+        return found
 
     def below(self, path: bytes) -> Iterator[tuple[bytes, Pointer | DvkError]]:
         """Every tracked path at or below `path` (all with b""), by path, or what is wrong with its pointer."""
