@@ -33,7 +33,7 @@ ABOUT = """Versions big files and folders beside the code in Git.
 
 Pointers go into Git, bytes into your own bucket or disk. `dvk help VERB` explains one verb."""
 
-_START, _DAILY, _LOOK = "Start", "Every day", "Look and take out"
+_START, _DAILY, _SHARE, _LOOK = "Start", "Every day", "Share", "Look and take out"
 
 VERBS: tuple[Row, ...] = (
     Row("init", "dvk.cli.setup:init", _START),
@@ -41,9 +41,15 @@ VERBS: tuple[Row, ...] = (
     Row("remote list", "dvk.cli.setup:remote_list", _START),
     Row("remote remove", "dvk.cli.setup:remote_remove", _START),
     Row("remote rename", "dvk.cli.setup:remote_rename", _START),
+    Row("remote trust", "dvk.cli.remote_more:trust", _START),
     Row("config", "dvk.cli.setup:config", _START),
     Row("add", "dvk.cli.tracking:add", _DAILY),
     Row("status", "dvk.cli.tracking:status", _DAILY),
+    Row("checkout", "dvk.cli.work:checkout", _DAILY),
+    Row("restore", "dvk.cli.work:restore", _DAILY),
+    Row("push", "dvk.cli.share:push", _SHARE),
+    Row("fetch", "dvk.cli.share:fetch", _SHARE),
+    Row("pull", "dvk.cli.share:pull", _SHARE),
     Row("log", "dvk.cli.look:log", _LOOK),
     Row("ls", "dvk.cli.look:ls", _LOOK),
     Row("cat", "dvk.cli.look:cat", _LOOK),

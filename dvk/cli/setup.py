@@ -110,6 +110,8 @@ def remote_add(
         result = command(repo, name, url, default=default, scope=scope, settings=given)
     if default and not result.default:
         run.on_event(Note(f"a stronger setting says {result.default_now}", subject="core.remote"))
+    if result.not_trusted:
+        run.on_event(Note(result.not_trusted, subject=result.url))
     return result
 
 
@@ -225,6 +227,8 @@ def config(
     finally:
         if settings.repo is not None:
             settings.repo.close()
+    if changed.not_trusted:
+        run.on_event(Note(changed.not_trusted, subject=changed.key))
     run.show([] if run.terminal.quiet else list(_changed(changed)))
     return changed
 

@@ -99,7 +99,7 @@ def _fetch(repo: Repo, targets: Sequence[Target], out: FetchResult, remote: str 
     if not missing:
         return
     try:
-        source = repo.remote(remote)
+        source = repo.remote(remote, write=False)
     except NotFound as error:
         out.failures += [DataMissing("its data is not here", subject=w.name, hint=error.hint) for w in missing]
         return
@@ -154,9 +154,7 @@ def _failures(repo: Repo, source: Remote, done: Fetched, targets: Sequence[Targe
     return out
 
 
-def nowhere(
-    repo: Repo, path: bytes, pointer: Pointer, remotes: Sequence[str], *, rev: str = "HEAD"
-) -> DataMissing:
+def nowhere(repo: Repo, path: bytes, pointer: Pointer, remotes: Sequence[str], *, rev: str = "HEAD") -> DataMissing:
     """The error for data that is neither here nor on the remotes that were asked: who can bring it, and how.
 
     Args:
@@ -243,7 +241,7 @@ def _direct(
     on_event: OnEvent,
 ) -> Materializer:
     """A materializer that reads the remote; what a folder consists of is resolved here, once."""
-    source = repo.remote(remote)
+    source = repo.remote(remote, write=False)
     expect_store(source)
     out.remote, out.url, out.paths = source.name, source.url, len(targets)
     content = RemoteContent(source.store)

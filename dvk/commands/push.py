@@ -67,7 +67,7 @@ def push(
     Raises:
         UsageError, NotFound: arguments. RemoteError: the remote; nothing that was not finished is promised.
     """
-    target = repo.remote(remote)
+    target = repo.remote(remote, write=not dry_run)
     named = _named(repo, paths, only_head=only_head, all_branches=all_branches, revs=revs)
     out = PushResult(target.name, target.url, dry_run=dry_run)
     # Packs of the store must not be collected while they are being read.

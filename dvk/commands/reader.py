@@ -113,7 +113,7 @@ class Reader:
     def _connect(self, target: Target) -> tuple[Resolver, RemoteContent]:
         if self._resolver is None or self._content is None:
             try:
-                remote = self.repo.remote(self._wanted)
+                remote = self.repo.remote(self._wanted, write=False)
             except NotFound as error:
                 if self._wanted:
                     raise

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dvk.backend.locate import parse_remote_url
 from dvk.commands.init import stage_files
 from dvk.commands.repo import Repo
+from dvk.commands.trust import trust_typed
 from dvk.errors import NotFound, Refused, UsageError
 from dvk.workspace.config import FILE_NAME, Config, Layer
 from dvk.workspace.config_edit import remove_remote, rename_remote, set_value, unset
@@ -43,11 +44,12 @@ class RemoteChanged:
     staged: bool  #: dvk.toml was put into the Git index
     default_now: str = ""  #: the remote that is used when none is named, from now on; empty: none
     old_name: str = ""  #: before a rename
+    not_trusted: str = ""  #: why the URL could not be remembered as trusted; empty: it was, or needs no trust
 
 
 def remote_list(repo: Repo) -> list[RemoteInfo]:
     """The remotes by name."""
-    config = repo.workspace.config
+    config = _config(repo)
     chosen = config.default_remote()
     options: dict[str, dict[str, Setting]] = {}
     for key, value in config.items():
@@ -81,7 +83,7 @@ def remote_add(
     """
     ws = repo.workspace
     check_remote_name(name)
-    known = ws.config.remotes()
+    known = _config(repo).remotes()
     if name in known:
         raise Refused(
             f"a remote of that name exists: {known[name].url}",
@@ -103,7 +105,8 @@ def remote_add(
     with ws.lock():
         for where, key, text in values:
             set_value(files, where, key, text)
-    return _changed(repo, name, url, [where for where, _, _ in values])
+    done = _changed(repo, name, url, [where for where, _, _ in values])
+    return replace(done, not_trusted=trust_typed(files, repo.environ, name))
 
 
 def remote_remove(repo: Repo, name: str) -> RemoteChanged:
@@ -113,7 +116,7 @@ def remote_remove(repo: Repo, name: str) -> RemoteChanged:
         NotFound: there is none of that name. Refused: it comes from the user's own file, for all repositories.
     """
     found = _known(repo, name)
-    was_default = repo.workspace.config.default_remote() == name
+    was_default = _config(repo).default_remote() == name
     files = repo.workspace.config.files
     touched: list[Scope] = []
     with repo.workspace.lock():
@@ -134,7 +137,7 @@ def remote_rename(repo: Repo, old: str, new: str) -> RemoteChanged:
     """
     url = _known(repo, old)
     check_remote_name(new)
-    if new in repo.workspace.config.remotes():
+    if new in _config(repo).remotes():
         raise Refused("a remote of that name exists", subject=new, hint="`dvk remote list` shows them")
     files = repo.workspace.config.files
     with repo.workspace.lock():
@@ -154,12 +157,17 @@ def absolute_url(url: str, *, cwd: bytes) -> str:
     return found.path if found.is_local else str(found)
 
 
+def _config(repo: Repo) -> Config:
+    """The settings as they are now; `repo` may be older than the last change."""
+    return Config.load(repo.workspace.config.files, repo.environ)
+
+
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
 def _known(repo: Repo, name: str) -> str:
-    remotes = repo.workspace.config.remotes()
+    remotes = _config(repo).remotes()
     if name not in remotes:
         known = ", ".join(sorted(remotes)) or "none"
         raise NotFound("no remote has this name", subject=name, hint=f"known remotes: {known}")
@@ -196,7 +204,7 @@ def _changed(
     repo: Repo, name: str, url: str, touched: Sequence[Scope], *, was_default: bool = False, old_name: str = ""
 ) -> RemoteChanged:
     files = repo.workspace.config.files
-    config = Config.load(files, repo.environ)
+    config = _config(repo)
     places = {s: "dvk.toml" if s == "repo" else os.fsdecode(files.path(s)) for s in touched}
     staged = "repo" in places and bool(stage_files(repo, [FILE_NAME])[0])
     chosen = config.default_remote() or ""

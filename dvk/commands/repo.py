@@ -1,7 +1,7 @@
 """What every verb works on: a workspace, its local store and its remotes.
 
 >>> repo = Repo("path/in/a/work/tree")                     # doctest: +SKIP
->>> repo.store, repo.remote("origin").store                # doctest: +SKIP
+>>> repo.store, repo.remote("origin", write=False).store   # doctest: +SKIP
 
 Nothing is opened before it is needed: a status in an empty repository touches neither store nor network.
 """
@@ -14,6 +14,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from dvk.backend.contract import Backend
 from dvk.backend.local import LocalBackend
 from dvk.backend.locate import open_backend, parse_remote_url
 from dvk.backend.wrappers import RetryBackend
-from dvk.errors import NotFound, StorageError
+from dvk.errors import NotFound, Refused, StorageError
 from dvk.ids import PageId
 from dvk.store.locator import FILE, FOLDER
 from dvk.store.names import show
@@ -33,6 +34,7 @@ from dvk.store.store import Store
 from dvk.workspace.config import RemoteConfig
 from dvk.workspace.pointer import Pointer
 from dvk.workspace.repo import Workspace
+from dvk.workspace.trust import VARIABLE, is_trusted, why_ask
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -146,14 +148,32 @@ class Repo:
             )
         return remotes[wanted]
 
-    def remote(self, name: str | None = None) -> Remote:
+    def remote(self, name: str | None = None, *, write: bool) -> Remote:
         """A remote, opened; nothing is contacted before the first operation.
+
+        The one door to the network: a URL that a tracked file chose gets through only where `dvk.workspace.trust` says.
+
+        Args:
+            write: whether it will be written to, or only read.
 
         Raises:
             NotFound: as `remote_config`. UsageError: its URL or settings make no sense.
+            Refused: the user has to trust its URL first.
         """
         config = self.remote_config(name)
-        return Remote(config.name, config.url, Store(self.backend(config)))
+        self._check_trust(config, write=write)
+        return Remote(config.name, config.url, Store(self._backend(config)))
+
+    def _check_trust(self, config: RemoteConfig, *, write: bool) -> None:
+        url = parse_remote_url(config.url)
+        why = why_ask(url, config.origin, write=write)
+        if why and not is_trusted(url, self.environ):
+            raise Refused(
+                f"{why}; the URL comes from {config.origin.place}, which came with the repository",
+                subject=str(url),
+                hint=f"if it is the right place: `dvk remote trust {config.name}`, once; "
+                f"in an automatic job: {VARIABLE}={shlex.quote(str(url))}",
+            )
 
     def known_store_id(self, name: str) -> str:
         """The store that this clone last saw under a remote's URL; empty when it never did. Offline."""
@@ -186,7 +206,7 @@ class Repo:
             return {}
         return {k: v for k, v in raw.items() if isinstance(v, str) and re.fullmatch(r"[0-9a-f]{32}", v)}
 
-    def backend(self, config: RemoteConfig) -> Backend:
+    def _backend(self, config: RemoteConfig) -> Backend:
         """The medium of a remote, with retries where there is a network between."""
         url = parse_remote_url(config.url)
         backend = open_backend(url, settings=config.settings, environ=self.environ)

@@ -9,17 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dvk.commands.init import stage_files
 from dvk.commands.repo import Repo
+from dvk.commands.trust import trust_typed
 from dvk.errors import NotARepository, NotFound
 from dvk.store.names import show
 from dvk.workspace.config import Config, ConfigFiles, Layer, Value
 from dvk.workspace.config_edit import set_value, unset
-from dvk.workspace.keys import FILE_SCOPES, Scope, Setting, find_key
-
-SCOPE_WORDS: Mapping[str, str] = {"repo": "tracked", "user": "global", "local": "local"}
+from dvk.workspace.keys import FILE_SCOPES, Scope, Setting, find_key, split_remote_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +41,7 @@ class SettingChanged:
     place: str
     now: SettingValue | None  #: what is in force now: a stronger place may say something else
     staged: bool = False  #: dvk.toml was put into the Git index
+    not_trusted: str = ""  #: why the URL of a remote could not be remembered as trusted
 
 
 class Settings:
@@ -86,7 +86,11 @@ class Settings:
         value = find_key(key).parse(text)
         with self._locked(where):
             set_value(self.files, where, key, text)
-        return self._changed(key, value, where)
+        done = self._changed(key, value, where)
+        remote, option = split_remote_key(key)
+        if option == "url" and where == "repo":
+            done = replace(done, not_trusted=trust_typed(self.files, self.environ, remote))
+        return done
 
     def unset(self, key: str, *, scope: Scope | None = None) -> SettingChanged:
         """Remove a setting, from the strongest file that has it.
@@ -95,7 +99,8 @@ class Settings:
             NotFound: no file has it.
         """
         find_key(key)
-        where = scope or next((s for s in reversed(FILE_SCOPES) if key in self._values(s)), None)
+        places: tuple[Scope, ...] = FILE_SCOPES if self.repo is not None else ("user",)
+        where = scope or next((s for s in reversed(places) if key in self._values(s)), None)
         if where is None:
             raise NotFound("is not set", subject=key, hint="`dvk config --list` shows what is")
         with self._locked(where):

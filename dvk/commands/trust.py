@@ -1,0 +1,71 @@
+"""`dvk remote trust`: say that the place which a repository names may be used. Nothing is contacted.
+
+A URL in `dvk.toml` came with the repository; `dvk.workspace.trust` says which uses of it need this word first. A URL
+that the user typed on this machine (`dvk remote add`, `dvk config`) has it already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dvk.backend.locate import parse_remote_url
+from dvk.commands.repo import Repo
+from dvk.errors import FormatError, StorageError
+from dvk.store.names import show
+from dvk.workspace.config import Config, ConfigFiles
+from dvk.workspace.trust import add_trust, remove_trust, trust_file, trusted_urls
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What became of the trust in a remote."""
+
+    name: str
+    url: str  #: what is trusted: this URL, in every repository of this user
+    trusted: bool
+    changed: bool  #: False when it was so already
+    needed: bool  #: whether the URL comes from a tracked file; the user's own settings need no trust
+    place: str  #: the list that was written
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """The URLs that this user trusts."""
+
+    urls: tuple[str, ...]
+    place: str
+
+
+def trust(repo: Repo, name: str | None = None, *, revoke: bool = False) -> Trust:
+    """Trust the URL of a remote (the default one without a name), or stop to.
+
+    Raises:
+        NotFound: there is no such remote. UsageError: its URL makes no sense.
+        StorageError: the user's settings cannot be written.
+    """
+    config = repo.remote_config(name)
+    url = parse_remote_url(config.url)
+    changed = remove_trust(url, repo.environ) if revoke else add_trust(url, repo.environ)
+    from_others = config.origin.scope == "repo"
+    return Trust(config.name, str(url), not revoke, changed, from_others, show(trust_file(repo.environ)))
+
+
+def trust_list(environ: Mapping[str, str]) -> Trusted:
+    """What this user trusts, for all repositories."""
+    return Trusted(tuple(trusted_urls(environ)), show(trust_file(environ)))
+
+
+def trust_typed(files: ConfigFiles, environ: Mapping[str, str], name: str) -> str:
+    """Remember that the user typed the URL of a remote themself; why that was not possible, or nothing.
+
+    A machine on which the user's settings cannot be written is no reason to refuse the setting itself.
+    """
+    config = Config.load(files, environ).remotes().get(name)
+    if config is None or config.origin.scope != "repo":
+        return ""
+    try:
+        add_trust(parse_remote_url(config.url), environ)
+    except (StorageError, FormatError) as error:
+        return f"cannot be remembered as trusted, so the first use will ask ({error})"
+    return ""
