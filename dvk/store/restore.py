@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 from blake3 import blake3
 
-from dvk.backend.contract import Backend
+from dvk.backend.contract import Backend, KeyMissing
 from dvk.errors import Corrupt, DataMissing, DvkError, StorageError, StorageFull
 from dvk.events import Meter, OnEvent, ignore
 from dvk.ids import FileId
@@ -253,7 +253,8 @@ class _Restore:
             self.failed.append((i, error))
             return
         where = f" ({error.subject})" if error.subject else ""
-        named = type(error)(f"{error.message}{where}", subject=self.show(i), hint=error.hint)
+        kind = DataMissing if isinstance(error, KeyMissing) else type(error)
+        named = kind(f"{error.message}{where}", subject=self.show(i), hint=error.hint)
         named.__cause__ = error
         self.failed.append((i, named))
 
