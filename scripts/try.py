@@ -116,6 +116,7 @@ def main() -> None:
     print("byte for byte the same" if same else "NOT THE SAME")
 
     say("And goes back in history")
+    run("dvk fetch --rev HEAD~2", cwd=other)
     run("dvk checkout HEAD~2 -- data/flights.csv", cwd=other)
     back = digest(os.path.join(other, "data", "flights.csv")) == hashlib.sha256(first).hexdigest()
     print("byte for byte version 1" if back else "NOT VERSION 1")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dvk.commands.placed import Placed
-from dvk.commands.repo import Repo
+from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import (
     Look,
     join_path,
@@ -26,6 +26,7 @@ from dvk.commands.tracked import (
 from dvk.errors import Busy, DataMissing, DvkError, NotFound, Refused, one_or_many
 from dvk.events import Note, OnEvent, ignore
 from dvk.ids import ID_BYTES, PageId
+from dvk.store.fetch import Wanted, is_here
 from dvk.store.listing import Entries
 from dvk.store.names import show
 from dvk.store.pages import edit_listing, read_entries
@@ -332,6 +333,18 @@ class Materializer:
             raise one_or_many(f"some paths are not tracked at {rev}; nothing was changed", missing)
         pointers = []
         for path, pointer, under in plan:
+            selected = self.selection.get(path) if pointer.is_dir else None
+            parts = under or (selected.prefixes if selected and selected.prefixes is not None else (b"",))
+            if not is_here(self.store, Wanted(root_of(pointer), parts)):
+                # The pointer must not move to a version that its data cannot follow.
+                self.result.failures.append(
+                    DataMissing(
+                        f"its data at {rev} is not in this clone",
+                        subject=show(path),
+                        hint=f"`dvk fetch --rev {rev} {show(path)}` brings it",
+                    )
+                )
+                continue
             if self.result.dry_run:
                 self.one(path, pointer, under)
                 continue
