@@ -33,7 +33,7 @@ ABOUT = """Versions big files and folders beside the code in Git.
 
 Pointers go into Git, bytes into your own bucket or disk. `dvk help VERB` explains one verb."""
 
-_START, _DAILY, _SHARE, _LOOK = "Start", "Every day", "Share", "Look and take out"
+_START, _DAILY, _SHARE, _LOOK, _KEEP = "Start", "Every day", "Share", "Look and take out", "Keep in order"
 
 VERBS: tuple[Row, ...] = (
     Row("init", "dvk.cli.setup:init", _START),
@@ -47,6 +47,8 @@ VERBS: tuple[Row, ...] = (
     Row("status", "dvk.cli.tracking:status", _DAILY),
     Row("checkout", "dvk.cli.work:checkout", _DAILY),
     Row("restore", "dvk.cli.work:restore", _DAILY),
+    Row("rm", "dvk.cli.upkeep:rm", _DAILY),
+    Row("mv", "dvk.cli.upkeep:mv", _DAILY),
     Row("push", "dvk.cli.share:push", _SHARE),
     Row("fetch", "dvk.cli.share:fetch", _SHARE),
     Row("pull", "dvk.cli.share:pull", _SHARE),
@@ -54,6 +56,8 @@ VERBS: tuple[Row, ...] = (
     Row("ls", "dvk.cli.look:ls", _LOOK),
     Row("cat", "dvk.cli.look:cat", _LOOK),
     Row("get", "dvk.cli.look:get", _LOOK),
+    Row("du", "dvk.cli.upkeep:du", _KEEP),
+    Row("doctor", "dvk.cli.upkeep:doctor", _KEEP),
 )
 
 #: What the nested groups are for.
