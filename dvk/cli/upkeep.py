@@ -76,7 +76,7 @@ def rm(
 
 def _removed(result: RemoveResult, here: Here, *, stage: bool) -> Iterator[Line]:
     for r in result.paths:
-        yield (cyan(here(r.path)), f" {_removed_what(r, here)}")
+        yield (cyan(here(r.path)), f" {_removed_what(r, here, dry_run=result.dry_run)}")
     if result.dry_run:
         yield "dry run: nothing was changed"
         return
@@ -84,12 +84,15 @@ def _removed(result: RemoveResult, here: Here, *, stage: bool) -> Iterator[Line]
     yield from _staging(result.staged, result.not_staged, asked=stage, changed=pointers)
 
 
-def _removed_what(r: Removed, here: Here) -> str:
-    what = f"is out of {here(r.inside, folder=True)}" if r.inside else "is no longer tracked"
+def _removed_what(r: Removed, here: Here, *, dry_run: bool) -> str:
+    if dry_run:
+        what = f"would go out of {here(r.inside, folder=True)}" if r.inside else "would no longer be tracked"
+    else:
+        what = f"is out of {here(r.inside, folder=True)}" if r.inside else "is no longer tracked"
     if r.deleted:
-        what += f"; deleted {plural(r.deleted, 'file')}" + (f", {size(r.size)}" if r.deleted == r.files else "")
+        what += f"; {plural(r.deleted, 'file')} deleted" + (f", {size(r.size)}" if r.deleted == r.files else "")
     if r.kept:
-        what += f"; {plural(r.kept, 'file')} on disk {'stays' if r.kept == 1 else 'stay'}"
+        what += f"; {plural(r.kept, 'file')} {'stays' if r.kept == 1 else 'stay'} on disk"
     return what
 
 
@@ -171,17 +174,17 @@ def _usage(result: DuResult, here: Here, *, narrowed: bool) -> Iterator[Line]:
     rows: list[list[str | Piece]] = [[bold("all"), size(result.logical_bytes), f"in {versions}, each in full"]]
     if result.here_bytes != result.logical_bytes:
         elsewhere = size(result.logical_bytes - result.here_bytes)
-        rows.append([bold("here"), size(result.here_bytes), f"of it; {elsewhere} are not in this clone"])
+        rows.append([bold("here"), size(result.here_bytes), f"of it, {elsewhere} elsewhere"])
     saved = result.saved_by_dedup_bytes + result.saved_by_compression_bytes
-    rows += [
-        [
-            bold("saved"),
-            size(saved),
+    if result.here_bytes:
+        how = (
             f"{percent(saved, result.here_bytes)}: {size(result.saved_by_dedup_bytes)} by deduplication, "
-            f"{size(result.saved_by_compression_bytes)} by compression",
-        ],
-        [bold("stored"), green(size(result.stored_bytes)), f"of {size(result.store_bytes)} in {result.store}"],
-    ]
+            f"{size(result.saved_by_compression_bytes)} by compression"
+        )
+        rows.append([bold("saved"), size(saved), how])
+    if result.store_bytes:
+        where = f"of {size(result.store_bytes)} in {result.store}, lists and index included"
+        rows.append([bold("stored"), green(size(result.stored_bytes)), where])
     if result.unused_bytes:
         rows.append([bold("free"), size(result.reclaimable_bytes), _reclaimable(result)])
     yield from columns(rows, right=[1])

@@ -176,7 +176,7 @@ class RemovalPlanner:
                 subject=where,
             )
             if plan.conflicts:
-                raise self._would_lose(where, seen, plan)
+                raise self._would_lose(where, seen, entries, plan)
             stays -= len(plan.deletes)
         files, size = entries.files, entries.total_bytes
         if target.pointer is not None and not part:
@@ -275,17 +275,22 @@ class RemovalPlanner:
                 return True
         return False
 
-    def _would_lose(self, where: bytes, seen: Look, plan: CheckoutPlan) -> Refused:
+    def _would_lose(self, where: bytes, seen: Look, entries: Entries, plan: CheckoutPlan) -> Refused:
         if seen.kind == "file":
-            what = "it was changed since the last `dvk add`, or its data is stored nowhere else"
+            changed = len(entries) != 1 or not bool((seen.ids == entries.ids).all())
+            what = (
+                "it was changed since the last `dvk add`"
+                if changed
+                else "neither this clone nor a remote that it knows holds the data"
+            )
         else:
             names = ", ".join(c.subject for c in plan.conflicts[:_EXAMPLES])
             more = ", ..." if len(plan.conflicts) > _EXAMPLES else ""
-            what = f"{len(plan.conflicts):,} of its files are not as stored ({names}{more})"
+            what = f"{len(plan.conflicts):,} of its files could not be brought back ({names}{more})"
         return Refused(
             what,
             subject=show(where),
-            hint="`dvk add` keeps them as a version, --cached leaves the data on disk, --force deletes it",
+            hint="`dvk add` keeps it as a version, --cached leaves it on disk, --force deletes it",
         )
 
 
