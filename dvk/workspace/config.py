@@ -289,7 +289,7 @@ def _check_format(found: object, scope: Scope, place: str) -> None:
     if found is None and scope != "repo":
         return
     if found is None:
-        raise FormatError("the line `format = 1` is missing", subject=place, hint="`dvk init` writes it")
+        raise FormatError("the line `format = 1` is missing", subject=place, hint="write it above the first section")
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise FormatError("`format` should be 1", subject=place)
     if found > FORMAT:
