@@ -10,6 +10,7 @@ Python objects, compared with one `==` and searched without decoding.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -73,7 +74,7 @@ class Names:
     def __iter__(self) -> Iterator[bytes]:
         blob = self.tobytes()
         ends = self.offsets.tolist()
-        for a, b in zip(ends, ends[1:], strict=False):
+        for a, b in itertools.pairwise(ends):
             yield blob[a:b]
 
     def __eq__(self, other: object) -> bool:

@@ -240,4 +240,3 @@ class PackWriter:
             wait(puts)
             if self._error is not None:
                 raise self._error
-

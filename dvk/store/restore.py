@@ -22,7 +22,15 @@ import numpy as np
 from blake3 import blake3
 
 from dvk.backend.contract import Backend, KeyMissing
-from dvk.errors import Corrupt, DataMissing, DvkError, StorageError, StorageFull
+from dvk.errors import (
+    Corrupt,
+    DataMissing,
+    DvkError,
+    RemoteDenied,
+    RemoteUnreachable,
+    StorageError,
+    StorageFull,
+)
 from dvk.events import Meter, OnEvent, ignore
 from dvk.ids import FileId
 from dvk.store.names import I64, U8
@@ -36,6 +44,8 @@ TASK_BYTES = 8 << 20
 _STREAM_TASK_BYTES = 4 << 20
 #: Blocks that one task decodes: what it needs may lie in as many blocks as it has chunks, each of 1 MiB.
 _TASK_BLOCKS = 16
+#: No other file would fare better, and trying them all may take hours of waiting.
+_HOPELESS = (RemoteUnreachable, RemoteDenied)
 
 
 class Sink(Protocol):
@@ -126,8 +136,8 @@ def restore(
         names: n names for messages.
 
     Raises:
-        StorageFull, StorageError, Interrupted: what ends the whole run, since the next file would fare no better;
-            temporary files are gone.
+        StorageFull, StorageError (from writing), RemoteUnreachable, RemoteDenied, Interrupted: what ends the whole run,
+            since the next file would fare no better; temporary files are gone.
     """
     run = _Restore(source, ids, sizes, sink, names, workers or default_workers())
     run.meter = Meter(on_event, "write", total_bytes=int(sizes.sum(dtype=np.uint64)), total_items=len(sizes))
@@ -236,6 +246,8 @@ class _Restore:
         """The blocks that can be read, decoded, and for each of the others why not."""
         try:
             return read_blocks(self.source.backend, placement.blocks, needed), {}
+        except _HOPELESS:
+            raise
         except DvkError:
             pass  # one damaged block must not take its neighbours with it, so each is read on its own
         raw: dict[int, bytes] = {}
@@ -243,6 +255,8 @@ class _Restore:
         for b in needed:
             try:
                 raw |= read_blocks(self.source.backend, placement.blocks, [b])
+            except _HOPELESS:
+                raise
             except DvkError as error:
                 bad[b] = error
         return raw, bad
@@ -301,11 +315,12 @@ class _Restore:
                 self.meter.advance(bytes_=sum(map(len, pieces)))
             if hasher.digest() != self.ids[i].tobytes():
                 raise Corrupt("its stored bytes fail their hash", subject=self.show(i))
-        except (StorageFull, StorageError):
-            self.sink.discard(i, fd)
-            raise
         except DvkError as error:
             self.sink.discard(i, fd)
+            # What names the file comes from writing it; what names a pack, from reading that.
+            of_writing = isinstance(error, StorageError) and error.subject == self.show(i)
+            if of_writing or isinstance(error, _HOPELESS):
+                raise
             self._failed(i, error)
             return
         except BaseException:

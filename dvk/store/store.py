@@ -280,7 +280,7 @@ class Store(Catalog):
             group = rows[start : start + _PAGES_AT_ONCE]
             try:
                 roots = self.load_pages(list({PageId(r.root): None for r in group}))
-            except DvkError:
+            except FormatError:
                 roots = {}  # one damaged block: each recipe on its own
             out += [self._read_recipe(r, roots) for r in group]
         return out

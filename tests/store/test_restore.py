@@ -16,7 +16,7 @@ from storekit import Folder, add, b3, column, get, keys, make_pack, noise, put_p
 
 from dvk.backend.contract import Backend
 from dvk.backend.memory import MemoryBackend
-from dvk.errors import Corrupt, DataMissing, DvkError, Refused, StorageFull
+from dvk.errors import Corrupt, DataMissing, DvkError, Refused, RemoteUnreachable, StorageError, StorageFull
 from dvk.ids import FileId
 from dvk.store import restore as restore_module
 from dvk.store.pack import PackBuilder, PackKind, RecipeRow
@@ -167,6 +167,38 @@ def test_an_answer_that_is_cut_short_once_is_asked_for_again(tmp_path: Path) -> 
     assert not failed and got == dict(enumerate(contents))
 
 
+def test_a_pack_that_the_disk_cannot_read_fails_its_files_alone(tmp_path: Path) -> None:
+    faults = FaultBackend(MemoryBackend())
+    lost = [noise("big", 9 * MIB), noise("small", 3000)]
+    kept = [noise(i, 3000) for i in range(5)]
+    add(Store(faults), lost)
+    (key,) = keys(faults, "p/")
+    add(Store(faults), kept)
+    contents = lost + kept
+    store = Store(faults)
+    assert store.has_chunks(column(contents)).sum() == 6
+    faults.fail("get_range", error=lambda: StorageError("i/o error", subject="disk"), forever=True, prefix=key)
+    got, failed = get(store, column(contents), sizes_of(contents), tmp_path / "out")
+    assert got == {i: c for i, c in enumerate(contents) if i >= 2}
+    assert {i: type(e) for i, e in failed.items()} == {0: StorageError, 1: StorageError}
+
+
+@pytest.mark.parametrize("size", [3000, 9 * MIB])
+def test_a_remote_that_is_gone_ends_the_run_at_once(size: int, tmp_path: Path) -> None:
+    """Each request that finds out may wait for its whole deadline."""
+    faults = FaultBackend(MemoryBackend())
+    contents = [noise(i, size) for i in range(6)]
+    ids, _ = add(Store(faults), contents)
+    store = Store(faults)
+    assert store.holds(ids, sizes_of(contents)).all()
+    faults.fail("get_range", error=lambda: RemoteUnreachable("no answer"), forever=True, prefix="p/")
+    before = faults.operations
+    with pytest.raises(RemoteUnreachable):
+        get(store, ids, sizes_of(contents), tmp_path / "out")
+    assert faults.operations - before < 12
+    assert Folder(tmp_path / "out").read() == {} and not threads()
+
+
 # ---------------------------------------------------------------- sinks that fail
 
 
@@ -303,7 +335,7 @@ class Watched(MemoryBackend):
 
 def test_neighbours_are_read_together(tmp_path: Path) -> None:
     backend = Watched()
-    contents = [noise(i, 4000) for i in range(2000)]
+    contents = [noise(i, 8000) for i in range(800)]
     ids, _ = add(Store(backend), contents)
     store = Store(backend)
     assert store.has_chunks(ids).all()
