@@ -360,6 +360,8 @@ def _disproven(store: Store, rows: Sequence[RecipeRow]) -> Iterator[tuple[int, D
         name = rows[i].file.hex()[:12]
         if isinstance(error, DataMissing):
             yield i, DataMissing(f"some chunks of {name} did not come", hint="run the same command again")
+        elif not isinstance(error, FormatError):
+            raise error  # the local store cannot be read: nothing is known of the recipe
         else:
             yield (
                 i,

@@ -14,7 +14,7 @@ from dvk.backend.contract import Buffer
 from dvk.ids import PackId
 from dvk.store.codec import encode_checked
 from dvk.store.locator import INLINE_BYTES, Ref, piece_id
-from dvk.store.pack import MAX_BLOCK_BYTES, TARGET_PACK_BYTES, PackBuilder, PackKind, RecipeRow
+from dvk.store.pack import MAX_BLOCK_BYTES, PackBuilder, PackKind, RecipeRow
 
 #: Puts a finished page pack.
 Put = Callable[[PackKind, PackId, list[Buffer]], None]
@@ -60,7 +60,7 @@ class SectionWriter:
         self._open.append((number, start, self._builder.size_bytes - start))
         if keep and self._builder.size_bytes - start <= INLINE_BYTES:
             self._bytes[number] = b"".join(encoded)
-        if self._builder.size_bytes >= TARGET_PACK_BYTES:
+        if self._builder.full:
             self.finish()
         return number
 
