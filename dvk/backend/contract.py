@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dvk.errors import DvkError, NotFound
+from dvk.errors import DvkError, NotFound, RemoteError
 
 Buffer = bytes | bytearray | memoryview
 
@@ -41,11 +41,16 @@ class KeyExists(DvkError):
     kind = "exists"
 
 
+class ShortAnswer(RemoteError):
+    """The medium answered fewer bytes than were asked for and there are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a medium does beyond the contract. Used as a bonus, never relied on."""
 
     create_only: bool  #: `put(create_only=True)` is atomic under a race
+    writable: bool = True  #: False for a mirror that can only be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,10 @@ class Backend(ABC):
 
         Keys that do not fit the grammar (foreign objects) are passed over.
         """
+
+    def survey(self, prefix: str) -> Iterator[Listed]:
+        """As `list`, and with the foreign objects that the medium tells of, as it spells them; for diagnosis."""
+        return self.list(prefix)
 
     @abstractmethod
     def delete(self, key: str) -> None:

@@ -136,9 +136,7 @@ def storage_error(e: OSError, subject: str) -> StorageError:
     what = os.strerror(e.errno) if e.errno else str(e)
     match e.errno:
         case errno.ENOSPC:
-            return StorageFull(
-                "no space left", subject=subject, hint="free some space and run the same command again"
-            )
+            return StorageFull("no space left", subject=subject, hint="free some space and run the same command again")
         case errno.EDQUOT:
             return StorageFull(
                 "disk quota exceeded",
@@ -164,9 +162,7 @@ def storage_error(e: OSError, subject: str) -> StorageError:
                 subject=subject,
             )
         case errno.EMFILE | errno.ENFILE:
-            return StorageError(
-                "too many open files", subject=subject, hint="raise the limit (`ulimit -n 4096`)"
-            )
+            return StorageError("too many open files", subject=subject, hint="raise the limit (`ulimit -n 4096`)")
         case errno.EIO:
             return StorageError(
                 "the medium reports an input/output error",

@@ -134,9 +134,7 @@ class LocalBackend(Backend):
                 sync_fd(fd)
                 info = os.fstat(fd)
                 if info.st_size != size:
-                    raise StorageError(
-                        f"wrote {size:,} bytes and the file has {info.st_size:,}", subject=self.name
-                    )
+                    raise StorageError(f"wrote {size:,} bytes and the file has {info.st_size:,}", subject=self.name)
             finally:
                 os.close(fd)  # may raise on NFS, and is an error of the write then
             self._sweep_once(tmp_dir, info.st_mtime)
@@ -234,9 +232,7 @@ class LocalBackend(Backend):
         with translate(f"{self.name}/{key}"):
             file, size = self._open(key)
             if offset + length > size:
-                raise Corrupt(
-                    f"object ends at byte {size:,}, before {offset + length:,}", subject=f"{self.name}/{key}"
-                )
+                raise Corrupt(f"object ends at byte {size:,}, before {offset + length:,}", subject=f"{self.name}/{key}")
             return self._read(file, key, offset, length)
 
     def _read(self, file: _OpenFile, key: str, offset: int, length: int) -> bytes:

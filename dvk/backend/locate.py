@@ -78,9 +78,7 @@ def parse_remote_url(url: str) -> RemoteUrl:
     if url.startswith("/"):
         return RemoteUrl("file", "", _local_path(url, url))
     # A local path may hold colons and never reaches fsspec; an IPv6 address has them by nature.
-    if "::" in url and not url.lower().startswith(
-        ("file://", "http://[", "https://[", "ssh://[", "sftp://[")
-    ):
+    if "::" in url and not url.lower().startswith(("file://", "http://[", "https://[", "ssh://[", "sftp://[")):
         raise _refuse(url, "chains of filesystems (`::`) are not allowed")
     match = _URL.fullmatch(url)
     if match is None:
@@ -110,9 +108,7 @@ def parse_remote_url(url: str) -> RemoteUrl:
         )
     for sign in "?#":
         if sign in rest:
-            raise _refuse(
-                url, f"options after {sign!r} are not allowed", hint="use `dvk config` for the remote"
-            )
+            raise _refuse(url, f"options after {sign!r} are not allowed", hint="use `dvk config` for the remote")
     if not authority:
         raise _refuse(url, "the bucket or host is missing", hint=f"like {scheme}://PLACE/PREFIX")
     if not (_BUCKET if scheme in ("s3", "gs", "az") else _HOST).fullmatch(authority):
@@ -170,16 +166,12 @@ def _connector(url: RemoteUrl, settings: RemoteSettings, environ: Mapping[str, s
         options["token"] = "anon" if settings.anon else None
     elif url.scheme == "az":
         module, name, package = "adlfs", "AzureBlobFileSystem", "adlfs"
-        options["account_name"] = environ.get("AZURE_STORAGE_ACCOUNT_NAME") or environ.get(
-            "AZURE_STORAGE_ACCOUNT"
-        )
+        options["account_name"] = environ.get("AZURE_STORAGE_ACCOUNT_NAME") or environ.get("AZURE_STORAGE_ACCOUNT")
         options["anon"] = settings.anon
     elif url.scheme == "ssh":
         module, name, package = "sshfs", "SSHFileSystem", "sshfs"
         host, _, port = url.authority.rpartition(":") if url.authority[-1] != "]" else (url.authority, "", "")
-        options |= {"host": (host or url.authority).strip("[]")} | (
-            {"port": int(port)} if host and port else {}
-        )
+        options |= {"host": (host or url.authority).strip("[]")} | ({"port": int(port)} if host and port else {})
         base, atomic = f"/{url.path}", False
     else:
         module, name, package = "fsspec.implementations.http", "HTTPFileSystem", "aiohttp"

@@ -126,9 +126,7 @@ def code_of(e: BaseException) -> str:
             if isinstance(status, int) and 300 <= status < 600:
                 return str(status)
         return ""
-    return str(
-        response["Error"].get("Code") or response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
-    )
+    return str(response["Error"].get("Code") or response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
 
 
 def translate_remote(
@@ -147,9 +145,7 @@ def translate_remote(
     names = {cls.__name__ for cause in _chain(e) for cls in type(cause).__mro__}
     detail = redact(str(e)) or type(e).__name__
     if "ProfileNotFound" in names:
-        return RemoteDenied(
-            detail, subject=name, hint="`aws configure list-profiles` shows the profiles there are"
-        )
+        return RemoteDenied(detail, subject=name, hint="`aws configure list-profiles` shows the profiles there are")
     if names & _SIGN_IN_CLASSES:
         return RemoteDenied(f"no usable credentials: {detail}", subject=name, hint=_sign_in(name, profile))
     if names & _TLS_CLASSES:
@@ -166,9 +162,7 @@ def translate_remote(
             transient=True,
         )
     if names & _BROKEN_CLASSES:
-        return RemoteUnreachable(
-            f"no answer, or the connection broke: {detail}", subject=subject, hint=_OFFLINE
-        )
+        return RemoteUnreachable(f"no answer, or the connection broke: {detail}", subject=subject, hint=_OFFLINE)
     if isinstance(e, FileNotFoundError):
         return KeyMissing("no such object", subject=subject)
     if isinstance(e, FileExistsError):
@@ -181,9 +175,7 @@ def translate_remote(
 _OFFLINE = "check the network, then run the same command again; what arrived is kept"
 
 
-def _from_answer(
-    e: Exception, code: str, name: str, subject: str, create_only: bool, profile: str
-) -> DvkError:
+def _from_answer(e: Exception, code: str, name: str, subject: str, create_only: bool, profile: str) -> DvkError:
     response = answer_of(e) or {}
     meta = response.get("ResponseMetadata", {})
     headers = {str(k).lower(): str(v) for k, v in meta.get("HTTPHeaders", {}).items()}
@@ -193,9 +185,7 @@ def _from_answer(
     status = meta.get("HTTPStatusCode")
     if code == "NoSuchBucket":
         bucket = redact(str(error.get("BucketName") or name.partition("://")[2].partition("/")[0]))
-        return NotFound(
-            f"no bucket {bucket!r}", subject=name, hint="check the URL, the region and the endpoint"
-        )
+        return NotFound(f"no bucket {bucket!r}", subject=name, hint="check the URL, the region and the endpoint")
     if create_only and (code in _EXISTS):
         return KeyExists("already there", subject=subject)
     if code in _MISSING:
@@ -215,9 +205,7 @@ def _from_answer(
             hint=_sign_in(name, profile, "a proxy that rewrites requests does this too"),
         )
     if code in ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"):
-        return RemoteError(
-            _skew(headers), subject=name, hint="set the clock (for example `timedatectl set-ntp true`)"
-        )
+        return RemoteError(_skew(headers), subject=name, hint="set the clock (for example `timedatectl set-ntp true`)")
     if code in _REGION:
         region = redact(headers.get("x-amz-bucket-region") or str(error.get("Region") or ""))
         right = f": it is in {region}" if region else ""
@@ -227,9 +215,7 @@ def _from_answer(
             hint=f"set the remote's region to {region}" if region else "set the remote's region",
         )
     if code in _FULL:
-        return StorageFull(
-            says, subject=subject, hint="make room on the remote, then run the same command again"
-        )
+        return StorageFull(says, subject=subject, hint="make room on the remote, then run the same command again")
     if code in _DENIED:
         return RemoteDenied(
             says,

@@ -31,6 +31,7 @@ from dvk.backend.contract import (
     KeyExists,
     KeyMissing,
     Listed,
+    ShortAnswer,
     check_key,
     check_prefix,
     check_range,
@@ -96,7 +97,7 @@ class FsspecBackend(Backend):
         profile: str = "",
     ) -> None:
         self.name = name
-        self.capabilities = Capabilities(create_only=create_only)
+        self.capabilities = Capabilities(create_only=create_only and not read_only, writable=not read_only)
         self.read_only = read_only
         self._connect = connect
         self._profile = profile
@@ -167,7 +168,13 @@ class FsspecBackend(Backend):
             raise error from e
 
     def list(self, prefix: str) -> Iterator[Listed]:
+        return (row for row in self.survey(prefix) if row.key.startswith(prefix) and is_key(row.key))
+
+    def survey(self, prefix: str) -> Iterator[Listed]:
         check_prefix(prefix)
+        return self._rows(prefix)
+
+    def _rows(self, prefix: str) -> Iterator[Listed]:
         rows = None
         while True:
             try:
@@ -178,8 +185,7 @@ class FsspecBackend(Backend):
                 return
             except Exception as e:
                 raise self._translate(e, prefix) from e
-            if key.startswith(prefix) and is_key(key):
-                yield Listed(key, size)
+            yield Listed(key, size)
 
     def delete(self, key: str) -> None:
         check_key(key)
@@ -220,8 +226,8 @@ class FsspecBackend(Backend):
     def _translate(self, e: Exception, key: str, *, create_only: bool = False) -> Exception:
         return translate_remote(e, name=self.name, key=key, create_only=create_only, profile=self._profile)
 
-    def _short(self, key: str, got: int, wanted: int) -> RemoteError:
-        return RemoteError(
+    def _short(self, key: str, got: int, wanted: int) -> ShortAnswer:
+        return ShortAnswer(
             f"the remote answered {got:,} bytes where {wanted:,} were asked for",
             subject=f"{self.name}/{key}",
             hint="a proxy may be cutting answers, or the server is broken: `dvk remote check` looks closer",

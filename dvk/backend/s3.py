@@ -31,9 +31,7 @@ _GRACE_S = 30.0
 class S3Medium:
     """Objects below `prefix` of one bucket. One event loop thread serves all threads that call."""
 
-    def __init__(
-        self, bucket: str, prefix: str, *, settings: RemoteSettings, environ: Mapping[str, str]
-    ) -> None:
+    def __init__(self, bucket: str, prefix: str, *, settings: RemoteSettings, environ: Mapping[str, str]) -> None:
         self._bucket = bucket
         self._start = f"{prefix}/" if prefix else ""
         self._floor_s = _GRACE_S + 2 * (settings.connect_timeout_s + settings.read_timeout_s)

@@ -32,18 +32,11 @@ class RemoteSettings:
     def __post_init__(self) -> None:
         for field, choices in _CHOICES.items():
             if getattr(self, field) not in choices:
-                raise UsageError(
-                    f"{field} is one of {', '.join(choices)}", subject=str(getattr(self, field))[:80]
-                )
+                raise UsageError(f"{field} is one of {', '.join(choices)}", subject=str(getattr(self, field))[:80])
         for field in ("connect_timeout_s", "read_timeout_s", "max_concurrency"):
             if not getattr(self, field) > 0:
                 raise UsageError(f"{field} must be more than 0", subject=str(getattr(self, field))[:80])
         if self.endpoint_url is not None:
             scheme, _, rest = self.endpoint_url.partition("://")
-            if (
-                scheme not in ("http", "https")
-                or not rest
-                or "@" in rest
-                or not self.endpoint_url.isprintable()
-            ):
+            if scheme not in ("http", "https") or not rest or "@" in rest or not self.endpoint_url.isprintable():
                 raise UsageError("an endpoint is http://HOST[:PORT] or https://HOST[:PORT], without a user")

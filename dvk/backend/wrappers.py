@@ -34,6 +34,9 @@ class _Around(Backend):
     def capabilities(self) -> Capabilities:  # type: ignore[override]
         return self.inner.capabilities
 
+    def survey(self, prefix: str) -> Iterator[Listed]:
+        return self.inner.survey(prefix)
+
     def close(self) -> None:
         self.inner.close()
 

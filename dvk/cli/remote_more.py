@@ -1,4 +1,4 @@
-"""The terminal side of what makes a remote trustworthy: `remote trust`."""
+"""The terminal side of what makes a remote trustworthy: `remote trust`, `remote check`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dvk.cli.text import Line, bold, dim
+from dvk.cli.text import Line, bold, dim, duration, green, plural, red, yellow
 from dvk.cli.verb import Run, verb
-from dvk.errors import UsageError
+from dvk.errors import UsageError, one_or_many
 
 if TYPE_CHECKING:
+    from dvk.backend.check import Step
+    from dvk.commands.remote_check import CheckResult
     from dvk.commands.trust import Trust, Trusted
 
 
@@ -52,3 +54,58 @@ def trust(
         return trust_list(run.environ)
     with Repo(environ=run.environ) as repo:
         return command(repo, name, revoke=revoke)
+
+
+# ------------------------------------------------------------ check
+
+
+def _checked(result: CheckResult) -> Iterator[Line]:
+    for step in result.steps:
+        yield from _step(step)
+    if result.left_over:
+        yield f"{plural(result.left_over, 'probe object')} under check/ could not be removed"
+    if not result.fit:
+        yield (bold(result.url), " is not fit to hold data")
+    elif any(step.findings for step in result.steps):
+        yield (bold(result.url), " can be used")
+    else:
+        yield (
+            bold(result.url),
+            " keeps what it promises" + (f"; dvk store {result.store[:12]}" if result.store else ""),
+        )
+
+
+def _step(step: Step) -> Iterator[Line]:
+    if step.skipped:
+        yield dim(f"-    {step.what}: {step.skipped}")
+        return
+    fatal = any(f.fatal for f in step.findings)
+    mark = red("bad") if fatal else yellow("weak") if step.findings else green("ok")
+    yield (mark, " " * (5 - len(mark.text)), step.what, dim(f"  {duration(step.seconds)}"))
+    for found in step.findings:
+        yield ("     ", bold(found.name), f": {found.problem}")
+        if found.hint:
+            yield dim(f"     {found.hint}")
+
+
+@verb(render=_checked, answer=True)
+def check(
+    run: Run,
+    name: Annotated[str | None, typer.Argument(help="The remote; without a name the default one.")] = None,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Also an object above 100 MiB and more than 1,000 keys.")
+    ] = False,
+) -> CheckResult:
+    """Try on a remote everything that dvk relies on, and name what is wrong.
+
+    Writes, lists and deletes small objects of its own under check/ and nothing else. Who may not write gets a check of
+    reading. Ends with an error when the remote is not fit to hold data.
+    """
+    from dvk.commands.remote_check import remote_check
+    from dvk.commands.repo import Repo
+
+    with Repo(environ=run.environ) as repo:
+        result = remote_check(repo, name, thorough=thorough)
+    if result.failures:
+        run.failure = one_or_many(f"{plural(len(result.failures), 'misbehaviour')} found", result.failures)
+    return result

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dvk.backend.check import check_light
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.versions import Named, as_push_versions, head_history, history, roots_here, staged
 from dvk.errors import DataMissing, DvkError, UsageError
@@ -79,6 +80,8 @@ def push(
         if dry_run:
             done = plan_push(repo.store, target.store, versions, repo.remotes_state, on_event=on_event)
         else:
+            if versions and target.store.describe() is None:
+                check_light(target.store.backend)
             done = push_versions(
                 repo.store, target.store, versions, repo.remotes_state, on_event=on_event, verify_all=verify_full
             )

@@ -27,9 +27,8 @@ from dvk.backend.locate import open_backend, parse_remote_url
 from dvk.backend.wrappers import RetryBackend
 from dvk.errors import NotFound, Refused, StorageError
 from dvk.ids import PageId
-from dvk.store.locator import FILE, FOLDER
 from dvk.store.names import show
-from dvk.store.resolve import Root
+from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.store import Store
 from dvk.workspace.config import RemoteConfig
 from dvk.workspace.pointer import Pointer
@@ -148,13 +147,14 @@ class Repo:
             )
         return remotes[wanted]
 
-    def remote(self, name: str | None = None, *, write: bool) -> Remote:
+    def remote(self, name: str | None = None, *, write: bool, deadline_s: float | None = None) -> Remote:
         """A remote, opened; nothing is contacted before the first operation.
 
         The one door to the network: a URL that a tracked file chose gets through only where `dvk.workspace.trust` says.
 
         Args:
             write: whether it will be written to, or only read.
+            deadline_s: how long an operation that fails for the moment is repeated, if not as usual.
 
         Raises:
             NotFound: as `remote_config`. UsageError: its URL or settings make no sense.
@@ -162,7 +162,7 @@ class Repo:
         """
         config = self.remote_config(name)
         self._check_trust(config, write=write)
-        return Remote(config.name, config.url, Store(self._backend(config)))
+        return Remote(config.name, config.url, Store(self._backend(config, deadline_s)))
 
     def _check_trust(self, config: RemoteConfig, *, write: bool) -> None:
         url = parse_remote_url(config.url)
@@ -206,11 +206,13 @@ class Repo:
             return {}
         return {k: v for k, v in raw.items() if isinstance(v, str) and re.fullmatch(r"[0-9a-f]{32}", v)}
 
-    def _backend(self, config: RemoteConfig) -> Backend:
+    def _backend(self, config: RemoteConfig, deadline_s: float | None) -> Backend:
         """The medium of a remote, with retries where there is a network between."""
         url = parse_remote_url(config.url)
         backend = open_backend(url, settings=config.settings, environ=self.environ)
-        return backend if url.is_local else RetryBackend(backend)
+        if url.is_local:
+            return backend
+        return RetryBackend(backend) if deadline_s is None else RetryBackend(backend, deadline_s=deadline_s)
 
 
 def root_of(pointer: Pointer) -> Root:

@@ -183,20 +183,14 @@ class BackendSuite(ABC):
                 if a <= b:
                     assert backend.get_range("p/r", a, b - a) == data[a:b]
 
-    @pytest.mark.parametrize(
-        ("offset", "length"), [(0, 101), (100, 1), (99, 2), (101, 0), (5000, 5), (1, 1 << 40)]
-    )
-    def test_a_range_past_the_end_is_corrupt_and_never_short(
-        self, backend: Backend, offset: int, length: int
-    ) -> None:
+    @pytest.mark.parametrize(("offset", "length"), [(0, 101), (100, 1), (99, 2), (101, 0), (5000, 5), (1, 1 << 40)])
+    def test_a_range_past_the_end_is_corrupt_and_never_short(self, backend: Backend, offset: int, length: int) -> None:
         backend.put("p/r", [pattern(100)])
         with pytest.raises(Corrupt):
             backend.get_range("p/r", offset, length)
 
     @pytest.mark.parametrize(("offset", "length"), [(-1, 1), (0, -1)])
-    def test_a_negative_range_is_a_bug_of_the_caller(
-        self, backend: Backend, offset: int, length: int
-    ) -> None:
+    def test_a_negative_range_is_a_bug_of_the_caller(self, backend: Backend, offset: int, length: int) -> None:
         backend.put("p/r", [b"abc"])
         with pytest.raises(ValueError, match="malformed range"):
             backend.get_range("p/r", offset, length)

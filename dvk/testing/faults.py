@@ -118,9 +118,7 @@ class FaultBackend(Backend):
     def close(self) -> None:
         self.inner.close()
 
-    def _run(
-        self, operation: str, key: str, work: Callable[[], _T], spoil: Callable[[_T], _T] | None = None
-    ) -> _T:
+    def _run(self, operation: str, key: str, work: Callable[[], _T], spoil: Callable[[_T], _T] | None = None) -> _T:
         fault = self._due(operation, key)
         if fault is not None and fault.error is not None and not fault.lost_reply:
             raise fault.error()
