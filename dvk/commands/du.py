@@ -17,9 +17,9 @@ from dvk.commands.versions import Named, history, staged
 from dvk.errors import DataMissing, DvkError, NotFound, one_or_many
 from dvk.events import Meter, OnEvent, ignore
 from dvk.ids import PageId
-from dvk.store.locator import FOLDER
 from dvk.store.names import show
 from dvk.store.pages import read_entries
+from dvk.store.root import FOLDER
 from dvk.store.usage import Owned, UsageCounter
 from dvk.workspace.pointer import Pointer
 

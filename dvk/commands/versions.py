@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 from dvk.commands.repo import Repo, root_of
 from dvk.errors import DvkError
-from dvk.store.locator import FOLDER
 from dvk.store.push import Version
-from dvk.store.resolve import Root
+from dvk.store.root import FOLDER, Root
 from dvk.store.store import Store, as_column
 from dvk.workspace.pointer import data_name, parse
 

@@ -24,13 +24,14 @@ from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, RemoteError
 from dvk.events import Meter, OnEvent, ignore
 from dvk.ids import ID_BYTES, PageId
 from dvk.store.codec import decode_block
-from dvk.store.locator import FILE, FOLDER, Locator
+from dvk.store.locator import Locator
 from dvk.store.names import I64, U8
 from dvk.store.pack import RecipeRow
 from dvk.store.pages import Chunks, iter_entries, read_recipe
 from dvk.store.placement import Blocks, Range, plan_ranges, read_range
-from dvk.store.resolve import CONNECTIONS, Part, Resolver, Root
+from dvk.store.resolve import CONNECTIONS, Part, Resolver
 from dvk.store.restore import Content, restore
+from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.store import Store, as_column
 from dvk.store.threads import brisk
 from dvk.store.writer import Writer

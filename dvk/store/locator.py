@@ -24,6 +24,7 @@ from dvk.store.codec import decode_block
 from dvk.store.pack import BLOCK_HEADER, HEADER, MAX_BLOCK_BYTES, MAX_PACK_BYTES, PackKind, iter_blocks
 from dvk.store.pages import ListKind, page_length
 from dvk.store.placement import Blocks, Placement
+from dvk.store.root import FILE, FOLDER
 
 U32 = npt.NDArray[np.uint32]
 
@@ -35,7 +36,6 @@ MAX_INLINE_CHUNKS = 64
 _HEAD = struct.Struct("<8sHBBIIIQQ32s32s32s16sQ")
 _PLACE = struct.Struct("<8sIIIIII16s")
 _MAGIC, _PLACE_MAGIC = b"dvkLOC1\0", b"dvkPLC1\0"
-FILE, FOLDER = 1, 2
 _NO_ID = bytes(ID_BYTES)
 
 

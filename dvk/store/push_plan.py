@@ -30,12 +30,13 @@ from dvk.store.descriptor import Descriptor
 from dvk.store.journal import Journal
 from dvk.store.known import KnownChunks, KnownLeaves, SeenOnce
 from dvk.store.listing import Entries
-from dvk.store.locator import FILE, FOLDER, Locator, Ref, locator_key
+from dvk.store.locator import Locator, Ref, locator_key
 from dvk.store.names import I64, U8
 from dvk.store.pack import MAX_BLOCK_BYTES, MAX_PACK_BYTES, PackKind, pack_key
 from dvk.store.pages import MIN_ENTRIES, Chunks, ListKind, PageRef, leaf_refs, load_leaf
 from dvk.store.placement import Placement
-from dvk.store.resolve import CONNECTIONS, Resolver, Root
+from dvk.store.resolve import CONNECTIONS, Resolver
+from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.roots import ConfirmedRoots, is_live, load_record
 from dvk.store.store import Store, as_column
 

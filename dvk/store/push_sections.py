@@ -14,13 +14,13 @@ import numpy as np
 from dvk.errors import DataMissing, FormatError, Refused
 from dvk.ids import ID_BYTES, PageId
 from dvk.store import locator as loc
-from dvk.store.locator import FILE, FOLDER, MAX_INLINE_CHUNKS, External, Locator, Ref, SectionPlacement
+from dvk.store.locator import MAX_INLINE_CHUNKS, External, Locator, Ref, SectionPlacement
 from dvk.store.pack import RecipeRow
 from dvk.store.pages import Children, Chunks, ListKind, format_page, page_id, parse_page
 from dvk.store.placement import Placement
 from dvk.store.push_data import Uploader
 from dvk.store.push_plan import File, OpenLeaf, Plan
-from dvk.store.resolve import Root
+from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.sections import SectionWriter
 
 #: A nested locator must fit a block with what surrounds it.

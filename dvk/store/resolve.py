@@ -22,7 +22,7 @@ from dvk.events import Note, OnEvent, ignore
 from dvk.ids import EMPTY_FILE, PageId
 from dvk.store import locator as loc
 from dvk.store.listing import Entries, Kind
-from dvk.store.locator import FILE, FOLDER, Locator, Ref, Section, locator_key
+from dvk.store.locator import Locator, Ref, Section, locator_key
 from dvk.store.names import I64, U8, Names
 from dvk.store.pack import MAX_BLOCK_BYTES, PackKind, RecipeRow, pack_key
 from dvk.store.pages import (
@@ -37,6 +37,7 @@ from dvk.store.pages import (
     parse_page,
 )
 from dvk.store.restore import Content, StoreContent
+from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.store import Store, as_column
 
 #: Requests to a remote at a time.
@@ -45,21 +46,6 @@ CONNECTIONS = 16
 _LEAVES_AT_ONCE = 16
 #: A leaf of 6,144 files of 64 chunks, each in a block of its own, takes 30 MB before it is encoded.
 _MAX_SECTION_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Root:
-    """Something that a pointer names."""
-
-    kind: int  #: FILE or FOLDER of `dvk.store.locator`
-    id: bytes
-    size: int
-    files: int = 0  #: of a folder
-
-    @property
-    def text(self) -> str:
-        """As records write it."""
-        return f"{'f' if self.kind == FILE else 'd'}:{self.id.hex()}"
 
 
 @dataclass(slots=True)

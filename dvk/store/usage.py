@@ -24,11 +24,10 @@ from dvk.errors import FormatError
 from dvk.ids import ID_BYTES, PageId
 from dvk.store.catalog import Index, Mask
 from dvk.store.listing import Entries
-from dvk.store.locator import FOLDER
 from dvk.store.names import I64, U8
 from dvk.store.pack import BLOCK_HEADER, Footer, PackKind
 from dvk.store.pages import Chunks, ListKind, PageRef, leaf_refs, load_leaf
-from dvk.store.resolve import Root
+from dvk.store.root import FOLDER, Root
 from dvk.store.store import Store
 
 _NOBODY, _SHARED = -1, -2

@@ -24,13 +24,13 @@ from dvk.ids import FileId, PageId
 from dvk.store import locator, pack, packwriter, pages, push_plan, push_sections
 from dvk.store.fetch import Wanted, fetch, is_here
 from dvk.store.listing import Entries, Kind
-from dvk.store.locator import FILE, FOLDER, locator_key
+from dvk.store.locator import locator_key
 from dvk.store.pack import RecipeRow
 from dvk.store.pages import Chunks, ListKind, ListWriter, read_entries, write_listing
 from dvk.store.push import Pushed, Version, push
 from dvk.store.record import Record, parse_record, record_key
-from dvk.store.resolve import Root
 from dvk.store.restore import StoreContent, iter_file
+from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.roots import is_live
 from dvk.store.store import Store, as_column
 from dvk.store.writer import Writer

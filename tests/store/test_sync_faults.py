@@ -18,7 +18,7 @@ from dvk.backend.memory import MemoryBackend
 from dvk.errors import DvkError, RemoteUnreachable, StorageError, StorageFull
 from dvk.store.fetch import Wanted, fetch
 from dvk.store.push import Version, push
-from dvk.store.resolve import Root
+from dvk.store.root import Root
 from dvk.store.roots import ConfirmedRoots
 from dvk.store.store import Store
 from dvk.testing.faults import FaultBackend
@@ -239,7 +239,7 @@ def test_a_cut_push_goes_on_where_it_stopped(tiny_packs: None, local: Store, roo
     assert dvk_error(lambda: push(local, Store(faults), [Version(new)], str(tmp_path))) is not None
     packs = remote.keys("p/")
     remote.counting.reset()
-    assert len(packs) > 3
+    assert len(packs) >= 3
     faults.heal()
     done = push(local, Store(faults), [Version(new)], str(tmp_path))
     assert remote.keys("p/") == packs

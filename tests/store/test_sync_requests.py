@@ -11,7 +11,7 @@ from synckit import Remote, add_folder, arrives, chunks, new_store, send
 from dvk.store.fetch import Wanted, fetch
 from dvk.store.push import Version
 from dvk.store.record import record_key
-from dvk.store.resolve import Root
+from dvk.store.root import Root
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -17,11 +17,11 @@ from dvk.backend.memory import MemoryBackend
 from dvk.ids import EMPTY_FILE
 from dvk.store.fetch import Wanted, fetch, is_here
 from dvk.store.listing import Kind
-from dvk.store.locator import FILE, FOLDER
 from dvk.store.pages import read_entries
 from dvk.store.push import Version, plan_push, push
-from dvk.store.resolve import RemoteContent, Resolver, Root
+from dvk.store.resolve import RemoteContent, Resolver
 from dvk.store.restore import restore
+from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.store import Store
 
 pytestmark = pytest.mark.timeout(60)
