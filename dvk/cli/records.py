@@ -67,12 +67,14 @@ def _convert(value: object, is_id: bool, clean: Callable[[str], str]) -> Json:
         case Set():
             return sorted((_convert(v, is_id, clean) for v in value), key=repr)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        ids, errors = _id_fields(type(value)), _error_fields(type(value))
-        return {
-            f.name: _convert(getattr(value, f.name), f.name in ids, clean)
-            for f in dataclasses.fields(value)
-            if not f.name.startswith("_") and f.name not in errors
-        }
+        ids, errors, pairs = _id_fields(type(value)), _error_fields(type(value)), _pair_fields(type(value))
+        out = {}
+        for f in dataclasses.fields(value):
+            if not f.name.startswith("_") and f.name not in errors:
+                # An empty mapping says nothing of its keys, and a field keeps its form whatever it holds.
+                held = getattr(value, f.name)
+                out[f.name] = _convert(held or () if f.name in pairs else held, f.name in ids, clean)
+        return out
     if isinstance(value, BaseException):
         raise TypeError(f"an error in a record has its own shape: {type(value).__name__}")
     if hasattr(value, "tolist") and hasattr(value, "dtype"):
@@ -136,6 +138,19 @@ def _error_fields(record: type) -> frozenset[str]:
     """The fields of a dataclass that hold errors: the envelope has these, in their own shape."""
     hints = typing.get_type_hints(record)
     return frozenset(name for name, hint in hints.items() if any(_is_error(h) for h in (hint, *typing.get_args(hint))))
+
+
+@functools.cache
+def _pair_fields(record: type) -> frozenset[str]:
+    """The fields of a dataclass that hold mappings whose keys are no text."""
+    hints = typing.get_type_hints(record)
+    return frozenset(
+        name
+        for name, hint in hints.items()
+        if isinstance(origin := typing.get_origin(hint), type)
+        and issubclass(origin, Mapping)
+        and typing.get_args(hint)[0] is not str
+    )
 
 
 def _is_error(hint: object) -> bool:

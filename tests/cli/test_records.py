@@ -118,3 +118,13 @@ def test_an_unknown_type_is_a_bug_and_not_a_guess() -> None:
     for value in (object(), ValueError("x"), datetime.now(UTC).timetz()):
         with pytest.raises(TypeError):
             to_json(value)
+
+
+def test_a_mapping_with_names_for_keys_is_a_list_also_when_it_is_empty() -> None:
+    @dataclass(frozen=True)
+    class Rules:
+        rules: dict[bytes, str]
+        plain: dict[str, int]
+
+    assert to_json(Rules({}, {})) == {"rules": [], "plain": {}}
+    assert to_json(Rules({b"a": "b"}, {"a": 1})) == {"rules": [{"key": "a", "value": "b"}], "plain": {"a": 1}}

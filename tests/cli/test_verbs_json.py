@@ -1,0 +1,165 @@
+"""Every verb with `--json`: one document on standard output whatever happens, with the fields of docs/json.md."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers_cli import Done
+from projects import Project, noise
+
+from dvk.cli.app import VERBS
+
+DOC = Path(__file__).parents[2] / "docs" / "json.md"
+
+
+def fields(value: Any, at: str = "") -> Iterator[str]:
+    """The places in a document: `paths[].size`. What stands under names of the user's own is `*`."""
+    if isinstance(value, dict) and set(value) != {"bytes_b64"}:
+        for key, inner in value.items():
+            where = f"{at}.{key}".lstrip(".")
+            yield where
+            if not where.endswith("settings"):
+                yield from fields(inner, where)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from fields(inner, f"{at}[]")
+
+
+def documented() -> dict[str, set[str]]:
+    """Verb -> the fields that its section of the document lists."""
+    text = DOC.read_text(encoding="utf-8").split("\n## Verbs\n")[1]
+    found: dict[str, set[str]] = {}
+    for section in text.split("\n### ")[1:]:
+        head, _, body = section.partition("\n")
+        rows = {
+            name for row in re.findall(r"^\| (`[^|]*) \|", body, re.MULTILINE) for name in re.findall(r"`(.+?)`", row)
+        }
+        for verb in re.findall(r"`(.+?)`", head):
+            found[verb] = rows
+    for part in ("fetch", "checkout"):  # one document in another
+        found["pull"] |= {f"{part}.{name}" for name in found[part]}
+    return found
+
+
+class Recorder:
+    """Runs verbs with `--json` and keeps what came out."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, set[str]] = {}
+
+    def __call__(self, project: Project, *argv: str, code: int = 0, folder: str = "") -> Any:
+        done = project.dvk("--json", *argv, folder=folder)
+        return self.check(done, argv, code)
+
+    def check(self, done: Done, argv: tuple[str, ...], code: int) -> Any:
+        assert done.code == code, (argv, done)
+        assert done.out.endswith("\n") and done.out.count("\n") == 1 and done.out.isascii()
+        document, end = json.JSONDecoder().raw_decode(done.out)
+        assert done.out[end:] == "\n"
+        assert document["dvk"] == 1 and isinstance(document["notes"], list)
+        assert document["ok"] is ("error" not in document)
+        if document["ok"]:
+            verb = document["command"]
+            assert done.err == "", "nothing but progress may stand beside the document"
+            self.seen.setdefault(verb, set()).update(fields(document["result"]))
+        else:
+            assert document["error"]["exit_code"] == code
+        return document
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path / "p", tmp_path / "home")
+
+
+def live(project: Project, tmp_path: Path) -> Recorder:
+    """A day with dvk, in which each verb has something to say."""
+    run = Recorder()
+    run(project, "init")
+    run(project, "remote", "add", "origin", str(tmp_path / "remote"))
+    run(project, "remote", "add", "other", "s3://bucket/x", "--region", "eu")
+    run(project, "remote", "rename", "other", "more")
+    run(project, "remote", "list")
+    run(project, "remote", "trust")
+    run(project, "remote", "trust", "--list")
+    run(project, "remote", "remove", "more")
+    run(project, "remote", "check")
+    run(project, "config", "--list")
+    run(project, "config", "core.remote")
+    run(project, "config", "store.max_size", "1 GB")
+    project.write({"t.csv": noise(5000, 1), "im/a/1": b"1", "im/a/2": b"22", "im/b": b"b", b"caf\xe9": b"odd"})
+    run(project, "add", "t.csv", "im", "café".encode("latin-1").decode("utf-8", "surrogateescape"))
+    project.git("commit", "-q", "-m", "one")
+    project.write({"t.csv": noise(6000, 2), "im/new": b"new"})
+    (project.top / "im/b").unlink()
+    run(project, "status")
+    run(project, "add", "-u", "--dry-run")
+    run(project, "add", "-u")
+    project.git("commit", "-q", "-m", "two")
+    run(project, "push", "--dry-run")
+    run(project, "push")
+    run(project, "log", "t.csv")
+    run(project, "ls")
+    run(project, "ls", "-r", "im")
+    run(project, "get", "HEAD~1:t.csv", "-o", str(tmp_path / "old.csv"))
+    run(project, "checkout", "HEAD~1", "--", "t.csv")
+    run(project, "restore", "--source", "HEAD", "t.csv")
+    run(project, "du")
+    run(project, "mv", "t.csv", "u.csv", "--dry-run")
+    run(project, "mv", "t.csv", "u.csv")
+    run(project, "rm", "im/a/1")
+    run(project, "rm", "im/a", "--cached")
+    run(project, "doctor")
+    clone = project.clone(tmp_path / "clone")
+    run(clone, "remote", "trust")
+    run(clone, "fetch")
+    run(clone, "pull", "im/a")
+    run(clone, "pull")
+    clone.git("checkout", "-q", "HEAD~1", "--", "im.dvk")
+    run(clone, "fetch")
+    clone.git("rm", "-q", "--cached", "t.csv.dvk")
+    (clone.top / "t.csv.dvk").unlink()
+    run(clone, "checkout")
+    return run
+
+
+def test_every_verb_answers_in_one_document_with_the_fields_that_are_documented(
+    project: Project, tmp_path: Path
+) -> None:
+    seen = live(project, tmp_path).seen
+    seen.setdefault("cat", set())  # its answer is content, so it has no document of its own
+    assert set(seen) == {row.words for row in VERBS}
+    assert seen == documented()
+
+
+def test_errors_are_documents_too(project: Project, tmp_path: Path) -> None:
+    run = Recorder()
+    run(project, "add", "nothing", code=6)
+    run(project, "rm", code=2)
+    run(project, "mv", "a", "b", code=6)
+    run(project, "du", "x", code=6)
+    run(project, "cat", "x", code=2)
+    run(project, "push", code=6)
+    run(project, "nosuchverb", code=2)
+    run(project, "pull", "--nosuchoption", code=2)
+    project.top = tmp_path
+    assert run(project, "doctor", code=1)["result"]["checks"][-1]["state"] == "fail"
+    for verb in ("status", "pull", "checkout", "du", "ls"):
+        run(project, verb, code=10)
+
+
+def test_a_part_that_failed_stands_beside_the_part_that_did_not(project: Project, tmp_path: Path) -> None:
+    run = Recorder()
+    project.version({"a": noise(3000, 1), "b": noise(4000, 2)}, "a", "b")
+    clone = project.clone(tmp_path / "clone")
+    shutil.copytree(project.top / ".git/dvk/store", clone.top / ".git/dvk/store")
+    clone.write({"b.dvk": b"<<<<<<< ours\n"})
+    document = run(clone, "checkout", code=3)
+    assert [p["path"] for p in document["result"]["paths"]] == ["a"]
+    assert [e["kind"] for e in document["error"]["failures"]] == ["malformed"]
