@@ -5,17 +5,19 @@ Which versions: those reachable from HEAD and the Git index, or as asked. Only d
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dvk.backend.check import check_light
 from dvk.commands.repo import Repo, root_of
-from dvk.commands.versions import Named, as_push_versions, head_history, history, roots_here, staged
+from dvk.commands.versions import Named, head_history, history, roots_here, staged
 from dvk.errors import DataMissing, DvkError, UsageError
 from dvk.events import Note, OnEvent, ignore
 from dvk.store.names import show
-from dvk.store.push import Pushed, plan_push
+from dvk.store.push import Pushed, Version, plan_push
 from dvk.store.push import push as push_versions
+from dvk.store.root import Root
 from dvk.workspace.pointer import Pointer
 
 
@@ -139,3 +141,23 @@ def _absent(out: PushResult, version: Named, error: DvkError, *, asked: bool, on
         out.failures.append(DataMissing(what, subject=show(version.path), hint=hint))
     else:
         on_event(Note(f"{what}; it was left out ({error.message})", subject=show(version.path), hint=hint))
+
+
+def as_push_versions(named: Sequence[Named]) -> list[Version]:
+    """Versions for a push, oldest first, each with the earlier ones of its path (nearest first, at most three).
+
+    Args:
+        named: newest first.
+    """
+    earlier: dict[bytes, list[Root]] = {}
+    out: list[Version] = []
+    seen: set[Root] = set()
+    for n in reversed(named):
+        before = earlier.setdefault(n.path, [])
+        if n.root not in seen:
+            seen.add(n.root)
+            previous = tuple(r for r in reversed(before[-3:]) if r.kind == n.root.kind)
+            out.append(Version(n.root, previous, os.fsdecode(n.path)))
+        if n.root not in before:
+            before.append(n.root)
+    return out

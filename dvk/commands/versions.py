@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from dvk.commands.repo import Repo, root_of
 from dvk.errors import DvkError
-from dvk.store.push import Version
 from dvk.store.root import FOLDER, Root
 from dvk.store.store import Store, as_column
 from dvk.workspace.pointer import data_name, parse
@@ -117,24 +116,4 @@ def roots_here(store: Store, roots: Sequence[Root]) -> list[bool]:
             out.append(page)
         else:
             out.append(root.size == 0 or page or (row is not None and row.size == root.size))
-    return out
-
-
-def as_push_versions(named: Sequence[Named]) -> list[Version]:
-    """Versions for a push, oldest first, each with the earlier ones of its path (nearest first, at most three).
-
-    Args:
-        named: newest first.
-    """
-    earlier: dict[bytes, list[Root]] = {}
-    out: list[Version] = []
-    seen: set[Root] = set()
-    for n in reversed(named):
-        before = earlier.setdefault(n.path, [])
-        if n.root not in seen:
-            seen.add(n.root)
-            previous = tuple(r for r in reversed(before[-3:]) if r.kind == n.root.kind)
-            out.append(Version(n.root, previous, os.fsdecode(n.path)))
-        if n.root not in before:
-            before.append(n.root)
     return out
