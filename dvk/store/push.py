@@ -157,9 +157,18 @@ class _Push:
                 hint="nothing was promised; if that is what it should be now, push again",
             )
         again.require("write", subject=self.remote.name)
-        backend.put(record_key(rid, ".ok"), [format_mark(rid)])  # P6
-        if backend.stat(record_key(rid, ".x")) is not None:  # P7
+        key = record_key(rid)
+        backend.put(key + ".ok", [format_mark(rid)])  # P6
+        seen = {item.key: item.size_bytes for item in backend.list(key)}  # P7
+        if key + ".x" in seen:
             raise _Conflict(set(), {rid})
+        # Everything hangs on the record, so that the remote took it is worth a look, too.
+        if seen.get(key) != len(data) or key + ".ok" not in seen:
+            raise RemoteError(
+                "the record of this push is not on the remote, though that took it",
+                subject=f"{self.remote.name}/{key}",
+                hint="`dvk remote check` names what is wrong with this remote; nothing was promised, push again",
+            )
         return rid
 
     def _record(self, uploader: Uploader, sections: Sections) -> Record:
