@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dvk.commands.folder import Part, changed_entries, compare, gone_names, plan_part
 from dvk.commands.placed import Placed
 from dvk.commands.repo import Repo
 from dvk.commands.tracked import (
@@ -22,18 +23,20 @@ from dvk.commands.tracked import (
     not_here,
     pointer_entries,
     prefixed,
+    prefixed_names,
+    read_parts,
 )
 from dvk.errors import Busy, DataMissing, DvkError, NotFound, Refused, UsageError, one_or_many
 from dvk.events import Note, OnEvent, ignore
 from dvk.ids import ID_BYTES, PageId
 from dvk.store.ingest import ingest
 from dvk.store.listing import Entries, Kind
-from dvk.store.names import I64, show
+from dvk.store.names import I64, Names, show
 from dvk.store.pages import PageRef, edit_listing, write_listing
 from dvk.store.writer import Writer
 from dvk.workspace.align import align
 from dvk.workspace.pointer import Pointer, pointer_name
-from dvk.workspace.selection import Selected, Selection, edit
+from dvk.workspace.selection import Selected, Selection, edit, normal_prefixes
 from dvk.workspace.source import SourceFiles
 from dvk.workspace.statcache import Clock, StatCache, read_clock
 
@@ -117,7 +120,7 @@ class _Done:
     pointer: Pointer
     added: Added
     cache: StatCache | None
-    select_all: bool = False
+    select: Selected | None = None  #: what of the folder is asked for from now on, where that is news
     old: Pointer | None = None  #: what this one was made from
 
 
@@ -216,18 +219,17 @@ class _Add:
                 result.paths = [d.added for d in done]
                 return result
             with self.ws.lock():
+                if not self.delete:
+                    self._select(done)
                 for i, d in enumerate(done):
                     done[i] = self._write_pointer(d, clock)
+                if self.delete:
+                    self._select(done)
                 self.ws.hide(add=[d.target.path for d in done])
         for d in done:
             if d.cache is not None:
                 d.cache.save(self.repo.state, d.target.path)
         Placed(self.repo.state).update({d.target.path: d.pointer for d in done})
-        fresh = [d.target.path for d in done if d.select_all]
-        if fresh:
-            with edit(self.repo.state) as selection:
-                for path in fresh:
-                    selection.set_all(path)
         result.paths = [d.added for d in done]
         if stage:
             self._stage(result, [pointer_name(d.target.path) for d in done])
@@ -235,6 +237,18 @@ class _Add:
 
     def _clock(self) -> Clock:
         return read_clock(self.repo.state)
+
+    def _select(self, done: Sequence[_Done]) -> None:
+        """Record what is asked for, before the pointer says so: a kill must not make a deletion of what is not here.
+
+        With --delete-missing after it: a kill must not turn a question into an answer.
+        """
+        news = [(d.target.path, d.select) for d in done if d.select and d.select != self.selection.get(d.target.path)]
+        if news:
+            with edit(self.repo.state) as selection:
+                for path, selected in news:
+                    for prefix in (b"",) if selected.prefixes is None else selected.prefixes:
+                        selection.add(path, prefix)
 
     def _write_pointer(self, d: _Done, clock: Clock) -> _Done:
         """Write the pointer, unless another process changed it since it was read: then start over from that."""
@@ -331,17 +345,14 @@ class _Add:
 
     def _folder(self, t: _Target, seen: Look, clock: Clock, old: Pointer | None) -> _Done:
         selected = self._selected(t, seen)
-        before = self._before(t, selected)
-        seen, stored, new = self._take(t.path, seen, before)
-        entries = seen.entries()
-        if selected.prefixes is None:
-            root = write_listing(entries, self.writer.add_page)
-        else:
-            root = self._partly(t, entries, before)
+        part = self._part(t, seen, selected)
+        seen, stored, new = self._take(t.path, seen, part.before)
+        entries = _on_disk(seen, b"", part)
+        whole = part.selected.everything
+        root = write_listing(entries, self.writer.add_page) if whole else self._edit(t, part, entries)
         pointer = Pointer(
             "dir", bytes(root.id), root.total_bytes, files=root.files, source=t.pointer.source if t.pointer else ()
         )
-        changes = _compare(before, entries)
         added = Added(
             t.path,
             "dir",
@@ -350,65 +361,12 @@ class _Add:
             t.pointer is None or pointer.id != t.pointer.id,
             stored,
             new,
-            *changes,
+            *compare(part.before, entries),
             not_present=root.files - entries.files,
             ignored=seen.scan.ignored,
         )
-        whole = selected.prefixes is None
         cache = StatCache.of(seen.scan, seen.ids, clock=clock, root_id=bytes(root.id) if whole else bytes(ID_BYTES))
-        fresh = self.selection.get(t.path) is None
-        return _Done(t, pointer, added, cache, select_all=fresh and whole, old=old)
-
-    def _selected(self, t: _Target, seen: Look) -> Selected:
-        """What of the folder this worktree asked for; decides whether a file that is not here was deleted."""
-        recorded = self.selection.get(t.path)
-        if t.pointer is None or recorded is not None:
-            return recorded if recorded is not None and t.pointer is not None else Selected(None)
-        here = set(seen.scan.names)
-        missing = [n for n in self._all(t).names if n not in here]
-        if not missing or self.delete:
-            return Selected(None)
-        if self.keep:
-            return Selected(tuple(sorted(here)))
-        raise Refused(
-            f"{len(missing):,} of its files are not here ({show(missing[0])}, ...), and it is not recorded whether "
-            "they were ever asked for",
-            subject=show(t.path),
-            hint="--keep-missing leaves them in the folder, --delete-missing takes them out of it",
-        )
-
-    def _all(self, t: _Target) -> Entries:
-        assert t.pointer is not None
-        try:
-            return pointer_entries(self.repo.store, t.pointer)
-        except DataMissing as error:
-            raise not_here(t.path, error) from error
-
-    def _before(self, t: _Target, selected: Selected) -> Entries:
-        """The entries of the version that the pointer stands for, as far as they were asked for."""
-        if t.pointer is None:
-            return Entries.empty()
-        try:
-            return pointer_entries(self.repo.store, t.pointer, selected)
-        except DataMissing as error:
-            raise not_here(t.path, error) from error
-
-    def _partly(self, t: _Target, entries: Entries, before: Entries) -> PageRef:
-        """A new version of a folder of which only a part is here."""
-        assert t.pointer is not None
-        present = align(before.names, entries.names) >= 0
-        removed = [before.names[i] for i in np.flatnonzero(~present).tolist()]
-        changed = _changed(before, entries)
-        try:
-            return edit_listing(
-                PageId(t.pointer.id),
-                self.repo.store.load_page,
-                self.writer.add_page,
-                put=entries.take(changed),
-                remove=removed,
-            )
-        except DataMissing as error:
-            raise not_here(t.path, error) from error
+        return _Done(t, pointer, added, cache, select=part.selected, old=old)
 
     def _inside(self, t: _Target, seen: Look, old: Pointer | None) -> _Done:
         """One file or subfolder of a tracked folder: only the pages around it are needed."""
@@ -418,23 +376,13 @@ class _Add:
                 "a file is tracked under this name, so nothing can lie inside it",
                 subject=show(join_path(t.path, t.inner)),
             )
-        try:
-            before = pointer_entries(self.repo.store, t.pointer, Selected((t.inner,)))
-            if not seen.kind and not len(before):
-                raise NotFound("there is no such file or folder", subject=show(join_path(t.path, t.inner)))
-            seen, stored, new = self._take(t.path, seen, None)
-            entries = prefixed(seen.entries(), t.inner)
-            if seen.kind == "dir" and not len(entries):
-                entries = Entries.of([(t.inner, Kind.EMPTYDIR, 0, bytes(ID_BYTES), b"")])
-            root = edit_listing(
-                PageId(t.pointer.id),
-                self.repo.store.load_page,
-                self.writer.add_page,
-                put=entries,
-                remove=[t.inner],
-            )
-        except DataMissing as error:
-            raise not_here(t.path, error) from error
+        selected = self._selected(t, seen)
+        part = self._part(t, seen, selected)
+        if not seen.kind and not len(part.before):
+            raise self._nothing(t)
+        seen, stored, new = self._take(t.path, seen, None)
+        entries = _on_disk(seen, t.inner, part)
+        root = self._edit(t, part, entries)
         pointer = Pointer("dir", bytes(root.id), root.total_bytes, files=root.files, source=t.pointer.source)
         added = Added(
             t.path,
@@ -444,36 +392,90 @@ class _Add:
             pointer.id != t.pointer.id,
             stored,
             new,
-            *_compare(before, entries),
+            *compare(part.before, entries),
             ignored=seen.scan.ignored,
         )
-        selected = self.selection.get(t.path)
-        if not self.dry_run and selected is not None and not selected.covers_one(t.inner) and seen.kind:
-            with edit(self.repo.state) as selection:
-                selection.add(t.path, t.inner)
-        return _Done(t, pointer, added, None, old=old)
+        recorded = self.selection.get(t.path) is not None
+        return _Done(t, pointer, added, None, select=part.selected if recorded else None, old=old)
+
+    def _selected(self, t: _Target, seen: Look) -> Selected:
+        """What of the folder this worktree asked for; decides whether a file that is not here was deleted."""
+        recorded = self.selection.get(t.path)
+        if t.pointer is None or self.delete:
+            return Selected(None)
+        if recorded is not None:
+            return recorded
+        try:
+            known = read_parts(self.repo.store, PageId(t.pointer.id), (t.inner,)).names
+        except DataMissing as error:
+            raise not_here(join_path(t.path, t.inner), error) from error
+        here = _names_on_disk(seen, t.inner)
+        missing = np.flatnonzero(align(known, here) < 0)
+        if not len(missing) or (t.inner and not seen.kind):
+            return Selected(None)
+        if self.keep:
+            return Selected(normal_prefixes(here))
+        raise Refused(
+            f"{len(missing):,} of its files are not here ({show(known[int(missing[0])])}, ...), and it is not recorded "
+            "whether they were ever asked for",
+            subject=show(join_path(t.path, t.inner)),
+            hint="--keep-missing leaves them in the folder, --delete-missing takes them out of it",
+        )
+
+    def _part(self, t: _Target, seen: Look, selected: Selected) -> Part:
+        """The entries of the version that the pointer stands for, as far as they were asked for."""
+        names, kinds = _names_on_disk(seen, t.inner), seen.scan.kinds
+        if _is_empty_dir(seen):
+            kinds = np.array([Kind.EMPTYDIR], np.uint8)
+        if t.pointer is None:
+            return Part(Entries.empty(), np.ones(len(names), np.bool_), selected)
+        try:
+            return plan_part(self.repo.store, t.path, t.pointer, t.inner, names, kinds, selected)
+        except DataMissing as error:
+            raise not_here(join_path(t.path, t.inner), error) from error
+
+    def _edit(self, t: _Target, part: Part, entries: Entries) -> PageRef:
+        """A new version of a folder of which only a part is here, or only a part is meant."""
+        assert t.pointer is not None
+        try:
+            return edit_listing(
+                PageId(t.pointer.id),
+                self.repo.store.load_page,
+                self.writer.add_page,
+                put=entries.take(changed_entries(part.before, entries)),
+                remove=list(gone_names(part.before, entries)),
+            )
+        except DataMissing as error:
+            raise not_here(join_path(t.path, t.inner), error) from error
+
+    def _nothing(self, t: _Target) -> NotFound:
+        """The error for a path in a folder where nothing is on disk, and nothing that was deleted either."""
+        assert t.pointer is not None
+        path = show(join_path(t.path, t.inner))
+        if len(read_parts(self.repo.store, PageId(t.pointer.id), (t.inner,))):
+            return NotFound(
+                "it is in the folder and was never asked for here, so that nothing says it was deleted",
+                subject=path,
+                hint=f"`dvk rm {path}` takes it out of the folder, `dvk pull {path}` brings it",
+            )
+        return NotFound("there is no such file or folder", subject=path)
 
 
-def _changed(before: Entries, now: Entries) -> I64:
-    """Positions in `now` of entries that are new or different."""
-    at = align(now.names, before.names)
-    same = at >= 0
-    rows = np.flatnonzero(same)
-    then = at[rows]
-    equal = (now.kinds[rows] == before.kinds[then]) & (now.sizes[rows] == before.sizes[then])
-    equal &= (now.ids[rows] == before.ids[then]).all(axis=1)
-    links = np.flatnonzero(equal & (now.kinds[rows] == Kind.LINK))
-    ours, theirs = np.cumsum(now.kinds == Kind.LINK) - 1, np.cumsum(before.kinds == Kind.LINK) - 1
-    for k in links.tolist():
-        equal[k] = now.targets[int(ours[rows[k]])] == before.targets[int(theirs[then[k]])]
-    same[rows[~equal]] = False
-    return np.flatnonzero(~same)
+def _is_empty_dir(seen: Look) -> bool:
+    return seen.kind == "dir" and not len(seen.scan)
 
 
-def _compare(before: Entries, now: Entries) -> tuple[int, int, int]:
-    """How many entries were added, modified and removed."""
-    changed = _changed(before, now)
-    there = align(now.names.take(changed), before.names) >= 0
-    modified = int(np.count_nonzero(there))
-    removed = int(np.count_nonzero(align(before.names, now.names) < 0))
-    return len(changed) - modified, modified, removed
+def _names_on_disk(seen: Look, inner: bytes) -> Names:
+    """What is on disk, with names as the tracked folder has them; an empty part of a folder is an entry itself."""
+    if not inner:
+        return seen.scan.names
+    return Names.of([inner]) if _is_empty_dir(seen) else prefixed_names(seen.scan.names, inner)
+
+
+def _on_disk(seen: Look, inner: bytes, part: Part) -> Entries:
+    """The entries that are on disk, with names as the tracked folder has them."""
+    if inner and _is_empty_dir(seen):
+        entries = Entries.of([(inner, Kind.EMPTYDIR, 0, bytes(ID_BYTES), b"")])
+    else:
+        entries = prefixed(seen.entries(), inner) if inner else seen.entries()
+    return entries if part.keep.all() else entries.take(np.flatnonzero(part.keep))

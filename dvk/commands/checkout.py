@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dvk.commands.pathwork import remove_empty_dirs
 from dvk.commands.placed import Placed
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import (
@@ -61,6 +62,7 @@ class CheckoutResult:
 
     paths: list[CheckedOut] = field(default_factory=list)
     in_step: int = 0
+    not_present: int = 0  #: files of all these folders that were never asked for here
     removed: list[bytes] = field(default_factory=list)  #: data whose pointer is gone
     staged: int = 0
     not_staged: str = ""
@@ -203,6 +205,7 @@ class Materializer:
                 raise
             self.result.failures.append(error)
             return
+        self.result.not_present += done.not_present
         if done.written or done.deleted:
             self.result.paths.append(done)
         else:
@@ -463,6 +466,7 @@ class Materializer:
         if not self.result.dry_run:
             with WorkTree(self.repo.root_fd, path, plan) as tree:
                 self.result.failures += tree.delete()
+            remove_empty_dirs(self.repo.root_fd, path, top=b"")
             forget(self.repo.state, path)
             self._now[path] = None
         self.result.removed.append(path)

@@ -216,8 +216,7 @@ def pull(
         if not wanted and store:
             run.remove_left_behind()
         result = run.finish()
-    not_present = sum(p.not_present for p in result.paths)
-    return PullResult(fetched, result, not_present, [*fetched.failures, *result.failures])
+    return PullResult(fetched, result, result.not_present, [*fetched.failures, *result.failures])
 
 
 def _keep_pages(repo: Repo, pages: list[tuple[PageId, bytes]], on_event: OnEvent) -> None:

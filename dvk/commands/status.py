@@ -1,4 +1,4 @@
-"""`dvk status`: what differs between history, index, pointers, data on disk, the store and the remote. Never uses the network.
+"""`dvk status`: what differs between history, index, pointers, data, store and remote. Never uses the network.
 
 A file that the stat cache vouches for is not read; the others are hashed, once, and the cache learns.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from dvk.commands.folder import Part, compare, plan_part
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import Look, kind_on_disk, look, pointer_entries, read_unknown
 from dvk.commands.versions import head_history, roots_here, staged
@@ -135,11 +136,16 @@ class _Status:
         if seen.in_step and seen.cache is not None and seen.cache.root_id == pointer.id:
             return base
         try:
-            before = pointer_entries(self.repo.store, pointer, selected)
+            part = self._part(path, pointer, seen, selected)
         except DataMissing:
             return _with(base, not_fetched=True)
-        seen, entries = self._read(seen, before, clock)
-        return self._counts(base, before, entries, seen, selected)
+        seen, entries = self._read(seen, part.before, clock)
+        return self._counts(base, part, entries)
+
+    def _part(self, path: bytes, pointer: Pointer, seen: Look, selected: Selected) -> Part:
+        if not pointer.is_dir:
+            return Part(pointer_entries(self.repo.store, pointer), np.ones(len(seen.scan), np.bool_), selected)
+        return plan_part(self.repo.store, path, pointer, b"", seen.scan.names, seen.scan.kinds, selected)
 
     def _clock(self) -> Clock | None:
         try:
@@ -163,21 +169,16 @@ class _Status:
             )
         return seen, entries
 
-    def _counts(
-        self, base: PathStatus, before: Entries, entries: Entries, seen: Look, selected: Selected
-    ) -> PathStatus:
-        at = align(entries.names, before.names)
-        both = np.flatnonzero(at >= 0)
-        then = at[both]
-        same = seen.known[both] & (entries.kinds[both] == before.kinds[then])
-        same &= (entries.ids[both] == before.ids[then]).all(axis=1) & (entries.sizes[both] == before.sizes[then])
-        missing = int(np.count_nonzero(align(before.names, entries.names) < 0))
+    def _counts(self, base: PathStatus, part: Part, entries: Entries) -> PathStatus:
+        before = part.before
+        # A file that was not read has another size than the version, so its missing id makes it differ as it should.
+        added, modified, missing = compare(before, entries.take(np.flatnonzero(part.keep)))
         return _with(
             base,
-            modified=int(np.count_nonzero(~same)),
-            added=int(np.count_nonzero(at < 0)),
+            modified=modified,
+            added=added,
             missing=missing,
-            not_present=0 if selected.everything else base.files - before.files,
+            not_present=0 if part.selected.everything else base.files - before.files,
         )
 
     def _nothing_there(self, base: PathStatus, pointer: Pointer) -> PathStatus:

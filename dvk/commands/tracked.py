@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +20,8 @@ from dvk.events import OnEvent, ignore
 from dvk.ids import ID_BYTES, PageId
 from dvk.store.listing import Entries, Kind
 from dvk.store.names import I64, U8, Names, show
-from dvk.store.pages import read_entries
+from dvk.store.pages import ListKind, leaf_refs, load_leaf, read_entries
+from dvk.store.paths import check_names
 from dvk.store.store import Store
 from dvk.workspace.handles import stat_at
 from dvk.workspace.hashing import hash_files
@@ -128,11 +131,40 @@ def pointer_entries(store: Store, pointer: Pointer, selected: Selected | None = 
     """
     if not pointer.is_dir:
         return file_entries(pointer)
-    root = PageId(pointer.id)
     if selected is None or selected.prefixes is None:
-        return read_entries(root, store.load_page)
-    parts = [read_entries(root, store.load_page, under=p) for p in selected.prefixes]
-    return Entries.join(parts)
+        return read_entries(PageId(pointer.id), store.load_page)
+    return read_parts(store, PageId(pointer.id), selected.prefixes)
+
+
+def read_parts(store: Store, root: PageId, prefixes: Sequence[bytes]) -> Entries:
+    """The entries of a folder at and below some paths in it, reading each page that may hold one of them once.
+
+    Args:
+        prefixes: ascending, none below another; b"" alone stands for everything.
+
+    Raises:
+        DataMissing: pages are not in the store.
+    """
+    if len(prefixes) <= 1:
+        return read_entries(root, store.load_page, under=prefixes[0]) if prefixes else Entries.empty()
+    refs = list(leaf_refs(ListKind.LISTING, root, store.load_page))
+    firsts = [ref.first for ref in refs]
+    parts: list[Entries] = []
+    at, leaf = -1, Entries.empty()
+    for prefix in prefixes:
+        # What lies below begins with a slash after the name, and b"0" is the byte after that.
+        start = max(bisect_right(firsts, prefix) - 1, 0)
+        for i in range(start, max(bisect_left(firsts, prefix + b"0"), start + 1)):
+            if i != at:
+                entries = load_leaf(ListKind.LISTING, refs[i], store.load_page)
+                assert isinstance(entries, Entries)
+                at, leaf = i, entries
+            found = leaf.under(prefix)
+            if len(found):
+                parts.append(found)
+    out = Entries.join(parts)
+    check_names(out.names, subject=f"folder {root.hex()[:12]}")
+    return out
 
 
 def file_entries(pointer: Pointer) -> Entries:
@@ -149,13 +181,12 @@ def file_entries(pointer: Pointer) -> Entries:
 
 def prefixed(entries: Entries, prefix: bytes) -> Entries:
     """The same entries as they are called inside a folder where they lie at `prefix`."""
-    names = Names.of(prefix + b"/" + name if name else prefix for name in entries.names)
-    return Entries(names, entries.kinds, entries.sizes, entries.ids, entries.targets)
+    return Entries(prefixed_names(entries.names, prefix), entries.kinds, entries.sizes, entries.ids, entries.targets)
 
 
-def same_kind(seen: Look, pointer: Pointer) -> bool:
-    """Whether a file stands where a file is expected, or a folder where a folder is."""
-    return seen.kind == pointer.kind
+def prefixed_names(names: Names, prefix: bytes) -> Names:
+    """The names of what lies at `prefix` inside a folder, as that folder has them."""
+    return Names.of(prefix + b"/" + name if name else prefix for name in names)
 
 
 def not_here(path: bytes, error: DataMissing) -> DataMissing:

@@ -23,7 +23,7 @@ import json
 import os
 import secrets
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -84,7 +84,7 @@ class Selected:
         """This and what lies at or below `prefix`; b"" is everything."""
         if self.prefixes is None or not prefix:
             return Selected(None)
-        return Selected(_normal((*self.prefixes, prefix)))
+        return Selected(normal_prefixes((*self.prefixes, prefix)))
 
 
 @dataclass(slots=True)
@@ -192,7 +192,7 @@ def _contains(ascending: tuple[bytes, ...], name: bytes) -> bool:
     return i > 0 and ascending[i - 1] == name
 
 
-def _normal(prefixes: tuple[bytes, ...]) -> tuple[bytes, ...]:
+def normal_prefixes(prefixes: Iterable[bytes]) -> tuple[bytes, ...]:
     """Ascending, each once, none at or below another."""
     wanted = set(prefixes)
 
@@ -253,7 +253,7 @@ def _parse(data: bytes, *, subject: str) -> dict[bytes, Selected]:
         kept = tuple(p for p in prefixes if p is not None and not why_bad(p))
         if len(kept) != len(parts):
             raise damaged(f"{show(name)} has an impossible path in its list")
-        out[name] = Selected(_normal(kept))
+        out[name] = Selected(normal_prefixes(kept))
     return out
 
 

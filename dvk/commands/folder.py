@@ -1,0 +1,143 @@
+"""What of a tracked folder is meant, when only a part of it is here: the part that was asked for, and what is new.
+
+A clone pulled `val` of a folder with `train` and `val`. That `train/1.jpg` is not on disk says nothing; that
+`val/7.jpg` is not says that it was deleted; `train/new.jpg` on disk is new, and from now on part of what is here. An
+empty directory `train` is only the place where files that are not here would be. A file called `train` cannot become
+part of the folder, since files that are not here lie below that name.
+
+    part = plan_part(store, b"images", pointer, b"", names, kinds, selected)
+    part.before                  # the entries that the names on disk are compared with: missing ones were deleted
+    part.keep                    # which names on disk are entries
+    part.selected                # what is asked for once these are recorded
+
+`add` and `status` ask here, so that one records what the other showed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dvk.commands.pathwork import above
+from dvk.commands.tracked import join_path, read_parts
+from dvk.errors import DvkError, Refused, one_or_many
+from dvk.ids import PageId
+from dvk.store.listing import Entries, Kind
+from dvk.store.names import I64, U8, Names, show
+from dvk.store.store import Store
+from dvk.workspace.align import align
+from dvk.workspace.pointer import Pointer
+from dvk.workspace.selection import Selected, normal_prefixes
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A folder, or what lies at one path in it, as it was recorded and as it is asked for.
+
+    Attributes:
+        before: recorded entries that were asked for, or that something on disk stands for.
+        keep: bool[n], which of the names on disk are entries.
+        selected: what is asked for, with what is new on disk.
+    """
+
+    before: Entries
+    keep: Mask
+    selected: Selected
+
+
+def plan_part(
+    store: Store, path: bytes, pointer: Pointer, inner: bytes, names: Names, kinds: U8, selected: Selected
+) -> Part:
+    """Find out what the names on disk are compared with.
+
+    Args:
+        inner: look only at what lies at this path inside the folder; b"" for all.
+        names, kinds: what is on disk there, with names as the folder has them.
+
+    Raises:
+        Refused: something on disk takes a name that files which are not here need.
+        DataMissing: pages that are needed are not in the store.
+    """
+    root = PageId(pointer.id)
+    before = read_parts(store, root, _within(selected, inner))
+    keep = np.ones(len(names), np.bool_)
+    if selected.everything:
+        return Part(before, keep, selected)
+    new = np.flatnonzero(align(names, before.names) < 0)
+    if not len(new):
+        return Part(before, keep, selected)
+    fresh = list(names.take(new))
+    around = read_parts(store, root, normal_prefixes({*fresh, *(d for name in fresh for d in above(name))}))
+    hidden = around.take(np.flatnonzero(~selected.covers(around.names)))
+    problems: list[DvkError] = []
+    for i, name in zip(new.tolist(), fresh, strict=True):
+        low, high = hidden.names.under(name)
+        if low < high and kinds[i] == Kind.EMPTYDIR:
+            keep[i] = False
+        elif low < high:
+            problems.append(_takes_the_place(path, name, hidden.names[low]))
+        else:
+            problems += [_takes_the_place(path, name, d) for d in above(name) if _holds(hidden, d)]
+    if problems:
+        raise one_or_many(f"some names in {show(path)} are taken by files that are not here", problems)
+    outside = [name for i, name in zip(new.tolist(), fresh, strict=True) if keep[i] and not selected.covers_one(name)]
+    if not outside:
+        return Part(before, keep, selected)
+    wider = Selected(normal_prefixes({*(selected.prefixes or ()), *outside}))
+    return Part(read_parts(store, root, _within(wider, inner)), keep, wider)
+
+
+def _within(selected: Selected, inner: bytes) -> tuple[bytes, ...]:
+    """The paths that were asked for at and below `inner`."""
+    if selected.prefixes is None or selected.covers_one(inner):
+        return (inner,)
+    return tuple(p for p in selected.prefixes if not inner or p.startswith(inner + b"/"))
+
+
+def _holds(entries: Entries, name: bytes) -> bool:
+    """Whether a file or link of that name is an entry; the entry of an empty directory gives way."""
+    at = entries.names.find(name)
+    return at < len(entries) and entries.names[at] == name and entries.kinds[at] != Kind.EMPTYDIR
+
+
+def _takes_the_place(path: bytes, name: bytes, hidden: bytes) -> Refused:
+    return Refused(
+        f"has a name that the folder needs for {show(hidden)}, which is not here",
+        subject=show(join_path(path, name)),
+        hint=f"rename it, or first take the other out of the folder: `dvk rm {show(join_path(path, hidden))}`",
+    )
+
+
+def changed_entries(before: Entries, now: Entries) -> I64:
+    """Positions in `now` of entries that are new or different."""
+    at = align(now.names, before.names)
+    same = at >= 0
+    rows = np.flatnonzero(same)
+    then = at[rows]
+    equal = (now.kinds[rows] == before.kinds[then]) & (now.sizes[rows] == before.sizes[then])
+    equal &= (now.ids[rows] == before.ids[then]).all(axis=1)
+    links = np.flatnonzero(equal & (now.kinds[rows] == Kind.LINK))
+    ours, theirs = np.cumsum(now.kinds == Kind.LINK) - 1, np.cumsum(before.kinds == Kind.LINK) - 1
+    for k in links.tolist():
+        equal[k] = now.targets[int(ours[rows[k]])] == before.targets[int(theirs[then[k]])]
+    same[rows[~equal]] = False
+    return np.flatnonzero(~same)
+
+
+def gone_names(before: Entries, now: Entries) -> Iterator[bytes]:
+    """Names of `before` that `now` has no more."""
+    return iter(before.names.take(np.flatnonzero(align(before.names, now.names) < 0)))
+
+
+def compare(before: Entries, now: Entries) -> tuple[int, int, int]:
+    """How many entries were added, modified and removed."""
+    changed = changed_entries(before, now)
+    there = align(now.names.take(changed), before.names) >= 0
+    modified = int(np.count_nonzero(there))
+    removed = int(np.count_nonzero(align(before.names, now.names) < 0))
+    return len(changed) - modified, modified, removed
