@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -46,6 +47,7 @@ def words(label: object, size: int) -> bytes:
 # ---------------------------------------------------------------- vectors
 
 
+@functools.cache
 def script() -> ModuleType:
     """scripts/make_vectors.py as a module."""
     spec = importlib.util.spec_from_file_location("make_vectors", ROOT / "scripts" / "make_vectors.py")

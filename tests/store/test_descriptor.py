@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from storekit import flips, mutate, only_dvk_errors, vectors
 
@@ -49,6 +49,7 @@ def test_every_flipped_bit_is_noticed_or_means_something_else() -> None:
             assert format_descriptor(found) == bad
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 40), st.binary(max_size=20)), min_size=1, max_size=3))
 def test_mutated_descriptors_raise_nothing_but_our_errors(changes: Any) -> None:
     bad = mutate(GOOD, changes)
@@ -60,6 +61,7 @@ def test_mutated_descriptors_raise_nothing_but_our_errors(changes: Any) -> None:
 names = st.lists(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,31}", fullmatch=True), max_size=4).map(tuple)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=16, max_size=16), names, names, names, names, names)
 def test_what_is_written_is_read(store: bytes, codecs: Any, profiles: Any, read: Any, write: Any, gc: Any) -> None:
     d = Descriptor(store.hex(), codecs, profiles, read, write, gc)

@@ -42,6 +42,7 @@ def test_every_flipped_bit_of_a_segment_is_noticed() -> None:
             assert isinstance(found, Segment) and found.packs == parse_segment(good, subject="here").packs
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 40), st.binary(max_size=40)), min_size=1, max_size=3))
 def test_mutated_segments_raise_nothing_but_our_errors(changes: Any) -> None:
     good = bytes.fromhex(ACCEPT[0].values[0]["hex"])
@@ -115,7 +116,7 @@ def found_in(segment: Segment, table: Table, wanted: list[bytes]) -> list[set[tu
     return out
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(groups, st.integers(1, 3))
 def test_a_segment_finds_what_its_packs_hold(groups_: list[list[int]], parts: int) -> None:
     """As do a merged one, one that was written and read, and one without some packs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from storekit import b3
 
@@ -43,6 +43,7 @@ def ordered(model: dict[bytes, Row]) -> list[Row]:
     return [model[n] for n in sorted(model)]
 
 
+@settings(deadline=None)
 @given(rows())
 def test_entries_are_their_rows_in_order_of_name(model: dict[bytes, Row]) -> None:
     entries = Entries.of(list(model.values())[::-1])
@@ -55,6 +56,7 @@ def test_entries_are_their_rows_in_order_of_name(model: dict[bytes, Row]) -> Non
     )
 
 
+@settings(deadline=None)
 @given(rows(), st.data())
 def test_slices_and_choices_keep_links_with_their_targets(model: dict[bytes, Row], data: st.DataObject) -> None:
     entries, all_rows = Entries.of(model.values()), ordered(model)
@@ -68,6 +70,7 @@ def test_slices_and_choices_keep_links_with_their_targets(model: dict[bytes, Row
     assert back(Entries.join([entries.slice(0, a), entries.slice(a, b), entries.slice(b, len(model))])) == all_rows
 
 
+@settings(deadline=None)
 @given(rows(), names)
 def test_what_is_under_a_path_is_the_entry_or_what_lies_below(model: dict[bytes, Row], path: bytes) -> None:
     got = back(Entries.of(model.values()).under(path))
@@ -78,6 +81,7 @@ def test_what_is_under_a_path_is_the_entry_or_what_lies_below(model: dict[bytes,
     assert back(Entries.of(model.values()).under(b"")) == ordered(model)
 
 
+@settings(deadline=None)
 @given(rows(), rows(), st.sets(names, max_size=4))
 def test_merged_entries_are_a_dictionary_that_was_updated(old: Any, new: Any, removed: set[bytes]) -> None:
     got = merge_entries(Entries.of(old.values()), Entries.of(new.values()), removed=removed)

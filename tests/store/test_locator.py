@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from storekit import b3, flips, mutate, noise, only_dvk_errors, script, vectors
 
@@ -81,6 +81,7 @@ def test_every_flipped_bit_is_noticed_or_means_something_else(case: dict[str, An
         assert found is None or (case["of"] == "placement" and write(case, found) == bad)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([c.values[0] for c in ACCEPT]),
     st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 50), st.binary(max_size=50)), min_size=1, max_size=4),
@@ -101,6 +102,7 @@ ids = st.binary(min_size=32, max_size=32)
 refs = st.builds(Ref, ids, st.integers(32, 1 << 29), st.integers(25, 1 << 20))
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([loc.FILE, loc.FOLDER]),
     ids,
@@ -115,6 +117,7 @@ def test_what_is_written_is_read(kind: int, name: bytes, size: int, where: Any, 
     assert parse_locator(data, kind=kind, wanted=name, subject="here") == found
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(min_size=25, max_size=99), min_size=1, max_size=5))
 def test_sections_inline_are_the_sections(parts: list[bytes]) -> None:
     where = tuple(Ref(b3(b"%d" % (i % 2)), 32 + i, len(p)) for i, p in enumerate(parts))
@@ -158,6 +161,7 @@ def spelled(p: Placement) -> list[tuple[Any, ...]]:
     ]
 
 
+@settings(deadline=None)
 @given(placements(), st.lists(st.tuples(st.integers(0, 19), refs), max_size=3), st.sampled_from(["", "cdc-64k"]))
 def test_placements_are_read_as_they_were_written(p: Placement, outside: Any, profile: str) -> None:
     n = len(p.block)
@@ -171,6 +175,7 @@ def test_placements_are_read_as_they_were_written(p: Placement, outside: Any, pr
     assert format_placement(found) == data
 
 
+@settings(deadline=None)
 @given(st.lists(placements(), max_size=4))
 def test_joined_and_compacted_placements_say_the_same_of_every_chunk(parts: list[Placement]) -> None:
     joined = concat_placements(parts)

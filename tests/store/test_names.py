@@ -6,7 +6,7 @@ from bisect import bisect_left
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvk.store.names import Names, show
@@ -14,6 +14,7 @@ from dvk.store.names import Names, show
 lists = st.lists(st.binary(max_size=12), max_size=40)
 
 
+@settings(deadline=None)
 @given(lists)
 def test_names_are_a_sequence_of_byte_strings(model: list[bytes]) -> None:
     names = Names.of(model)
@@ -28,6 +29,7 @@ def test_names_are_a_sequence_of_byte_strings(model: list[bytes]) -> None:
             names[i]
 
 
+@settings(deadline=None)
 @given(lists, st.integers(0, 40), st.integers(0, 40))
 def test_a_slice_of_names_stands_for_itself(model: list[bytes], a: int, b: int) -> None:
     start, stop = sorted((min(a, len(model)), min(b, len(model))))
@@ -38,17 +40,20 @@ def test_a_slice_of_names_stands_for_itself(model: list[bytes], a: int, b: int) 
     assert list(part.take(np.arange(len(part))[::-1])) == model[start:stop][::-1]
 
 
+@settings(deadline=None)
 @given(lists, st.data())
 def test_names_are_taken_in_any_order(model: list[bytes], data: st.DataObject) -> None:
     index = data.draw(st.lists(st.integers(0, len(model) - 1), max_size=50)) if model else []
     assert list(Names.of(model).take(np.array(index, np.intp))) == [model[i] for i in index]
 
 
+@settings(deadline=None)
 @given(st.lists(lists, max_size=5))
 def test_joined_names_follow_one_another(models: list[list[bytes]]) -> None:
     assert list(Names.join(map(Names.of, models))) == [n for m in models for n in m]
 
 
+@settings(deadline=None)
 @given(lists, st.binary(max_size=4))
 def test_a_sorted_sequence_is_searched(model: list[bytes], name: bytes) -> None:
     model = sorted(set(model))
@@ -58,12 +63,14 @@ def test_a_sorted_sequence_is_searched(model: list[bytes], name: bytes) -> None:
     assert model[low:high] == [n for n in model if not name or n.startswith(name + b"/")]
 
 
+@settings(deadline=None)
 @given(lists, lists)
 def test_equal_means_the_same_names(one: list[bytes], two: list[bytes]) -> None:
     assert (Names.of(one) == Names.of(two)) == (one == two)
     assert Names.of(one) != one
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=30))
 def test_a_name_is_shown_without_control_characters_and_without_doubt(name: bytes) -> None:
     """No hostile name reaches the terminal, and two names never look alike by escaping."""

@@ -100,6 +100,7 @@ def test_every_flipped_bit_of_a_pack_is_noticed() -> None:
 edits = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 40), st.binary(max_size=40)), min_size=1, max_size=4)
 
 
+@settings(deadline=None)
 @given(edits)
 def test_mutated_packs_raise_nothing_but_our_errors(changes: list[tuple[int, int, bytes]]) -> None:
     bad = mutate(PAGES, changes)
@@ -108,6 +109,7 @@ def test_mutated_packs_raise_nothing_but_our_errors(changes: list[tuple[int, int
     only_dvk_errors(lambda: check_header(bad, subject="here"))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_mutated_footers_with_a_right_hash_raise_nothing_but_our_errors(data: st.DataObject) -> None:
     """The hash keeps accidents away, not strangers: what is behind it is checked on its own."""
@@ -123,6 +125,7 @@ def test_mutated_footers_with_a_right_hash_raise_nothing_but_our_errors(data: st
         assert (found.chunk_offset.astype(np.int64) + found.chunk_len <= found.raw_len[found.chunk_block]).all()
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.binary(min_size=1, max_size=50), min_size=1, max_size=5), max_size=6),
     st.integers(0, 3),
@@ -197,7 +200,7 @@ def test_a_pack_of_tiny_chunks_ends_before_its_footer_outgrows_the_format() -> N
     assert len(recipes.footer().recipes) < 100_000
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 5))
 def test_each_pack_has_a_name_of_its_own(count: int, per_block: int) -> None:
     """The nonce sees to it: a name that was collected never comes back with the same bytes."""

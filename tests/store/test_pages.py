@@ -109,6 +109,7 @@ def test_every_flipped_bit_of_a_page_changes_its_id_and_reads_as_itself_or_not_a
             assert format_page(kind, page.level, page.body) == bad
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([c.values[0] for c in ACCEPT]),
     st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 50), st.binary(max_size=50)), min_size=1, max_size=4),

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from storekit import flips, mutate, only_dvk_errors, vectors
 
@@ -43,6 +43,7 @@ def test_every_flipped_bit_changes_the_name_and_what_is_read_is_written_as_it_wa
             assert format_record(found) == bad
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 900), st.integers(0, 70), st.binary(max_size=20)), min_size=1, max_size=3))
 def test_mutated_records_raise_nothing_but_our_errors(changes: Any) -> None:
     bad = mutate(GOOD, changes)
@@ -58,6 +59,7 @@ def some(pattern: str) -> st.SearchStrategy[tuple[str, ...]]:
 pack_keys = some("[0-9a-f]{64}").map(lambda names: tuple(sorted(f"p/{n[:2]}/{n}" for n in names)))
 
 
+@settings(deadline=None)
 @given(
     some("[fd]:[0-9a-f]{64}"),
     pack_keys,
