@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dvk.cli.names import Here
-from dvk.cli.text import Line, count, cyan, dim, duration, green, plural, size
+from dvk.cli.text import Line, cyan, dim, duration, green, plural, size
 from dvk.cli.verb import Run, verb
 from dvk.cli.work import path_lines
 
@@ -142,6 +142,7 @@ def _pulled(result: PullResult, here: Here, seconds: float) -> Iterator[Line]:
         yield from _fetched(result.fetch, seconds)
     yield from path_lines(result.checkout, here)
     if result.not_present:
-        yield (dim(f"{count(result.not_present)} files stay remote: "), cyan("dvk pull PATH"), dim(" brings more"))
+        stay = "stays" if result.not_present == 1 else "stay"
+        yield (dim(f"{plural(result.not_present, 'file')} {stay} remote: "), cyan("dvk pull PATH"), dim(" brings more"))
     if not (result.checkout.paths or result.checkout.removed or result.fetch.fetched or result.failures):
         yield f"everything is in step ({plural(result.checkout.in_step, 'path')})"

@@ -76,7 +76,7 @@ def rm(
 
 def _removed(result: RemoveResult, here: Here, *, stage: bool) -> Iterator[Line]:
     for r in result.paths:
-        yield (cyan(here(r.path)), f" {_removed_what(r, here, dry_run=result.dry_run)}")
+        yield (cyan(here(r.path, folder=r.kind == "dir")), f" {_removed_what(r, here, dry_run=result.dry_run)}")
     if result.dry_run:
         yield "dry run: nothing was changed"
         return
@@ -129,7 +129,8 @@ def mv(
 def _moved(result: MoveResult, here: Here, *, stage: bool) -> Iterator[Line]:
     for m in result.paths:
         note = "" if m.on_disk else " (its data is not here: only the name changes)"
-        yield (cyan(here(m.source)), " -> ", cyan(here(m.destination)), dim(note))
+        is_dir = m.kind == "dir"
+        yield (cyan(here(m.source, folder=is_dir)), " -> ", cyan(here(m.destination, folder=is_dir)), dim(note))
     if result.dry_run:
         yield "dry run: nothing was changed"
         return

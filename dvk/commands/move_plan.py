@@ -32,6 +32,7 @@ class Moved:
 
     source: bytes
     destination: bytes
+    kind: str  #: "file" or "dir"
     inside: bytes = b""  #: the tracked folder that both lie in; empty for a tracked path of its own
     files: int = 0
     on_disk: bool = False  #: whether data was here to move
@@ -195,7 +196,7 @@ class _Planner:
                     try:
                         old = parse(git.read_blob(entry.oid), subject=show(wanted))
                         if self.ws.read_pointer(target) == old:
-                            return Step(Moved(source, target, files=_files(old)), None)
+                            return Step(Moved(source, target, old.kind, files=_files(old)), None)
                     except (NotFound, FormatError):
                         break
         raise NotFound("dvk does not track this", subject=show(source), hint="`dvk ls` lists what it tracks")
@@ -226,7 +227,9 @@ class _Planner:
         elif there and (here or not self._is_content(target, pointer)):
             raise _taken(target, f"a {'folder' if there == 'dir' else 'file'}")
         self._check_one_filesystem(source, parent)
-        return Step(Moved(source, target, files=_files(pointer), on_disk=bool(here)), pointer, resumed=exists)
+        return Step(
+            Moved(source, target, pointer.kind, files=_files(pointer), on_disk=bool(here)), pointer, resumed=exists
+        )
 
     def _is_content(self, path: bytes, pointer: Pointer) -> bool:
         """Whether what is at `path` is what `pointer` says: then it was moved there already."""
@@ -276,7 +279,8 @@ class _Planner:
         if there and (here or not self._is_at(to_path, renamed(entries, source, b""))):
             raise _taken(to_path, f"a {'folder' if there == 'dir' else 'file'}")
         self._check_one_filesystem(from_path, _parent(to_path))
-        return Step(Moved(from_path, to_path, owner, entries.files, bool(here)), pointer)
+        kind = "dir" if self._is_dir(owner, source) else "file"
+        return Step(Moved(from_path, to_path, kind, owner, entries.files, bool(here)), pointer)
 
     def _check_one_filesystem(self, source: bytes, folder: bytes) -> None:
         now = stat_at(self.repo.root_fd, source)

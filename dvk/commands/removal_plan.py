@@ -34,6 +34,7 @@ class Removed:
     """One path that is no longer tracked. Counts are of files on disk."""
 
     path: bytes
+    kind: str  #: "file" or "dir"
     inside: bytes = b""  #: the tracked folder that it was a part of; empty for a tracked path of its own
     files: int = 0  #: how many files are tracked no longer
     size: int = 0  #: their bytes
@@ -155,7 +156,7 @@ class RemovalPlanner:
         if part and not len(entries):
             raise self._not_in_folder(target.path, part, seen)
         if not (self.cached or self.force) and target.pointer is not None:
-            self._check_committed(target, part, entries)
+            self._check_committed(target, part)
         stays = len(seen.scan)
         plan = None
         if not self.cached and seen.kind:
@@ -185,7 +186,11 @@ class RemovalPlanner:
         if plan is not None:
             deleted = int(np.count_nonzero(plan.scan.kinds[plan.deletes] != Kind.EMPTYDIR))
         target.plans.append((part, plan))
-        target.removed.append(Removed(where, target.path if part else b"", files, size, deleted, stays))
+        if part:
+            kind = "file" if list(entries.names) == [b""] and entries.kinds[0] != Kind.EMPTYDIR else "dir"
+        else:
+            kind = target.pointer.kind if target.pointer is not None else seen.kind or "file"
+        target.removed.append(Removed(where, kind, target.path if part else b"", files, size, deleted, stays))
 
     def _look(self, path: bytes, part: bytes) -> Look:
         """What is on disk; for a part of a folder the stat cache of the folder is asked."""
@@ -228,14 +233,14 @@ class RemovalPlanner:
             )
         return NotFound("there is no such file or folder", subject=where, hint=f"`dvk ls {show(path)}` lists it")
 
-    def _check_committed(self, target: Target, part: bytes, entries: Entries) -> None:
+    def _check_committed(self, target: Target, part: bytes) -> None:
         """Some commit must lead back to what is deleted."""
         pointer = target.pointer
         assert pointer is not None
         root = root_of(pointer)
         if any(version.root == root for version in head_history(self.repo)):
             return
-        if part and self._committed_before(target.path, part, entries):
+        if pointer.is_dir and self._committed_before(target, part):
             return
         where = show(join_path(target.path, part))
         raise Refused(
@@ -244,21 +249,21 @@ class RemovalPlanner:
             hint="commit it first; --cached keeps the data on disk, --force drops it",
         )
 
-    def _committed_before(self, path: bytes, part: bytes, entries: Entries) -> bool:
+    def _committed_before(self, target: Target, part: bytes) -> bool:
         """Whether the folder as HEAD has it holds the same entries, whatever else changed in it."""
-        git = self.ws.git
+        git, name = self.ws.git, pointer_name(target.path)
         head = git.head() if git is not None else None
-        data = git.blob_at(head, pointer_name(path)) if git is not None and head is not None else None
-        if data is None:
+        data = git.blob_at(head, name) if git is not None and head is not None else None
+        if data is None or target.pointer is None:
             return False
+        selected = Selected((part,)) if part else None
         try:
-            before = _relative(
-                pointer_entries(self.store, parse(data, subject=show(pointer_name(path))), Selected((part,))), part
-            )
+            before = pointer_entries(self.store, parse(data, subject=show(name)), selected)
+            now = pointer_entries(self.store, target.pointer, selected)
         except DvkError:
             return False
-        at = align(entries.names, before.names)
-        return bool((at >= 0).all() and (before.ids[at] == entries.ids).all())
+        at = align(now.names, before.names)
+        return bool((at >= 0).all() and (before.ids[at] == now.ids).all())
 
     def _holds(self, target: Target) -> Holds:
         """Which contents could be brought back; where a remote has the version, what is as the pointer says."""

@@ -47,7 +47,7 @@ def test_a_file_and_its_pointer_get_a_new_name(bench: Bench) -> None:
     bench.add_commit({"a.csv": b"1,2\n"}, "a.csv")
     pointer = bench.read("a.csv.dvk")
     found = mv(bench, "a.csv", "b.csv")
-    assert found.paths == [Moved(b"a.csv", b"b.csv", files=1, on_disk=True)]
+    assert found.paths == [Moved(b"a.csv", b"b.csv", "file", files=1, on_disk=True)]
     assert bench.files() == {"b.csv": b"1,2\n", "b.csv.dvk": pointer}
     assert bench.staged() == ["D  a.csv.dvk", "A  b.csv.dvk"] and bench.hidden() == [b"b.csv"]
     assert clean(bench)
@@ -167,7 +167,7 @@ def test_odd_names(bench: Bench) -> None:
 def test_a_file_inside_a_folder(bench: Bench) -> None:
     bench.add_commit(IMAGES, "images")
     found = mv(bench, "images/a/1.jpg", "images/b/new.jpg")
-    assert found.paths == [Moved(b"images/a/1.jpg", b"images/b/new.jpg", b"images", 1, True)]
+    assert found.paths == [Moved(b"images/a/1.jpg", b"images/b/new.jpg", "file", b"images", 1, True)]
     assert bench.read("images/b/new.jpg") == IMAGES["images/a/1.jpg"] and not bench.exists("images/a/1.jpg")
     assert bench.staged() == ["M  images.dvk"] and clean(bench)
 

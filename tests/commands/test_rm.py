@@ -35,7 +35,7 @@ def rm(bench: Bench, *paths: str | bytes, notes: list[Event] | None = None, **op
 def test_a_file_goes_with_pointer_rule_and_data_and_is_staged_as_deleted(bench: Bench) -> None:
     bench.add_commit({"a.csv": b"1,2\n"}, "a.csv")
     found = rm(bench, "a.csv")
-    assert found.paths == [Removed(b"a.csv", files=1, size=4, deleted=1)]
+    assert found.paths == [Removed(b"a.csv", "file", files=1, size=4, deleted=1)]
     assert (found.staged, found.not_staged, found.failures) == (1, "", [])
     assert not bench.exists("a.csv") and not bench.exists("a.csv.dvk")
     assert bench.staged() == ["D  a.csv.dvk"] and bench.hidden() == []
@@ -189,6 +189,7 @@ def test_two_removals_from_one_folder_need_no_commit_in_between(bench: Bench) ->
     bench.add_commit(IMAGES, "images")
     rm(bench, "images/a/1.jpg")
     rm(bench, "images/a/2.jpg")
+    assert rm(bench, "images", dry_run=True).paths[0].deleted == 4
     assert sorted(bench.files()) == ["images.dvk", "images/a/0.jpg", *(f"images/b/{i}.jpg" for i in range(3))]
 
 
