@@ -26,7 +26,8 @@ from blake3 import blake3
 from dvk.errors import ChangedWhileRead, DvkError, StorageError, one_or_many
 from dvk.events import Meter, OnEvent, ignore
 from dvk.ids import EMPTY_FILE, ID_BYTES, FileId, PageId
-from dvk.store.chunker import Cutter, max_chunk_bytes
+from dvk.store.chunker import Cut, Cutter, max_chunk_bytes
+from dvk.store.codec import Hint
 from dvk.store.names import I64, U8
 from dvk.store.pack import RecipeRow
 from dvk.store.pages import Chunks, ListKind, ListWriter, format_page, page_id
@@ -196,6 +197,7 @@ class _Ingest:
             view = memoryview(buffer)
             names: list[bytes] = []
             lengths: list[int] = []
+            hints: list[Hint] = []
             recipes: list[tuple[PageId, bytes, RecipeRow]] = []
             at = total = 0
             for i, size in members:
@@ -206,10 +208,11 @@ class _Ingest:
                     file_id = blake3(file).digest()
                     names.append(file_id)
                     lengths.append(size)
+                    hints.append(Hint.UNKNOWN)
                 else:
-                    file_id = self._medium(cutter, file, names, lengths, recipes)
+                    file_id = self._medium(cutter, file, names, lengths, hints, recipes)
                 self.ids[i] = np.frombuffer(file_id, np.uint8)
-            self.writer.add_chunks(names, lengths, view[:at])
+            self.writer.add_chunks(names, lengths, view[:at], hints=hints)
             if recipes:
                 self.writer.add_pages([name for name, _, _ in recipes], [data for _, data, _ in recipes])
                 self.writer.add_recipes([row for _, _, row in recipes])
@@ -223,10 +226,13 @@ class _Ingest:
         file: memoryview,
         names: list[bytes],
         lengths: list[int],
+        hints: list[Hint],
         recipes: list[tuple[PageId, bytes, RecipeRow]],
     ) -> bytes:
         """A file in one buffer that may have several chunks, never more than a page of them."""
-        cut = cutter.feed(file, final=True)
+        whole = cutter.for_file(lambda offset, size: bytes(file[offset : offset + size]), len(file))
+        cut, held = whole.feed(file, final=True)
+        hints += held
         pieces, start = [], 0
         for length in cut.tolist():
             pieces.append(blake3(file[start : start + length]).digest())
@@ -267,6 +273,7 @@ class _Ingest:
     def _stream(self, i: int, fd: int, size: int) -> None:
         hasher = blake3()
         recipe = _RecipeWriter(self.writer)
+        cutter = self._cutter.for_file(lambda at, count: self._look(i, fd, at, count), size)
         waiting: deque[Future[Chunks]] = deque()
         carry: bytes | memoryview = b""
         offset = 0
@@ -285,8 +292,8 @@ class _Ingest:
                 offset += got
                 final = got < len(room)
                 filled = view[: len(carry) + got]
-                cut = self._cutter.feed(filled, final=final)
-                used = int(cut.sum())
+                cut = cutter.feed(filled, final=final)
+                used = int(cut.lengths.sum())
                 carry = bytes(filled[used:])
                 waiting.append(self.pool.submit(self._segment, buffer, cut, used))
                 self.meter.advance(bytes_=got)
@@ -308,16 +315,21 @@ class _Ingest:
         self.ids[i] = np.frombuffer(file_id, np.uint8)
         self.meter.advance(items=1)
 
-    def _segment(self, buffer: bytearray, cut: I64, used: int) -> Chunks:
+    def _look(self, i: int, fd: int, offset: int, size: int) -> bytes:
+        """Up to `size` bytes of file i, for headers that say where it is cut."""
+        into = bytearray(size)
+        return bytes(into[: self._pread(i, fd, memoryview(into), offset)])
+
+    def _segment(self, buffer: bytearray, cut: Cut, used: int) -> Chunks:
         try:
             view = memoryview(buffer)[:used]
-            lengths = cut.tolist()
+            lengths = cut.lengths.tolist()
             names, start = [], 0
             for length in lengths:
                 names.append(blake3(view[start : start + length]).digest())
                 start += length
-            self.writer.add_chunks(names, lengths, view)
-            return Chunks(as_column(names), cut.astype(np.uint32))
+            self.writer.add_chunks(names, lengths, view, hints=cut.hints)
+            return Chunks(as_column(names), cut.lengths.astype(np.uint32))
         finally:
             self._buffers.put(buffer)
 

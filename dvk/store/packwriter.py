@@ -7,9 +7,11 @@ what they do once a pack is there, so that is passed in. Nothing is promised bef
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import groupby
 from types import TracebackType
 
 import numpy as np
@@ -17,7 +19,7 @@ import numpy.typing as npt
 
 from dvk.backend.contract import Buffer
 from dvk.ids import PackId, PageId
-from dvk.store.codec import encode_checked
+from dvk.store.codec import Hint, encode_checked
 from dvk.store.pack import BLOCK_HEADER, MAX_BLOCK_BYTES, Footer, PackBuilder, PackKind, RecipeRow
 from dvk.store.threads import default_workers as default_workers
 
@@ -76,7 +78,7 @@ class PackWriter:
         self._put_pack, self._published, self._level = put, published, level
         self._lock = threading.Lock()
         self._counting = threading.Lock()
-        self._tail = _Tail()
+        self._tails: dict[Hint, _Tail] = defaultdict(_Tail)
         self._pages = _Tail()
         self._recipes: list[RecipeRow] = []  # their pages may still wait in the tail
         self._builders = {kind: PackBuilder(kind) for kind in PackKind}
@@ -93,13 +95,36 @@ class PackWriter:
 
     # ------------------------------------------------------------ data
 
-    def add_new(self, new: Sequence[int], ids: Sequence[bytes], lengths: Sequence[int], raw: memoryview) -> int:
+    def add_new(
+        self,
+        new: Sequence[int],
+        ids: Sequence[bytes],
+        lengths: Sequence[int],
+        raw: memoryview,
+        *,
+        hints: Sequence[Hint] | None = None,
+    ) -> int:
         """Store the chunks at positions `new` (ascending); returns their bytes.
 
         Args:
             ids, lengths: of n chunks that cover `raw` from its start. `raw` may be reused after the call.
+            hints: what each of the n holds; chunks of different hints share no block.
         """
         starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
+        if hints is None:
+            return self._add_run(new, ids, lengths, starts, raw, Hint.UNKNOWN)
+        runs = groupby(new, key=hints.__getitem__)
+        return sum(self._add_run(list(run), ids, lengths, starts, raw, hint) for hint, run in runs)
+
+    def _add_run(
+        self,
+        new: Sequence[int],
+        ids: Sequence[bytes],
+        lengths: Sequence[int],
+        starts: Sequence[int],
+        raw: memoryview,
+        hint: Hint,
+    ) -> int:
         total = first = 0
         while first < len(new):
             # As many chunks as a block holds; joined without a copy where they are neighbours.
@@ -112,33 +137,42 @@ class PackWriter:
             group = new[first:last]
             total += size
             if last == len(new) and size < _SMALL_BLOCK_BYTES:
-                self._wait(group, size, ids, starts, raw)
+                self._wait(group, size, ids, starts, raw, hint)
                 break
             a, b = starts[group[0]], starts[group[-1] + 1]
             block = raw[a:b] if b - a == size else memoryview(b"".join(raw[starts[i] : starts[i + 1]] for i in group))
-            self._encode([ids[i] for i in group], [lengths[i] for i in group], block)
+            self._encode([ids[i] for i in group], [lengths[i] for i in group], block, hint)
             first = last
         return total
 
-    def _wait(self, group: Sequence[int], size: int, ids: Sequence[bytes], starts: list[int], raw: memoryview) -> None:
+    def _wait(
+        self,
+        group: Sequence[int],
+        size: int,
+        ids: Sequence[bytes],
+        starts: Sequence[int],
+        raw: memoryview,
+        hint: Hint,
+    ) -> None:
         full: _Tail | None = None
         with self._lock:
-            if self._tail.size + size > MAX_BLOCK_BYTES:
-                full, self._tail = self._tail, _Tail()
+            if self._tails[hint].size + size > MAX_BLOCK_BYTES:
+                full = self._tails.pop(hint)
             for i in group:
-                self._tail.add(ids[i], bytes(raw[starts[i] : starts[i + 1]]))
+                self._tails[hint].add(ids[i], bytes(raw[starts[i] : starts[i + 1]]))
         if full is not None:
-            self._encode(full.ids, full.lengths, memoryview(b"".join(full.pieces)))
+            self._encode(full.ids, full.lengths, memoryview(b"".join(full.pieces)), hint)
 
     def end_of_path(self) -> None:
-        """Close the block that waits for more, so that blocks do not span tracked paths."""
+        """Close the blocks that wait for more, so that blocks do not span tracked paths."""
         with self._lock:
-            full, self._tail = self._tail, _Tail()
-        if full.size:
-            self._encode(full.ids, full.lengths, memoryview(b"".join(full.pieces)))
+            tails = list(self._tails.items())
+            self._tails.clear()
+        for hint, tail in tails:
+            self._encode(tail.ids, tail.lengths, memoryview(b"".join(tail.pieces)), hint)
 
-    def _encode(self, ids: Sequence[bytes], lengths: Sequence[int], raw: memoryview) -> None:
-        codec, payload = encode_checked(raw, level=self._level)
+    def _encode(self, ids: Sequence[bytes], lengths: Sequence[int], raw: memoryview, hint: Hint) -> None:
+        codec, payload = encode_checked(raw, hint=hint, level=self._level)
         self.add_encoded(codec, payload, len(raw), ids=ids, lengths=lengths)
 
     def add_encoded(

@@ -17,6 +17,7 @@ from types import TracebackType
 
 from dvk.backend.contract import Buffer
 from dvk.ids import PackId, PageId
+from dvk.store.codec import Hint
 from dvk.store.names import U8
 from dvk.store.pack import Footer, PackKind, RecipeRow, pack_key
 from dvk.store.packwriter import PackWriter, Written
@@ -87,14 +88,17 @@ class Writer:
         self._pending.add(name)
         return False
 
-    def add_chunks(self, ids: Sequence[bytes], lengths: Sequence[int], raw: memoryview) -> int:
+    def add_chunks(
+        self, ids: Sequence[bytes], lengths: Sequence[int], raw: memoryview, *, hints: Sequence[Hint] | None = None
+    ) -> int:
         """Store those chunks of `raw` that are new; returns how many bytes were.
 
         Args:
             ids: n chunk ids, computed from `raw`. lengths: n lengths that cover `raw` from its start.
+            hints: what each chunk holds, if anybody knows.
         """
         new = self.choose_new(ids, as_column(ids))
-        return self._packs.add_new(new, ids, lengths, raw) if new else 0
+        return self._packs.add_new(new, ids, lengths, raw, hints=hints) if new else 0
 
     def add_encoded(
         self, codec: int, payload: Buffer, raw_len: int, *, ids: Sequence[bytes], lengths: Sequence[int]

@@ -315,8 +315,9 @@ def test_an_unknown_profile_asks_for_an_upgrade() -> None:
 
 
 def test_the_published_constants() -> None:
-    assert known_profiles() == ("cdc-64k",) and DEFAULT_PROFILE == "cdc-64k"
-    assert max_chunk_bytes == Cutter(DEFAULT_PROFILE).max_chunk_bytes == 196_608
+    assert set(known_profiles()) == {"auto-64k", "cdc-64k"} and DEFAULT_PROFILE in known_profiles()
+    assert max_chunk_bytes == 1 << 20
+    assert {Cutter(p).max_chunk_bytes for p in known_profiles()} == {196_608}
 
 
 def test_a_rule_with_odd_sizes_is_refused() -> None:
