@@ -1,7 +1,7 @@
 """What a command costs, what a folder holds, how fast the disk takes bytes for good.
 
-    cost = run(Command(("dvk", "add", "images"), cwd=repo, env=env), scratch=folder)
-    cost.wall_s, cost.rss_bytes
+cost = run(Command(("dvk", "add", "images"), cwd=repo, env=env), scratch=folder)
+cost.wall_s, cost.rss_bytes
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A run's samples, how they become JSON, and the medians that tables, marks and charts are made from.
 
-    result = load("docs/benchmarks/results.json")
-    result.median("table", "add", "dvk", "wall_s")     # 2.4, or None when it was not measured
+result = load("docs/benchmarks/results.json")
+result.median("table", "add", "dvk", "wall_s")     # 2.4, or None when it was not measured
 """
 
 from __future__ import annotations

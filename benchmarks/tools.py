@@ -161,6 +161,7 @@ class Tool(ABC):
     def clone(self, place: Place, name: str) -> None:
         """Clone the repository without the data. Not measured."""
         self.git(place, "clone", "-q", place.repo, place.clone, cwd=place.root)
+        self.git(place, "checkout", "-q", "main", cwd=place.clone)
 
     def pull(self, place: Place, name: str) -> Command | None:
         """Bring the data of the clone's HEAD."""
@@ -226,13 +227,13 @@ class Dvc(Tool):
         self.run(self.command(place, "config", "core.analytics", "false"), place)
 
     def add(self, place: Place, version: int) -> Command:
-        return self.command(place, "add", "-q", place.path)
+        return self.command(place, "add", place.path)
 
     def status(self, place: Place) -> Command | None:
         return self.command(place, "status")
 
     def switch(self, place: Place, version: int) -> Command:
-        return self.shell(place, f"git checkout -q v{version} && {shlex.join(self.program)} checkout -q --force")
+        return self.shell(place, f"git checkout -q v{version} && {shlex.join(self.program)} checkout --force")
 
     def store_folders(self, place: Place) -> tuple[str, ...]:
         return (os.path.join(place.repo, ".dvc", "cache"),)
@@ -243,10 +244,10 @@ class Dvc(Tool):
             self.run(self.command(place, "remote", "modify", name, "endpointurl", endpoint), place)
 
     def push(self, place: Place, name: str) -> Command | None:
-        return self.command(place, "push", "-q", "-r", name)
+        return self.command(place, "push", "-r", name)
 
     def pull(self, place: Place, name: str) -> Command | None:
-        return self.command(place, "pull", "-q", "-r", name, cwd=place.clone)
+        return self.command(place, "pull", "-r", name, cwd=place.clone)
 
 
 class Lfs(Tool):
@@ -389,14 +390,15 @@ class Cp(Tool):
         os.mkdir(url)
 
     def push(self, place: Place, name: str) -> Command | None:
-        remote = shlex.quote(place.remote)
-        return self.shell(place, f"rm -rf {remote}/* && cp -R {shlex.quote(place.path)} {remote}/ && sync")
+        new = shlex.quote(os.path.join(place.remote, str(len(os.listdir(place.remote)))))
+        return self.shell(place, f"mkdir {new} && cp -R {shlex.quote(place.path)} {new}/ && sync")
 
     def clone(self, place: Place, name: str) -> None:
         os.mkdir(place.clone)
 
     def pull(self, place: Place, name: str) -> Command | None:
-        return self.shell(place, f"cp -R {shlex.quote(place.remote)}/. .", cwd=place.clone)
+        newest = os.path.join(place.remote, str(len(os.listdir(place.remote)) - 1))
+        return self.shell(place, f"cp -R {shlex.quote(newest)}/. .", cwd=place.clone)
 
     def start(self, place: Place) -> Command | None:
         return None
@@ -405,13 +407,13 @@ class Cp(Tool):
 TOOLS: tuple[type[Tool], ...] = (Dvk, Dvc, Lfs, Restic, Xet, Cp)
 
 
-def find_tools(names: tuple[str, ...], *, peers: str) -> tuple[list[Tool], dict[str, str]]:
-    """The tools that are here, in the order of the table, and for each that is not what would bring it."""
+def find_tools(names: tuple[str, ...] | None, *, peers: str) -> tuple[list[Tool], dict[str, str]]:
+    """dvk and those of the named peers (None: all) that are here, and for each that is not what would bring it."""
     os.makedirs(peers, exist_ok=True)
     here: list[Tool] = []
     missing: dict[str, str] = {}
     for kind in TOOLS:
-        if names and kind.name not in names and kind.name != "dvk":
+        if kind is not Dvk and names is not None and kind.name not in names:
             continue
         program = kind.find(peers)
         if isinstance(program, Missing):

@@ -42,9 +42,9 @@ class Cached(ABC):
     def edit(self, target: str, version: int) -> None:
         """Turn `target` from version - 1 into `version`, all of it."""
 
-    def edit_part(self, target: str, version: int) -> None:
-        """The first part of `edit`, which may be all of it: of a folder, the 1 % of files that change."""
-        self.edit(target, version)
+    @abstractmethod
+    def revert_part(self, target: str) -> None:
+        """Give `target`, which is at version 1, version 0's bytes again: a file all, of a folder 1 % of the files."""
 
     @abstractmethod
     def size_bytes(self, version: int) -> int:
@@ -72,6 +72,9 @@ class CachedFile(Cached):
     def edit(self, target: str, version: int) -> None:
         shutil.copyfile(self._source(version), target)
 
+    def revert_part(self, target: str) -> None:
+        self.place(target, 0)
+
     def size_bytes(self, version: int) -> int:
         return os.stat(self._source(version)).st_size
 
@@ -95,6 +98,13 @@ class CachedPatched(Cached):
             for offset, length in self._ranges():
                 f.seek(offset)
                 f.write(new.read(length))
+
+    def revert_part(self, target: str) -> None:
+        offset, length = self._ranges()[0]
+        with open(os.path.join(self.folder, "0.bin"), "rb") as old, open(target, "r+b") as f:
+            old.seek(offset)
+            f.seek(offset)
+            f.write(old.read(length))
 
     def size_bytes(self, version: int) -> int:
         size = os.stat(os.path.join(self.folder, "0.bin")).st_size
@@ -136,18 +146,15 @@ class CachedFolder(Cached):
             self.edit(target, version)
 
     def edit(self, target: str, version: int) -> None:
-        self.edit_part(target, version)
         edit = self._edit()
-        self._copy(target, edit["added"])
+        for path in (*edit["changed"], *edit["added"]):
+            shutil.copyfile(os.path.join(self.folder, "1", path), os.path.join(target, path))
         for path in edit["removed"]:
             os.unlink(os.path.join(target, path))
 
-    def edit_part(self, target: str, version: int) -> None:
-        self._copy(target, self._edit()["changed"])
-
-    def _copy(self, target: str, paths: Iterable[str]) -> None:
-        for path in paths:
-            shutil.copyfile(os.path.join(self.folder, "1", path), os.path.join(target, path))
+    def revert_part(self, target: str) -> None:
+        for path in self._edit()["changed"]:
+            shutil.copyfile(os.path.join(self.folder, "0", path), os.path.join(target, path))
 
     def size_bytes(self, version: int) -> int:
         return sum(os.stat(source).st_size for source in self._sources(version).values())
