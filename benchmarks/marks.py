@@ -66,13 +66,9 @@ class Judged:
     mark: Mark
     value: float | None  #: dvk's own
     limit: float | None  #: what it had to be at most
+    ratio: float | None = None  #: of the value to what the mark compares it with, in the units of its factor
     reached: bool | None  #: None: cannot be judged
     why: str  #: what cannot be judged, or that the disk set the limit
-
-    @property
-    def ratio(self) -> float | None:
-        """The value as a part of what it is compared with, in the units of the mark's factor."""
-        return self.value / self.limit * self.mark.factor if self.value is not None and self.limit else None
 
 
 def judge(result: Result, marks: Sequence[Mark] = MARKS) -> list[Judged]:
@@ -98,7 +94,7 @@ def _judge(mark: Mark, result: Result) -> Judged:
     floor = _disk_floor(mark, result)
     if floor is not None and floor > limit:
         limit, why = floor, "limit is the disk"
-    return Judged(mark=mark, value=value, limit=limit, reached=value <= limit, why=why)
+    return Judged(mark=mark, value=value, limit=limit, ratio=value / base, reached=value <= limit, why=why)
 
 
 def _base(mark: Mark, result: Result) -> float | None:
@@ -141,6 +137,10 @@ def describe(j: Judged) -> str:
     against = "s" if mark.peer == "seconds" else f"x {mark.peer}"
     text = f"{word}  {what:32} at most {mark.factor:.3g} {against}"
     if j.value is not None and j.limit is not None:
-        unit = (lambda v: f"{v / 1e6:.1f} MB") if mark.field == "stored_bytes" else (lambda v: f"{v:.3f} s")
-        text = f"{text:64} {unit(j.value)} of {unit(j.limit)} ({j.ratio:.2f})"
+        value, limit = _amount(j.value, mark), _amount(j.limit, mark)
+        text = f"{text:64} {value} of {limit} ({j.ratio:.2f})"
     return f"{text}  {j.why}".rstrip()
+
+
+def _amount(value: float, mark: Mark) -> str:
+    return f"{value / 1e6:.1f} MB" if mark.field == "stored_bytes" else f"{value:.3f} s"

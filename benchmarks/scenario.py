@@ -27,7 +27,7 @@ from benchmarks.measure import Command, Cost, Holding, StepFailed, holding, run
 from benchmarks.results import Failure, Sample
 from benchmarks.s3 import CountingS3, Traffic
 from benchmarks.tools import BUCKET, Place, Tool, new_place
-from benchmarks.workloads import Cached, Item
+from benchmarks.workloads import Cached, CachedFile, Item
 
 Say = Callable[[str], None]
 
@@ -47,11 +47,12 @@ def play(
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         env: dict[str, str] = {}
-        server = None
+        server: CountingS3 | None = None
         wanted = tuple(r for r in remotes if r in tool.remotes) if item.remotes else ()
         os.mkdir(folder)
         if "s3" in wanted:
-            server = stack.enter_context(CountingS3(os.path.join(folder, "s3")))
+            server = CountingS3(os.path.join(folder, "s3"))
+            stack.enter_context(server)
             server.create_bucket(BUCKET)
             # The home is empty, so these two, which lead to /dev/null, are not needed; DVC stumbles over them.
             hidden = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
@@ -85,7 +86,7 @@ def start_up(tool: Tool, *, number: int, folder: str, times: int) -> Outcome:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-_START = Item(name="start", title="start-up", path="nothing", kind=Cached)
+_START = Item(name="start", title="start-up", path="nothing", kind=CachedFile)
 
 
 class _Scene:

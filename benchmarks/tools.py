@@ -9,6 +9,8 @@ A verb that a tool does not have is None, so a gap in the table is the tool's an
 settings it comes with; differences that matter are told in `docs/benchmarks.md`.
 """
 
+# ruff: noqa: ARG002, ARG003 - signatures are those of the class above
+
 from __future__ import annotations
 
 import os
@@ -151,7 +153,7 @@ class Tool(ABC):
     def store_folders(self, place: Place) -> tuple[str, ...]:
         """Where the bytes lie that `add` stores."""
 
-    def add_remote(self, place: Place, name: str, url: str, endpoint: str) -> None:
+    def add_remote(self, place: Place, name: str, url: str, endpoint: str) -> None:  # noqa: B027
         """Make a remote known, `name` being local or s3. Not measured."""
 
     def push(self, place: Place, name: str) -> Command | None:
