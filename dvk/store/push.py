@@ -26,7 +26,7 @@ from dvk.errors import NotOurs, RemoteError, StorageError
 from dvk.events import Note, OnEvent, ignore
 from dvk.store.locator import Locator, format_locator, locator_key
 from dvk.store.pack import PackKind, pack_key
-from dvk.store.push_data import Uploader, send_data
+from dvk.store.push_data import Uploader, Vanished, send_data
 from dvk.store.push_plan import Avoid, Plan, Pushed, Version
 from dvk.store.push_sections import Sections
 from dvk.store.record import Record, format_mark, format_record, record_id, record_key
@@ -76,6 +76,7 @@ def push(
     """
     avoid = Avoid()
     moved = 0
+    vanished: Vanished | None = None
     for _ in range(_ATTEMPTS):
         plan = Plan(local, remote, versions, state, avoid=avoid, on_event=on_event, read_resumed=verify_all)
         with closing(plan):
@@ -86,14 +87,16 @@ def push(
                 done.moved_bytes += moved
                 return done
             except _Conflict as conflict:
-                on_event(Note("data that this push relied on is being collected; sending it again", remote.name))
                 avoid.packs |= conflict.packs
                 avoid.records |= conflict.records
-                moved += run.moved_bytes
+            except Vanished as error:
+                vanished = error
+            on_event(Note("data that this push relied on is being collected; sending it again", remote.name))
+            moved += run.moved_bytes
     raise RemoteError(
-        "what this push relies on was collected under it again and again",
-        subject=remote.name,
-        hint="wait for the garbage collection of this remote to finish, then push again",
+        "what this push relies on vanished or was condemned under it again and again",
+        subject=vanished.subject if vanished else remote.name,
+        hint="let the garbage collection of this remote finish and push again; if there is none, `dvk remote check`",
     )
 
 

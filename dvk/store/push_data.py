@@ -15,8 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from blake3 import blake3
 
-from dvk.backend.contract import Buffer
-from dvk.errors import Corrupt, Refused, RemoteError
+from dvk.backend.contract import Buffer, KeyMissing
+from dvk.errors import Corrupt, FormatError, Refused, RemoteError
 from dvk.events import Meter, OnEvent
 from dvk.ids import PackId
 from dvk.store.codec import codec_name, decode_block
@@ -31,6 +31,12 @@ from dvk.store.threads import brisk, default_workers
 
 _IN_FLIGHT = 4
 _RANGE_BYTES = 4 << 20
+
+
+class Vanished(RemoteError):
+    """A pack that was just put is gone: a collector took it before any record named it, or the remote dropped it."""
+
+    kind = "remote-vanished"
 
 
 class Uploader:
@@ -49,7 +55,7 @@ class Uploader:
         That nothing follows the end is left to the look at all sizes before the push is confirmed (P5).
 
         Raises:
-            RemoteError: the remote refused, or answers other bytes than were sent.
+            Vanished: it is not there any more. RemoteError: the remote refused, or answers other bytes than were sent.
         """
         key = pack_key(kind, name)
         total = sum(map(len, parts))
@@ -79,15 +85,24 @@ class Uploader:
 
     def _is_stored(self, key: str, parts: list[Buffer], total: int) -> bool:
         backend = self.remote.backend
-        if self.verify_all:
-            return backend.get(key, max_bytes=total) == b"".join(parts)
-        end = bytes(parts[-1])
-        if backend.get_range(key, total - len(end), len(end)) != end:
-            return False
-        # Parts are the header, two for each block, footer and trailer.
-        at = 1 + 2 * secrets.randbelow(max(1, (len(parts) - 3) // 2))
-        sent = bytes(parts[at]) + bytes(parts[at + 1])
-        return backend.get_range(key, sum(map(len, parts[:at])), len(sent)) == sent
+        try:
+            if self.verify_all:
+                return backend.get(key, max_bytes=total) == b"".join(parts)
+            end = bytes(parts[-1])
+            if backend.get_range(key, total - len(end), len(end)) != end:
+                return False
+            # Parts are the header, two for each block, footer and trailer.
+            at = 1 + 2 * secrets.randbelow(max(1, (len(parts) - 3) // 2))
+            sent = bytes(parts[at]) + bytes(parts[at + 1])
+            return backend.get_range(key, sum(map(len, parts[:at])), len(sent)) == sent
+        except FormatError:
+            return False  # longer or shorter than what was sent
+        except KeyMissing as error:
+            raise Vanished(
+                "a pack that was just sent is not there",
+                subject=f"{self.remote.name}/{key}",
+                hint="`dvk remote check` names what is wrong with it; nothing was promised, push again",
+            ) from error
 
 
 def send_data(plan: Plan, uploader: Uploader) -> None:
