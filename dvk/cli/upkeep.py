@@ -49,7 +49,7 @@ def rm(
     dry_run: _DRY = False,
     stage: _STAGE = True,
 ) -> RemoveResult:
-    """Stop tracking paths and delete their data, or take files out of a tracked folder.
+    """Stop tracking paths and delete their data, also inside a tracked folder.
 
     Data is deleted only when it is exactly what a commit names and this store, or a remote, holds it. What was never
     added to a folder stays.
@@ -108,7 +108,7 @@ def mv(
     dry_run: _DRY = False,
     stage: _STAGE = True,
 ) -> MoveResult:
-    """Give a tracked path another name, with its data, or move paths into a folder.
+    """Give tracked paths another name or folder, together with their data.
 
     Also inside one tracked folder. Nothing is overwritten, and nothing is read, so that it takes the same time for a
     terabyte, here or not.
@@ -146,7 +146,7 @@ def du(
     run: Run,
     paths: Annotated[list[str] | None, typer.Argument(metavar="PATH...", help="Rows for these only.")] = None,
 ) -> DuResult:
-    """Say how large the versions are, what deduplication and compression save, and what could be freed.
+    """Say how large the versions are, what was saved, and what could be freed.
 
     Counts every version that a branch, tag, stash, staged pointer or worktree leads to.
     """
@@ -215,9 +215,9 @@ def _reclaimable(result: DuResult) -> str:
 
 @verb(answer=True)
 def doctor(run: Run) -> DoctorResult:
-    """Look for what is wrong with this machine and repository, and say what to do. Uses no network.
+    """Look for what is wrong with this machine and repository.
 
-    Ends with 1 when something fails.
+    Says what to do about it. Uses no network. Ends with 1 when something fails.
     """
     from dvk.commands.doctor import doctor as command
 

@@ -25,7 +25,9 @@ def path_lines(result: CheckoutResult, here: Here) -> Iterator[Line]:
         is_dir = p.kind == "dir"
         done = []
         if p.written:
-            done.append(f"{plural(p.written, 'file')} written, {size(p.written_bytes)}" if is_dir else size(p.written_bytes))
+            done.append(
+                f"{plural(p.written, 'file')} written, {size(p.written_bytes)}" if is_dir else size(p.written_bytes)
+            )
         if p.deleted:
             done.append(f"{plural(p.deleted, 'file')} deleted")
         yield (cyan(here(p.path, folder=is_dir)), f" {'; '.join(done)}")
@@ -36,14 +38,16 @@ def path_lines(result: CheckoutResult, here: Here) -> Iterator[Line]:
 @verb()
 def checkout(
     run: Run,
-    words: Annotated[list[str] | None, typer.Argument(metavar="[REV --] [PATH...]", help="What to bring in step.")] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[REV --] [PATH...]", help="What to bring in step.")
+    ] = None,
     force: _FORCE = False,
     dry_run: _DRY = False,
 ) -> CheckoutResult:
-    """Bring the workspace in step with its pointers, or take paths from a revision: `checkout REV -- PATH`.
+    """Bring data in step with its pointers, or take paths from a revision.
 
-    Only what differs is written. What no store holds is never overwritten without --force. With a revision the
-    pointers are written and staged as well. Data that is not here: `dvk pull`.
+    `checkout REV -- PATH` does the latter, and writes and stages the pointers as well. Only what differs is written.
+    What no store holds is never overwritten without --force. Data that is not here: `dvk pull`.
     """
     given = words or []
     if run.after_dashes is None:
