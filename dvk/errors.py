@@ -106,6 +106,7 @@ class RemoteError(DvkError):
     def __init__(self, message: str, *, subject: str = "", hint: str = "", transient: bool = False) -> None:
         super().__init__(message, subject=subject, hint=hint)
         self.transient = transient
+        self.retry_after_s: float | None = None  #: how long the server asked to be left alone
 
 
 class RemoteUnreachable(RemoteError):

@@ -41,7 +41,11 @@ class KeyExists(DvkError):
     kind = "exists"
 
 
-class ShortAnswer(RemoteError):
+class WrongAnswer(RemoteError):
+    """A whole answer with wrong content. Something on the way may have broken it, so it is worth another try or two."""
+
+
+class ShortAnswer(WrongAnswer):
     """The medium answered fewer bytes than were asked for and there are."""
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from dvk.backend.contract import KeyExists, KeyMissing
+from dvk.backend.contract import KeyExists, KeyMissing, WrongAnswer
 from dvk.backend.text import redact
 from dvk.errors import (
     DvkError,
@@ -155,7 +155,7 @@ def translate_remote(
             hint="behind a company proxy or private authority, point AWS_CA_BUNDLE to its certificate",
         )
     if "FlexibleChecksumError" in names:
-        return RemoteError(
+        return WrongAnswer(
             "the answer does not match the checksum that the server sent along",
             subject=subject,
             hint="some servers send a wrong one for ranges: set the remote's checksum to when_required",
@@ -224,7 +224,9 @@ def _from_answer(e: Exception, code: str, name: str, subject: str, create_only: 
             "this also about objects that do not exist",
         )
     transient = code in _TRANSIENT or (isinstance(status, int) and (status >= 500 or status == 429))
-    return RemoteError(says, subject=subject, transient=transient, hint=_LATER if transient else "")
+    failed = RemoteError(says, subject=subject, transient=transient, hint=_LATER if transient else "")
+    failed.retry_after_s = _retry_after(headers)
+    return failed
 
 
 _LATER = "the server is busy or in trouble: run the same command again later"
@@ -245,6 +247,17 @@ def _sign_in(name: str, profile: str, also: str = "") -> str:
         "sftp": "`ssh-add`, and try `ssh` to that host",
     }.get(scheme, "check the credentials")
     return f"sign in again: {command}" + (f" ({also})" if also else "")
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds that a server wants to be left alone, from a number or a date."""
+    said = headers.get("retry-after", "").strip()
+    if said.isdigit():
+        return float(said[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+    except ValueError:
+        return None
 
 
 def _skew(headers: Mapping[str, str]) -> str:

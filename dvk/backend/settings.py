@@ -27,13 +27,14 @@ class RemoteSettings:
     anon: bool = False  #: send unsigned requests
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 60.0
+    deadline_s: float = 120.0  #: how long an operation that fails for the moment is repeated
     max_concurrency: int = 32  #: connections kept open
 
     def __post_init__(self) -> None:
         for field, choices in _CHOICES.items():
             if getattr(self, field) not in choices:
                 raise UsageError(f"{field} is one of {', '.join(choices)}", subject=str(getattr(self, field))[:80])
-        for field in ("connect_timeout_s", "read_timeout_s", "max_concurrency"):
+        for field in ("connect_timeout_s", "read_timeout_s", "deadline_s", "max_concurrency"):
             if not getattr(self, field) > 0:
                 raise UsageError(f"{field} must be more than 0", subject=str(getattr(self, field))[:80])
         if self.endpoint_url is not None:

@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from dvk.backend.contract import Backend, Buffer, Capabilities, Listed
+from dvk.backend.contract import Backend, Buffer, Capabilities, Listed, WrongAnswer
 from dvk.errors import RemoteError
 
 _T = TypeVar("_T")
 _Calls = list[tuple[str, str]]
+
+WRONG_TRIES = 3
 
 
 class _Around(Backend):
@@ -128,7 +130,8 @@ class RetryBackend(_Around):
     """Repeats an operation of `inner` whose error says that it is transient.
 
     Waits a random time between nothing and a bound that doubles from `first_wait_s` to `longest_wait_s`
-    (full jitter, so that a crowd of clients spreads out). Gives up with the last error after `tries`, or
+    (full jitter, so that a crowd of clients spreads out), and never less than the server asked for. Gives up with
+    the last error after `tries` (after `WRONG_TRIES` whole answers with wrong content, which time seldom cures), or
     when the next wait would end later than `deadline_s` after the operation began. All operations of the
     contract are safe to repeat; a create whose reply was lost ends in `KeyExists`, and the caller reads
     back whose object it is.
@@ -181,17 +184,22 @@ class RetryBackend(_Around):
         began = self._clock()
         bound = self._first_wait_s
         tries = 1
+        wrong = 0
         while True:
             try:
                 return work()
             except RemoteError as e:
                 if not e.transient:
                     raise
-                wait = self._rng.uniform(0, bound)
+                wrong += isinstance(e, WrongAnswer)
+                asked = e.retry_after_s or 0.0
+                wait = self._rng.uniform(asked, asked + bound)
                 spent = self._clock() - began
-                if tries >= self._tries or spent + wait > self._deadline_s:
+                if tries >= self._tries or wrong >= WRONG_TRIES or spent + wait > self._deadline_s:
                     if tries > 1:
                         e.message += f" (gave up after {tries} tries in {spent:.0f} s)"
+                    if asked > self._deadline_s - spent:
+                        e.message += f"; the server asks to be left alone for {asked:.0f} s"
                     raise
             self._sleep(wait)
             bound = min(2 * bound, self._longest_wait_s)

@@ -203,6 +203,10 @@ def config(
     remote.<name>.sse_kms_key_id: the key of `aws:kms`
     remote.<name>.checksum: `when_required` for servers that do not know the newer checksums
     remote.<name>.anon: send unsigned requests (public buckets)
+    remote.<name>.connect_timeout_s: seconds to wait for a connection (10)
+    remote.<name>.read_timeout_s: seconds to wait for the next byte (60)
+    remote.<name>.deadline_s: seconds to repeat what fails for the moment (120)
+    remote.<name>.max_concurrency: connections kept open (32)
     store.path: where data is kept on this machine, in place of the Git folder
     store.max_size: how large the store may grow before it says so
     hooks.push_limit: how much the pre-push hook sends by itself

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import os
 import re
 import secrets
@@ -154,7 +155,7 @@ class Repo:
 
         Args:
             write: whether it will be written to, or only read.
-            deadline_s: how long an operation that fails for the moment is repeated, if not as usual.
+            deadline_s: repeat an operation that fails for the moment no longer than this, whatever is configured.
 
         Raises:
             NotFound: as `remote_config`. UsageError: its URL or settings make no sense.
@@ -212,7 +213,7 @@ class Repo:
         backend = open_backend(url, settings=config.settings, environ=self.environ)
         if url.is_local:
             return backend
-        return RetryBackend(backend) if deadline_s is None else RetryBackend(backend, deadline_s=deadline_s)
+        return RetryBackend(backend, deadline_s=min(config.settings.deadline_s, deadline_s or math.inf))
 
 
 def root_of(pointer: Pointer) -> Root:

@@ -51,6 +51,7 @@ _BOOLS = {
 }
 _SECRET = re.compile(r"(?i)secret|token|password|passwd|credential|access_?key|api_?key")
 _MAX_TEXT = 2048
+_MAX_COUNT = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Key:
     """One setting: what it is called, what it may be, where it may stand."""
 
     name: str  #: `remote.<name>.url` stands for one key a remote
-    type: Literal["text", "name", "profile", "bool", "size", "url", "endpoint", "path", "choice"]
+    type: Literal["text", "name", "profile", "bool", "size", "url", "endpoint", "path", "choice", "count"]
     scopes: tuple[Scope, ...]
     doc: str
     env: str = ""  #: the environment variable that outranks all files
@@ -75,7 +76,8 @@ class Key:
             if text.lower() not in _BOOLS:
                 raise self._wrong("true or false")
             return _BOOLS[text.lower()]
-        return self.check(int(text) if self.type == "size" and re.fullmatch(r"[0-9]{1,19}", text) else text)
+        is_number = self.type in ("size", "count") and re.fullmatch(r"[0-9]{1,19}", text)
+        return self.check(int(text) if is_number else text)
 
     def check(self, value: object) -> Setting:
         """`value` as it is used, if it is one that this key may have; sizes become bytes.
@@ -89,6 +91,10 @@ class Key:
             return value
         if self.type == "size":
             return self._size(value)
+        if self.type == "count":
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MAX_COUNT:
+                raise self._wrong(f"a whole number from 1 to {_MAX_COUNT:,}")
+            return value
         if not isinstance(value, str) or not value or len(value) > _MAX_TEXT or not value.isprintable():
             raise self._wrong(f"a text of 1 to {_MAX_TEXT:,} printable characters")
         match self.type:
@@ -152,6 +158,10 @@ KEYS: tuple[Key, ...] = (
         choices=("auto", "when_required"),
     ),
     Key("remote.<name>.anon", "bool", _OWN, "send unsigned requests (public buckets)"),
+    Key("remote.<name>.connect_timeout_s", "count", _OWN, "seconds to wait for a connection (10)"),
+    Key("remote.<name>.read_timeout_s", "count", _OWN, "seconds to wait for the next byte (60)"),
+    Key("remote.<name>.deadline_s", "count", _OWN, "seconds to repeat what fails for the moment (120)"),
+    Key("remote.<name>.max_concurrency", "count", _OWN, "connections kept open (32)"),
     Key(
         "store.path",
         "path",

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from dvk.backend.contract import Backend, KeyExists, KeyMissing, Listed
+from dvk.backend.contract import Backend, KeyExists, KeyMissing, Listed, ShortAnswer
 from dvk.backend.memory import MemoryBackend
 from dvk.backend.wrappers import CountingBackend, RetryBackend
 from dvk.errors import RemoteDenied, RemoteError, RemoteUnreachable
@@ -121,9 +121,7 @@ def test_the_deadline_ends_it_before_the_tries() -> None:
     assert clock.now - 100 <= 5
 
 
-@pytest.mark.parametrize(
-    "error", [RemoteDenied("no"), RemoteError("odd"), KeyMissing("gone"), OSError("bug")]
-)
+@pytest.mark.parametrize("error", [RemoteDenied("no"), RemoteError("odd"), KeyMissing("gone"), OSError("bug")])
 def test_what_is_not_transient_is_raised_at_once(error: Exception) -> None:
     faults = FaultBackend(MemoryBackend())
     faults.fail("stat", error=lambda: error)
@@ -199,3 +197,41 @@ def test_short_reads_and_stale_listings() -> None:
     assert list(b.list("p/")) == [Listed("p/x", 10)]
     b.heal()
     assert list(b.list("p/")) == [Listed("p/y", 1)]
+
+
+def test_a_server_that_asks_for_a_pause_gets_it() -> None:
+    medium, clock = FaultBackend(MemoryBackend()), Clock()
+
+    def busy() -> RemoteError:
+        error = RemoteError("SlowDown", transient=True)
+        error.retry_after_s = 7.0
+        return error
+
+    medium.fail("stat", error=busy)
+    RetryBackend(medium, clock=clock, sleep=clock.sleep, rng=random.Random(0)).stat("p/x")
+    assert 7.0 <= clock.slept[0] <= 7.25
+
+
+def test_a_pause_beyond_the_deadline_is_not_waited_for_and_is_told() -> None:
+    medium, clock = FaultBackend(MemoryBackend()), Clock()
+
+    def busy() -> RemoteError:
+        error = RemoteError("SlowDown", transient=True)
+        error.retry_after_s = 3600.0
+        return error
+
+    medium.fail("stat", error=busy)
+    with pytest.raises(RemoteError, match="left alone for 3600 s"):
+        RetryBackend(medium, clock=clock, sleep=clock.sleep).stat("p/x")
+    assert not clock.slept
+
+
+def test_wrong_answers_are_asked_for_again_only_a_little() -> None:
+    medium, clock = FaultBackend(MemoryBackend()), Clock()
+    medium.fail("get", error=lambda: ShortAnswer("short", transient=True), forever=True)
+    with pytest.raises(ShortAnswer, match="after 3 tries"):
+        RetryBackend(medium, clock=clock, sleep=clock.sleep).get("p/x", max_bytes=1)
+    medium.heal()
+    medium.put("p/x", [b"1"])
+    medium.fail("get", error=lambda: ShortAnswer("short", transient=True))
+    assert RetryBackend(medium, clock=clock, sleep=clock.sleep).get("p/x", max_bytes=1) == b"1"
