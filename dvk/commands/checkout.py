@@ -8,7 +8,7 @@ same command.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,16 +17,16 @@ from dvk.commands.placed import Placed
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import (
     Look,
+    is_there,
     join_path,
-    kind_on_disk,
     look,
     not_here,
     pointer_entries,
     read_unknown,
 )
-from dvk.errors import Busy, DataMissing, DvkError, NotFound, Refused, one_or_many
+from dvk.errors import Busy, DataMissing, DvkError, NotFound, Refused, UsageError, one_or_many
 from dvk.events import Note, OnEvent, ignore
-from dvk.ids import ID_BYTES, PageId
+from dvk.ids import PageId
 from dvk.store.fetch import Wanted, is_here
 from dvk.store.listing import Entries
 from dvk.store.names import show
@@ -39,7 +39,7 @@ from dvk.workspace.materialize import WorkTree
 from dvk.workspace.plan import CheckoutPlan, content_needed, plan_checkout
 from dvk.workspace.pointer import Pointer, pointer_name
 from dvk.workspace.probe import clean_leftovers, find_folded
-from dvk.workspace.selection import Selected, Selection, edit
+from dvk.workspace.selection import Selected, Selection, edit, normal_prefixes
 from dvk.workspace.statcache import Clock, StatCache, forget, read_clock
 
 
@@ -87,9 +87,15 @@ def checkout(
         force: replace and delete content that the store does not hold as well.
 
     Raises:
-        NotFound: a path is not tracked (at that revision).
+        NotFound: a path is not tracked (at that revision). UsageError: a revision without paths.
         StorageFull: there is no room; what was not finished is as it was.
     """
+    if rev is not None and not paths:
+        raise UsageError(
+            "no path is named",
+            subject=rev,
+            hint=f"`dvk checkout {rev} -- PATH`; for all of it `git checkout {rev}`, then `dvk checkout`",
+        )
     run = Materializer(repo, force=force, dry_run=dry_run, on_event=on_event)
     wanted = [repo.workspace.locate(p, cwd=repo.cwd) for p in paths]
     with repo.writing():
@@ -142,7 +148,7 @@ def tracked(
         pointer = ws.read_pointer(path)
         if not pointer.is_dir:
             raise NotFound("a file is tracked under this name", subject=show(join_path(path, parts[0])))
-        found[path] = (tuple(sorted(parts)), pointer)
+        found[path] = (normal_prefixes(parts), pointer)
     return [(path, parts, pointer) for path, (parts, pointer) in sorted(found.items())]
 
 
@@ -156,7 +162,7 @@ class Materializer:
         force: bool = False,
         dry_run: bool = False,
         on_event: OnEvent = ignore,
-        entries_of: Callable[[Pointer, Selected], Entries] | None = None,
+        entries_of: Callable[[bytes, Pointer, Selected], Entries] | None = None,
         content: ContentSource | None = None,
     ) -> None:
         self.repo, self.ws, self.store = repo, repo.workspace, repo.store
@@ -167,7 +173,7 @@ class Materializer:
         self._placed = self.placed.read()
         self._now: dict[bytes, Pointer | None] = {}
         self.result = CheckoutResult(dry_run=dry_run)
-        self._entries_of = entries_of or (lambda p, s: pointer_entries(self.store, p, s))
+        self._entries_of = entries_of or (lambda _, p, s: pointer_entries(self.store, p, s))
         self._content = content or StoreContent(self.store)
         self._vouched = content is not None  # what a remote gave us it can give again
 
@@ -213,27 +219,30 @@ class Materializer:
 
     def _one(self, path: bytes, pointer: Pointer, under: tuple[bytes, ...]) -> CheckedOut:
         recorded = self.selection.get(path)
-        selected = recorded or Selected(None)
+        selected = scope = recorded or Selected(None)
         if under:
-            selected = recorded or Selected(())
+            selected, scope = recorded or Selected(()), Selected(())
             for part in under:
-                selected = selected.plus(part)
+                selected, scope = selected.plus(part), scope.plus(part)
         clock = self._clock()
         seen = look(self.repo.root_fd, path, self.repo.state, self.rules, on_event=self.on_event)
         files = pointer.files or 0 if pointer.is_dir else 1
-        whole = selected.everything
-        if whole and seen.in_step and seen.cache is not None and seen.cache.root_id == pointer.id:
+        if selected.everything and seen.in_step and seen.cache is not None and seen.cache.root_id == pointer.id:
             self._select(path, pointer, selected)
             return CheckedOut(path, pointer.kind, unchanged=files)
-        if seen.kind and seen.kind != pointer.kind and not self.force:
-            raise Refused(
-                f"a {'folder' if seen.kind == 'dir' else 'file'} stands where a "
-                f"{'folder' if pointer.is_dir else 'file'} is tracked",
-                subject=show(path),
-                hint="move it away, then run the command again",
-            )
-        target = self._entries_of(pointer, selected)
-        previous = self._previous(path, selected)
+        target = self._entries_of(path, pointer, scope)
+        for part in under:
+            if part and not len(target.under(part)):
+                raise NotFound(
+                    "there is no such file in the folder",
+                    subject=show(join_path(path, part)),
+                    hint=f"`dvk ls {show(path)}` lists what there is",
+                )
+        cleared = 0
+        if seen.kind and seen.kind != pointer.kind:
+            cleared = self._clear(path, seen)
+            seen = Look.nothing(path)
+        previous = self._previous(path, scope)
         needed = content_needed(target, seen.scan, seen.known, previous=previous)
         seen = read_unknown(self.repo.root_fd, seen, needed, on_event=self.on_event)
         plan = plan_checkout(
@@ -253,19 +262,44 @@ class Materializer:
             pointer.kind,
             written=len(plan.write) + len(plan.links),
             written_bytes=int(plan.sizes.sum()),
-            deleted=len(plan.deletes),
+            deleted=len(plan.deletes) + cleared,
             unchanged=int(np.count_nonzero(plan.stay)),
-            not_present=files - target.files,
+            not_present=files - self._count(pointer, selected, scope, target),
         )
         self.result.failures += plan.conflicts
         if self.result.dry_run:
             return done
         self._select(path, pointer, selected)
         self._now[path] = pointer
-        failed = self._carry_out(path, pointer, plan, seen, clock, whole=whole)
+        failed = self._carry_out(path, pointer, plan, seen, clock, whole=scope.everything)
         if failed:
             self.result.failures += failed
         return done
+
+    def _count(self, pointer: Pointer, selected: Selected, scope: Selected, target: Entries) -> int:
+        """How many files are asked for, of which `target` may be a part."""
+        if selected == scope:
+            return target.files
+        try:
+            return pointer_entries(self.store, pointer, selected).files
+        except DataMissing:
+            return target.files  # pulled without a store, so that the rest of the list is not known here
+
+    def _clear(self, path: bytes, seen: Look) -> int:
+        """Remove a folder that stands where a file is tracked now, or the other way round; how many files it had."""
+        plan = self._plan_removal(path, seen)
+        if plan is None or len(plan.deletes) < len(seen.scan):
+            was, now = ("folder", "file") if seen.kind == "dir" else ("file", "folder")
+            raise Refused(
+                f"a {was} stands where a {now} is tracked, and it is not what dvk put there",
+                subject=show(path),
+                hint="move it away, then run the command again",
+            )
+        if not self.result.dry_run:
+            problems = self._carry_out_removal(path, plan)
+            if problems:
+                raise problems[0]
+        return len(plan.deletes)
 
     def _clock(self) -> Clock | None:
         try:
@@ -300,14 +334,12 @@ class Materializer:
             problems += tree.set_modes()
             written = tree.entries()
         if clock is not None:
-            complete = whole and not problems and not plan.conflicts and len(written.scan) == len(plan.target)
-            StatCache.of(
-                written.scan,
-                written.ids,
-                clock=clock,
-                settled=written.settled,
-                root_id=pointer.id if complete else bytes(ID_BYTES),
-            ).save(self.repo.state, path)
+            cache = StatCache.of(written.scan, written.ids, clock=clock, settled=written.settled)
+            if whole and not problems and not plan.conflicts and len(written.scan) == len(plan.target):
+                cache = replace(cache, root_id=pointer.id)
+            elif seen.cache is not None:
+                cache = cache.joined(seen.cache, without=seen.scan.names.take(plan.deletes))
+            cache.save(self.repo.state, path)
         return problems
 
     # ------------------------------------------------------------ revisions
@@ -415,7 +447,7 @@ class Materializer:
         if git is None:
             return
         for path in excluded_paths(git.common_dir):
-            if not kind_on_disk(self.repo.root_fd, path):
+            if not is_there(self.repo.root_fd, path):
                 continue
             try:
                 self.ws.read_pointer(path)
@@ -431,8 +463,8 @@ class Materializer:
 
     def _remove(self, path: bytes) -> None:
         seen = look(self.repo.root_fd, path, self.repo.state, self.rules, on_event=self.on_event)
-        previous = self._previous(path, self.selection.get(path) or Selected(None))
-        if previous is None:
+        plan = self._plan_removal(path, seen)
+        if plan is None:
             self.on_event(
                 Note(
                     "has no pointer at this revision and stays, since dvk did not put it there",
@@ -441,19 +473,6 @@ class Materializer:
                 )
             )
             return
-        seen = read_unknown(
-            self.repo.root_fd, seen, content_needed(Entries.empty(), seen.scan, seen.known, previous=previous)
-        )
-        plan = plan_checkout(
-            Entries.empty(),
-            seen.scan,
-            known=seen.known,
-            ids=seen.ids,
-            holds=self.store.holds,
-            previous=previous,
-            force=self.force,
-            subject=path,
-        )
         if plan.conflicts or len(plan.deletes) < len(seen.scan):
             self.on_event(
                 Note(
@@ -464,9 +483,32 @@ class Materializer:
             )
             return
         if not self.result.dry_run:
-            with WorkTree(self.repo.root_fd, path, plan) as tree:
-                self.result.failures += tree.delete()
-            remove_empty_dirs(self.repo.root_fd, path, top=b"")
-            forget(self.repo.state, path)
+            self.result.failures += self._carry_out_removal(path, plan)
             self._now[path] = None
         self.result.removed.append(path)
+
+    def _plan_removal(self, path: bytes, seen: Look) -> CheckoutPlan | None:
+        """What would have to be deleted for nothing to be left; None when it is not known to be dvk's."""
+        previous = self._previous(path, self.selection.get(path) or Selected(None))
+        if previous is None:
+            return None
+        seen = read_unknown(
+            self.repo.root_fd, seen, content_needed(Entries.empty(), seen.scan, seen.known, previous=previous)
+        )
+        return plan_checkout(
+            Entries.empty(),
+            seen.scan,
+            known=seen.known,
+            ids=seen.ids,
+            holds=self.store.holds,
+            previous=previous,
+            force=self.force,
+            subject=path,
+        )
+
+    def _carry_out_removal(self, path: bytes, plan: CheckoutPlan) -> list[DvkError]:
+        with WorkTree(self.repo.root_fd, path, plan) as tree:
+            problems = tree.delete()
+        remove_empty_dirs(self.repo.root_fd, path, top=b"")
+        forget(self.repo.state, path)
+        return problems

@@ -6,10 +6,12 @@ is the user's own, whatever its name. Losing this record costs nothing but tidin
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from dvk.workspace.pointer import Pointer
 
@@ -38,6 +40,25 @@ class Placed:
 
     def update(self, changes: Mapping[bytes, Pointer | None]) -> None:
         """Remember or forget (None) paths. A failure to write is not an error: see above."""
+        try:
+            with self._alone():
+                self._change(changes)
+        except OSError:
+            return
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from changing the record at the same time, where the filesystem has locks."""
+        os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+        fd = os.open(self._path + b".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def _change(self, changes: Mapping[bytes, Pointer | None]) -> None:
         known = self.read()
         before = dict(known)
         for path, pointer in changes.items():
@@ -49,10 +70,6 @@ class Placed:
             return
         rows = {p.hex(): (x.kind, x.id.hex(), x.size, x.files, x.exec) for p, x in sorted(known.items())}
         temporary = self._path + b"." + secrets.token_hex(8).encode() + b".tmp"
-        try:
-            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
-            with open(temporary, "x", encoding="ascii") as file:
-                json.dump({"version": _VERSION, "paths": rows}, file)
-            os.replace(temporary, self._path)
-        except OSError:
-            return
+        with open(temporary, "x", encoding="ascii") as file:
+            json.dump({"version": _VERSION, "paths": rows}, file)
+        os.replace(temporary, self._path)

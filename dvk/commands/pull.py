@@ -263,11 +263,11 @@ def _direct(
                 out.failures.append(type(error)(error.message, subject=show(path), hint=error.hint))
                 continue
             if pointer.is_dir:
-                listings[pointer.id] = Entries.join(parts)
+                listings[path] = Entries.join(parts)
                 _keep_pages(repo, pages, on_event)
             out.fetched += 1
 
-    def entries_of(pointer: Pointer, _selected: Selected) -> Entries:
-        return listings[pointer.id] if pointer.is_dir else file_entries(pointer)
+    def entries_of(path: bytes, pointer: Pointer, _scope: Selected) -> Entries:
+        return listings[path] if pointer.is_dir else file_entries(pointer)
 
     return Materializer(repo, force=force, on_event=on_event, entries_of=entries_of, content=content)

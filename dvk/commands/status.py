@@ -12,7 +12,7 @@ import numpy as np
 
 from dvk.commands.folder import Part, compare, plan_part
 from dvk.commands.repo import Repo, root_of
-from dvk.commands.tracked import Look, kind_on_disk, look, pointer_entries, read_unknown
+from dvk.commands.tracked import Look, is_there, kind_on_disk, look, pointer_entries, read_unknown
 from dvk.commands.versions import head_history, roots_here, staged
 from dvk.errors import DataMissing, DvkError, NotFound
 from dvk.events import OnEvent, ignore
@@ -214,7 +214,7 @@ class _Status:
         if git is None:
             return []
         paths = excluded_paths(git.common_dir)
-        return sorted(p for p in paths if p not in tracked and kind_on_disk(self.repo.root_fd, p))
+        return sorted(p for p in paths if p not in tracked and is_there(self.repo.root_fd, p))
 
 
 def _with(base: PathStatus, **changes: int | bool) -> PathStatus:

@@ -54,6 +54,11 @@ class Look:
     in_step: bool
     cache: StatCache | None
 
+    @classmethod
+    def nothing(cls, path: bytes) -> Look:
+        """That there is nothing."""
+        return cls(path, "", empty_scan(), np.zeros(0, np.bool_), np.zeros((0, ID_BYTES), np.uint8), False, None)
+
     @property
     def is_file(self) -> Mask:
         """bool[n]: entries with content."""
@@ -87,6 +92,14 @@ def kind_on_disk(root_fd: int, path: bytes) -> str:
     if found is None:
         return ""
     return "dir" if stat.S_ISDIR(found.st_mode) else "file"
+
+
+def is_there(root_fd: int, path: bytes) -> bool:
+    """Whether something is at `path`; what lies behind a link, or below a file, is not at any path of ours."""
+    try:
+        return bool(kind_on_disk(root_fd, path))
+    except Refused:
+        return False
 
 
 def look(root_fd: int, path: bytes, state: bytes, rules: IgnoreRules, *, on_event: OnEvent = ignore) -> Look:

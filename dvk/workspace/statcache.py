@@ -26,6 +26,7 @@ import secrets
 import struct
 import time
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,7 @@ from dvk.workspace.host import boot_id, sync_filesystem
 from dvk.workspace.stats import Scan, Stats
 
 Mask = npt.NDArray[np.bool_]
+_T = TypeVar("_T", bound=np.generic)
 
 _MAGIC = b"dvkstat\n"
 _VERSION = 1
@@ -155,15 +157,48 @@ class StatCache:
             now = min(now, int(stats.ctime_ns.max()))
         grain = np.where(stats.ctime_ns % _SECOND_NS == 0, _COARSE_NS, _FINE_NS)
         # A time ahead of the clock is as good as an old one: a write now would not bring it about.
-        calm = (stats.ctime_ns < now - grain) & (
-            (stats.mtime_ns < now - grain) | (stats.mtime_ns > now + grain)
-        )
+        calm = (stats.ctime_ns < now - grain) & ((stats.mtime_ns < now - grain) | (stats.mtime_ns > now + grain))
         if settled is not None:
             calm |= settled
         if known is not None:
             calm &= known
         calm |= (scan.kinds == Kind.LINK) & (stats.ctime_ns < now - grain)
         return cls(scan.names, scan.kinds, stats, ids, calm, root_id, boot_id())
+
+    def joined(self, older: StatCache, *, without: Names) -> StatCache:
+        """These entries, and those of `older` that these do not replace. What `older` trusted stays trusted.
+
+        Args:
+            without: names that are no longer there.
+        """
+        gone = set(self.names) | set(without)
+        if older.stats.device != self.stats.device and len(self.names):
+            return self
+        rest = np.array([i for i, name in enumerate(older.names) if name not in gone], np.intp)
+        if not len(rest):
+            return self
+        names = [*self.names, *older.names.take(rest)]
+        order = np.array(sorted(range(len(names)), key=names.__getitem__), np.intp)
+
+        def both(ours: npt.NDArray[_T], theirs: npt.NDArray[_T]) -> npt.NDArray[_T]:
+            return np.concatenate([ours, theirs[rest]])[order]
+
+        stats = Stats(
+            both(self.stats.sizes, older.stats.sizes),
+            both(self.stats.mtime_ns, older.stats.mtime_ns),
+            both(self.stats.ctime_ns, older.stats.ctime_ns),
+            both(self.stats.inodes, older.stats.inodes),
+            older.stats.device,
+        )
+        return StatCache(
+            Names.of(names[i] for i in order.tolist()),
+            both(self.kinds, older.kinds),
+            stats,
+            both(self.ids, older.ids),
+            both(self.trusted, older.trusted),
+            bytes(ID_BYTES),
+            self.boot,
+        )
 
     @classmethod
     def load(cls, state_dir: bytes, path: bytes) -> StatCache | None:
