@@ -27,6 +27,7 @@ _EXPONENTS = bytes((0x3C, 0xBC, 0x3C, 0xBB, 0x3D)[b % 5] for b in range(256))
 
 def check(work: str, *, size_bytes: int, limit_bytes: int) -> int:
     """Add, remove and check out a file; 0 when memory stayed below the limit and the bytes came back."""
+    work = os.path.abspath(work)
     os.makedirs(work, exist_ok=True)
     program = Dvk.find(work)
     assert not isinstance(program, Missing)

@@ -119,7 +119,7 @@ def load(path: str) -> Result:
 def machine(filesystem: str) -> dict[str, str]:
     """What the numbers were measured on, without names of hosts or users."""
     about = {
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "cpus": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "memory_bytes": str(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
         "filesystem": filesystem,

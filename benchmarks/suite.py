@@ -37,6 +37,7 @@ def run_suite(
 
     `tools` names the peers, None for all that are installed. `start` measures the start-up of the programs as well.
     """
+    work = os.path.abspath(work)
     os.makedirs(work, exist_ok=True)
     here, missing = find_tools(tools, peers=os.path.join(work, PEERS))
     for name, why in missing.items():
@@ -96,8 +97,10 @@ def _probe_bytes(scale: float) -> int:
 
 def _about(item: Item, cache: str) -> dict[str, object]:
     cached = item.open(cache)
+    files, size = cached.files(0), cached.size_bytes(0) / 1e6
+    amount = f"{files:,} files" if files > 1 else f"{size / 1000:.2f} GB" if size >= 995 else f"{size:.0f} MB"
     return {
-        "title": item.title,
+        "title": f"{item.title}, {amount}" + (f", {item.versions} epochs" if item.versions > 2 else ""),
         "versions": item.versions,
         "bytes": [cached.size_bytes(version) for version in range(item.versions)],
         "files": [cached.files(0), cached.files(item.versions - 1)],

@@ -10,7 +10,7 @@ of its bytes comes (`differences`). Nothing here imports numpy: the bytes are ma
 that the process that measures stays small.
 """
 
-# ruff: noqa: ARG002, ARG003 - signatures are those of the class above
+# ruff: noqa: ARG002 - signatures are those of the class above
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ class Item:
 
 
 _ITEMS = (
-    Item(name="table", title="table, CSV, 1 GB", path="train.csv", kind=CachedFile, remotes=True),
+    Item(name="table", title="table, CSV", path="train.csv", kind=CachedFile, remotes=True),
     Item(name="parquet", title="the same as Parquet", path="train.parquet", kind=CachedFile),
     Item(
         name="parquet-cdc",
@@ -233,8 +233,8 @@ _ITEMS = (
         path="train.parquet",
         kind=CachedFile,
     ),
-    Item(name="model", title="model, safetensors, 1 GB", path="model.safetensors", kind=CachedFile),
-    Item(name="files", title="50,000 files of 2 to 40 KiB", path="images", kind=CachedFolder, remotes=True),
+    Item(name="model", title="model, safetensors", path="model.safetensors", kind=CachedFile),
+    Item(name="files", title="files of 2 to 40 KiB", path="images", kind=CachedFolder, remotes=True),
     Item(
         name="weights-bf16",
         title="Gaussian weights, BF16",
@@ -261,7 +261,7 @@ _ITEMS = (
     ),
     Item(
         name="series-safetensors",
-        title="20 epochs of model and optimizer, safetensors",
+        title="model and optimizer each epoch, safetensors",
         path="last.safetensors",
         kind=CachedFile,
         versions=20,
@@ -269,7 +269,7 @@ _ITEMS = (
     ),
     Item(
         name="series-pt",
-        title="20 epochs of model and optimizer, .pt",
+        title="model and optimizer each epoch, .pt",
         path="last.pt",
         kind=CachedFile,
         versions=20,
@@ -277,7 +277,7 @@ _ITEMS = (
     ),
     Item(
         name="mixed",
-        title="one mixed file of 10 GB",
+        title="one mixed file",
         path="mixed.bin",
         kind=CachedPatched,
         full_scale_only=True,
@@ -286,7 +286,7 @@ _ITEMS = (
     ),
     Item(
         name="many",
-        title="a million files of 1 KB",
+        title="files of 1 KB",
         path="many",
         kind=CachedFolder,
         full_scale_only=True,
@@ -317,14 +317,14 @@ def ensure(items: Sequence[Item], *, work: str, scale: float) -> str:
     Raises:
         subprocess.CalledProcessError: a generator failed; what it said is on standard error.
     """
-    cache = os.path.join(work, f"cache-g{GENERATION}-x{scale:g}")
+    cache = os.path.abspath(os.path.join(work, f"cache-g{GENERATION}-x{scale:g}"))
     os.makedirs(cache, exist_ok=True)
     for maker in dict.fromkeys(_TOGETHER.get(item.name, item.name) for item in items):
         done = os.path.join(cache, f"{maker}.done")
         if not os.path.exists(done):
             # A child, so that gigabytes of arrays never count as memory of what is measured later.
             command = [sys.executable, "-m", "benchmarks.make", maker, "--scale", repr(scale), cache]
-            subprocess.run(command, check=True)
+            subprocess.run(command, check=True, cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
             with open(done, "w"):
                 pass
     return cache
