@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dvk.commands.pathwork import above
+from dvk.commands.pathwork import above, staged_pointer
 from dvk.commands.repo import Repo
 from dvk.commands.tracked import file_entries, join_path, kind_on_disk, look, not_here, read_unknown
 from dvk.errors import DataMissing, DvkError, FormatError, NotFound, Refused, UsageError, one_or_many
@@ -23,7 +23,7 @@ from dvk.store.listing import Entries, Kind
 from dvk.store.names import Names, show
 from dvk.store.pages import read_entries
 from dvk.workspace.handles import stat_at
-from dvk.workspace.pointer import Pointer, parse, pointer_name
+from dvk.workspace.pointer import Pointer, pointer_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +123,10 @@ class _Planner:
             if not owner[1]:
                 same = self.ws.read_pointer(source) == self.ws.read_pointer(target)
                 return same and not (self._on_disk(source) and self._on_disk(target))
-            if owner[0] != there[0] or self._on_disk(source) or self._is_dir(*there):
+            if owner[0] != there[0] or self._on_disk(source):
                 return False
+            if self._is_dir(*there):
+                return self._renamed_already(owner[0], owner[1], there[1])
             entries = self._entries(owner[0]).under(owner[1])
             return self._is_at(target, renamed(entries, owner[1], b""))
         except DvkError:
@@ -188,17 +190,13 @@ class _Planner:
                 subject=show(source),
                 hint=f"move these: `dvk mv {names} {show(target)}`",
             )
-        git = self.ws.git
-        if git is not None and git.has_program:
-            wanted = pointer_name(source)
-            for entry in git.index_pointers(under=[source]):
-                if entry.path == wanted and entry.stage == 0:
-                    try:
-                        old = parse(git.read_blob(entry.oid), subject=show(wanted))
-                        if self.ws.read_pointer(target) == old:
-                            return Step(Moved(source, target, old.kind, files=_files(old)), None)
-                    except (NotFound, FormatError):
-                        break
+        old = staged_pointer(self.repo, source)
+        if old is not None:
+            try:
+                if self.ws.read_pointer(target) == old:
+                    return Step(Moved(source, target, old.kind, files=_files(old)), None)
+            except (NotFound, FormatError):
+                pass  # then it was something else
         raise NotFound("dvk does not track this", subject=show(source), hint="`dvk ls` lists what it tracks")
 
     def _across(
@@ -261,6 +259,9 @@ class _Planner:
         entries = self._entries(owner).under(source)
         if not len(entries):
             where = show(from_path)
+            if self._renamed_already(owner, source, target):
+                kind = "dir" if self._is_dir(owner, target) else "file"
+                return Step(Moved(from_path, to_path, kind, owner), None)
             if self._on_disk(from_path):
                 raise Refused(
                     f"it was never added to {show(owner)}", subject=where, hint=f"plain `mv {where} ...` moves it"
@@ -281,6 +282,19 @@ class _Planner:
         self._check_one_filesystem(from_path, _parent(to_path))
         kind = "dir" if self._is_dir(owner, source) else "file"
         return Step(Moved(from_path, to_path, kind, owner, entries.files, bool(here)), pointer)
+
+    def _renamed_already(self, owner: bytes, source: bytes, target: bytes) -> bool:
+        """Whether the pointer has the new name, and the Git index still the old one: a run was killed in between."""
+        before = staged_pointer(self.repo, owner)
+        if before is None or not before.is_dir or len(self._entries(owner).under(source)):
+            return False
+        try:
+            old = read_entries(PageId(before.id), self.store.load_page, under=source)
+        except DataMissing:
+            return False
+        now = self._entries(owner).under(target)
+        same = renamed(old, source, target).names == now.names and np.array_equal(old.ids, now.ids)
+        return len(now) > 0 and bool(same)
 
     def _check_one_filesystem(self, source: bytes, folder: bytes) -> None:
         now = stat_at(self.repo.root_fd, source)

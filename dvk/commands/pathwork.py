@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from dvk.commands.repo import Repo
 from dvk.errors import Busy, DvkError
+from dvk.store.names import show
 from dvk.workspace.handles import open_dir
-from dvk.workspace.pointer import pointer_name
+from dvk.workspace.pointer import Pointer, parse, pointer_name
 
 
 def above(path: bytes) -> set[bytes]:
@@ -35,6 +36,21 @@ def stage_pointers(repo: Repo, paths: Sequence[bytes]) -> tuple[int, str]:
     except Busy as error:
         return 0, error.message
     return len(paths), ""
+
+
+def staged_pointer(repo: Repo, path: bytes) -> Pointer | None:
+    """What the Git index has for a tracked path; None where it has nothing that can be read."""
+    git = repo.workspace.git
+    if git is None or not git.has_program:
+        return None
+    name = pointer_name(path)
+    for entry in git.index_pointers(under=[path]):
+        if entry.path == name and entry.stage == 0:
+            try:
+                return parse(git.read_blob(entry.oid), subject=show(name))
+            except DvkError:
+                return None
+    return None
 
 
 def in_other_worktree(repo: Repo, path: bytes) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dvk.commands.pathwork import above
+from dvk.commands.pathwork import above, staged_pointer
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import Look, join_path, look, not_here, pointer_entries, read_unknown
 from dvk.commands.versions import head_history
@@ -103,11 +103,8 @@ class RemovalPlanner:
                 subject=show(path),
                 hint=f"`dvk rm -r {show(path)}` removes all of them",
             )
-        git = self.ws.git
-        if git is not None and git.has_program:
-            wanted = pointer_name(path)
-            if any(e.path == wanted for e in git.index_pointers(under=[path])):
-                return [(path, b"")]  # its pointer was removed by other means, or by a run that was killed
+        if staged_pointer(self.repo, path) is not None:
+            return [(path, b"")]  # its pointer was removed by other means, or by a run that was killed
         raise NotFound("dvk does not track this", subject=show(path), hint="`dvk ls` lists what it tracks")
 
     def _pointer(self, target: Target) -> Pointer | None:
@@ -153,7 +150,7 @@ class RemovalPlanner:
         where = join_path(target.path, part)
         seen = self._look(target.path, part)
         entries = self._entries(target, part, seen)
-        if part and not len(entries):
+        if part and not len(entries) and (seen.kind or not self._staged_still(target.path, part)):
             raise self._not_in_folder(target.path, part, seen)
         if not (self.cached or self.force) and target.pointer is not None:
             self._check_committed(target, part)
@@ -222,6 +219,16 @@ class RemovalPlanner:
             if self.force or (seen.in_step and seen.cache is not None and seen.cache.root_id == pointer.id):
                 return seen.entries()
             raise not_here(target.path, error) from error
+
+    def _staged_still(self, path: bytes, part: bytes) -> bool:
+        """Whether the Git index has a part that the pointer has no more: a run was killed before it could stage."""
+        before = staged_pointer(self.repo, path)
+        if before is None or not before.is_dir:
+            return False
+        try:
+            return len(pointer_entries(self.store, before, Selected((part,)))) > 0
+        except DataMissing:
+            return False
 
     def _not_in_folder(self, path: bytes, part: bytes, seen: Look) -> DvkError:
         where = show(join_path(path, part))
