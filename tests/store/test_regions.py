@@ -58,7 +58,7 @@ A, B, C = xof("a", 300 * KIB), xof("b", 2 * MIB + 40_008), xof("c", 100 * KIB + 
 SAFETENSORS = safetensors({"a": ("F32", A), "tiny": ("F32", A[:400]), "b": ("BF16", B), "c": ("F8_E4M3", C)})
 EXAMPLES: dict[str, bytes] = {
     "safetensors": SAFETENSORS,
-    "gguf": gguf({"a": (0, A), "b": (1, B), "c": (12, C)}, words=30_000),
+    "gguf": gguf({"a": (0, A), "b": (1, B), "c": (12, C)}, words=10_000),
     "npy": npy(np.frombuffer(B, "<f4")),
     "npz": npz(a=np.frombuffer(A, "<f4"), b=np.frombuffer(B, "<f8")),
     "pt": pt({0: A, 1: B, 2: C}),
@@ -280,20 +280,22 @@ def lies() -> dict[str, bytes]:
         "safetensors: no offsets": st_header('{"a":{"dtype":"F32"}}'),
         "safetensors: a list": st_header('{"a":[1,2]}'),
         "safetensors: infinity": st_header('{"a":{"dtype":"F32","data_offsets":[0,Infinity]}}'),
-        "safetensors: brackets": st_header('{"a":' + "[" * 100_000),
-        "safetensors: braces": st_header('{"a":' * 20_000),
+        "safetensors: brackets": st_header('{"a":' + "[" * 30_000),
+        "safetensors: braces": st_header('{"a":' * 6_000),
         "safetensors: not JSON": st_header("{" + "x" * 1000),
         "safetensors: not text": st_header(b"{" + bytes(range(128, 256)) * 10),
         "safetensors: header beyond the file": struct.pack("<Q", 4_000_000) + b"{" + body,
         "safetensors: a million tensors": st_header(
-            "{" + ",".join(f'"{i}":{{"data_offsets":[{i},{i + 1}],"dtype":"U8"}}' for i in range(60_000)) + "}"
+            "{" + ",".join(f'"{i}":{{"data_offsets":[{i},{i + 1}],"dtype":"U8"}}' for i in range(20_000)) + "}"
         ),
         "gguf: tensors without end": gg_head(2**64 - 1, 0, b""),
         "gguf: pairs without end": gg_head(1, 2**64 - 1, b""),
         "gguf: a key of 2^63": gg_head(1, 1, struct.pack("<Q", 2**63)),
         "gguf: an array of 2^64": gg_head(1, 1, key + struct.pack("<IIQ", 9, 6, 2**64 - 1)),
         "gguf: strings without end": gg_head(1, 1, key + struct.pack("<IIQ", 9, 8, 2**63) + bytes(100_000)),
-        "gguf: empty strings": gg_head(1, 1, key + struct.pack("<IIQ", 9, 8, 25_000) + bytes(190_000)),
+        "gguf: empty strings": gg_head(
+            1, 1, key + struct.pack("<IIQ", 9, 8, 2_000) + bytes(16_000) + b"\xff" * 100_000
+        ),
         "gguf: arrays of arrays": gg_head(1, 1, key + struct.pack("<IIQ", 9, 9, 5)),
         "gguf: an unknown type": gg_head(1, 1, key + struct.pack("<I", 77)),
         "gguf: alignment 0": gguf({"a": (0, A)}, alignment=32).replace(b"alignment\4\0\0\0 ", b"alignment\4\0\0\0\0"),
@@ -418,7 +420,7 @@ class TestBadInput:
 
             plan_regions(read, len(data))
             assert sum(reads) <= MIB + len(data) // 8, name
-            assert len(reads) <= (20_000 + len(data) // 2048) // 3, name
+            assert len(reads) <= (500 + len(data) // 1024) // 3, name
 
     @pytest.mark.parametrize("kind", ["tar", "zip", "safetensors", "gguf", "parquet", "brackets"])
     def test_a_million_of_anything_takes_no_time(self, kind: str, tmp_path: Path) -> None:
@@ -427,7 +429,7 @@ class TestBadInput:
         blob = {
             "tar": tar_of({"x": b""})[:512] * 8192,
             "zip": b"PK\3\4" + zip_of({"x": b""})[31:77] * 90_000,
-            "safetensors": lying_safetensors(b'{"a":' + b"[{}," * 1_000_000, b"")[: 4 << 20],
+            "safetensors": lying_safetensors(b'{"a":[' + b"{}," * 1_300_000 + b"0]}", b""),
             "gguf": b"GGUF" + struct.pack("<IQQ", 3, 2**40, 0) + (struct.pack("<Q", 0) + bytes(16)) * 170_000,
             "parquet": b"PAR1",
             "brackets": lying_safetensors(b"{" + b"[" * (4 << 20), b"")[: 4 << 20],
