@@ -40,7 +40,7 @@ class S3Medium:
     def __init__(self, bucket: str, prefix: str, *, settings: RemoteSettings, environ: Mapping[str, str]) -> None:
         self._bucket = bucket
         self._start = f"{prefix}/" if prefix else ""
-        self._grace_s = 2 * (settings.connect_timeout_s + settings.read_timeout_s)
+        self._grace_s = settings.connect_timeout_s + settings.read_timeout_s
         self._fs = _filesystem(settings, environ)
 
     def head(self, key: str) -> int | None:
