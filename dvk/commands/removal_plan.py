@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from dvk.commands.pathwork import above, staged_pointer
 from dvk.commands.repo import Repo, root_of
@@ -17,16 +18,19 @@ from dvk.commands.tracked import Look, join_path, look, not_here, pointer_entrie
 from dvk.commands.versions import head_history
 from dvk.errors import DataMissing, DvkError, FormatError, NotFound, Refused, one_or_many
 from dvk.events import OnEvent
+from dvk.ids import PageId
 from dvk.store.listing import Entries, Kind
 from dvk.store.names import Names, show
+from dvk.store.pages import read_entries
+from dvk.store.root import FOLDER, Root
 from dvk.store.roots import ConfirmedRoots
-from dvk.workspace.align import align
 from dvk.workspace.plan import CheckoutPlan, Holds, content_needed, plan_checkout
-from dvk.workspace.pointer import Pointer, parse, pointer_name
+from dvk.workspace.pointer import Pointer
 from dvk.workspace.selection import Selected, Selection
 from dvk.workspace.statcache import StatCache
 
 _EXAMPLES = 3
+_RECENT = 8  # versions of folders that are read to find content again
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,9 +249,8 @@ class RemovalPlanner:
         pointer = target.pointer
         assert pointer is not None
         root = root_of(pointer)
-        if any(version.root == root for version in head_history(self.repo)):
-            return
-        if pointer.is_dir and self._committed_before(target, part):
+        committed = [version.root for version in head_history(self.repo)]
+        if root in committed or (pointer.is_dir and self._contents_committed(pointer, part, committed)):
             return
         where = show(join_path(target.path, part))
         raise Refused(
@@ -256,21 +259,20 @@ class RemovalPlanner:
             hint="commit it first; --cached keeps the data on disk, --force drops it",
         )
 
-    def _committed_before(self, target: Target, part: bytes) -> bool:
-        """Whether the folder as HEAD has it holds the same entries, whatever else changed in it."""
-        git, name = self.ws.git, pointer_name(target.path)
-        head = git.head() if git is not None else None
-        data = git.blob_at(head, name) if git is not None and head is not None else None
-        if data is None or target.pointer is None:
-            return False
-        selected = Selected((part,)) if part else None
+    def _contents_committed(self, pointer: Pointer, part: bytes, committed: Sequence[Root]) -> bool:
+        """Whether recent versions of folders, taken together, hold every file of a folder or of a part of it.
+
+        Names do not matter: after a `dvk mv` or `dvk rm` that was not committed yet, most of a folder is as it was.
+        """
         try:
-            before = pointer_entries(self.store, parse(data, subject=show(name)), selected)
-            now = pointer_entries(self.store, target.pointer, selected)
-        except DvkError:
+            left = _contents(pointer_entries(self.store, pointer, Selected((part,)) if part else None))
+            for root in list(dict.fromkeys(r for r in committed if r.kind == FOLDER))[:_RECENT]:
+                left = np.setdiff1d(left, _contents(read_entries(PageId(root.id), self.store.load_page)))
+                if not len(left):
+                    return True
+        except DataMissing:
             return False
-        at = align(now.names, before.names)
-        return bool((at >= 0).all() and (before.ids[at] == now.ids).all())
+        return not len(left)
 
     def _holds(self, target: Target) -> Holds:
         """Which contents could be brought back; where a remote has the version, what is as the pointer says."""
@@ -304,6 +306,12 @@ class RemovalPlanner:
             subject=show(where),
             hint="`dvk add` keeps it as a version, --cached leaves it on disk, --force deletes it",
         )
+
+
+def _contents(entries: Entries) -> npt.NDArray[np.bytes_]:
+    """The ids of the files, each once, as 32 bytes each."""
+    ids = np.ascontiguousarray(entries.ids[entries.is_file & (entries.sizes > 0)])
+    return np.unique(ids.reshape(-1).view("S32"))
 
 
 def _relative(entries: Entries, part: bytes) -> Entries:

@@ -11,6 +11,7 @@ from workbench import Bench
 from dvk.backend.local import LocalBackend
 from dvk.commands.add import add
 from dvk.commands.checkout import checkout
+from dvk.commands.move import move
 from dvk.commands.push import push
 from dvk.commands.remove import Removed, RemoveResult, remove
 from dvk.commands.status import status
@@ -191,6 +192,15 @@ def test_two_removals_from_one_folder_need_no_commit_in_between(bench: Bench) ->
     rm(bench, "images/a/2.jpg")
     assert rm(bench, "images", dry_run=True).paths[0].deleted == 4
     assert sorted(bench.files()) == ["images.dvk", "images/a/0.jpg", *(f"images/b/{i}.jpg" for i in range(3))]
+
+
+def test_a_folder_that_was_only_renamed_can_be_removed_without_a_commit(bench: Bench) -> None:
+    bench.add_commit(IMAGES, "images")
+    with bench.open() as repo:
+        move(repo, ["images"], "pictures")
+        move(repo, ["pictures/a"], "pictures/c")
+    assert rm(bench, "pictures/c/1.jpg").paths[0].deleted == 1
+    assert rm(bench, "pictures").paths[0].deleted == 5
 
 
 def test_an_uncommitted_file_of_a_folder_is_refused(bench: Bench) -> None:
