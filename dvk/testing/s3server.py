@@ -27,7 +27,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -37,6 +37,8 @@ from botocore.session import Session
 
 ACCESS_KEY = "dvktestaccess"
 SECRET_KEY = "dvk-test-secret-for-loopback-only"
+#: Users of the server that may do only what a bucket's policy allows them.
+ROLES = ("reader", "pusher", "collector")
 READY_S = 60.0
 
 
@@ -90,11 +92,23 @@ class S3Address:
         finally:
             client.close()
 
+    def set_policy(self, bucket: str, policy: Mapping[str, object]) -> None:
+        """Give a bucket its policy: who may do what, in the language of AWS."""
+        client = _client(self.endpoint_url)
+        try:
+            client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+        finally:
+            client.close()
 
-def aws_env(endpoint_url: str) -> dict[str, str]:
-    """The variables that lead the AWS tools to a test server at `endpoint_url` (or a proxy before it)."""
+
+def aws_env(endpoint_url: str, *, role: str = "") -> dict[str, str]:
+    """The variables that lead the AWS tools to a test server at `endpoint_url` (or a proxy before it).
+
+    Args:
+        role: one of `ROLES`; without one, who may do everything.
+    """
     return {
-        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_ACCESS_KEY_ID": role_key(role) if role else ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
         "AWS_ENDPOINT_URL": endpoint_url,
         "AWS_REGION": "us-east-1",
@@ -103,6 +117,11 @@ def aws_env(endpoint_url: str) -> dict[str, str]:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+
+
+def role_key(role: str) -> str:
+    """The access key of one of the `ROLES`."""
+    return f"{ACCESS_KEY}{role}"
 
 
 def _client(endpoint_url: str) -> Any:
@@ -166,7 +185,15 @@ class S3Server:
                             "name": "dvk",
                             "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
                             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-                        }
+                        },
+                        *(
+                            {
+                                "name": role,
+                                "credentials": [{"accessKey": role_key(role), "secretKey": SECRET_KEY}],
+                                "actions": [],
+                            }
+                            for role in ROLES
+                        ),
                     ]
                 },
                 f,
@@ -194,7 +221,7 @@ class S3Server:
                     f"-volume.port.public={public}",
                     f"-filer.port={filer}",
                     f"-filer.port.grpc={filer_grpc}",
-                    "-volume.max=50",
+                    "-volume.max=1000",
                     "-volume.preStopSeconds=0",
                     "-master.volumeSizeLimitMB=64",
                     "-master.electionTimeout=1s",
