@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -29,14 +30,14 @@ from dvk.events import Note, OnEvent, ignore
 from dvk.ids import PageId
 from dvk.store.fetch import Wanted, is_here
 from dvk.store.listing import Entries
-from dvk.store.names import show
+from dvk.store.names import I64, U8, show
 from dvk.store.pages import edit_listing, read_entries
 from dvk.store.restore import ContentSource, StoreContent, restore
 from dvk.store.writer import Writer
 from dvk.workspace.git import CommitId
 from dvk.workspace.ignore import exclude_pattern, excluded, excluded_paths
 from dvk.workspace.materialize import WorkTree
-from dvk.workspace.plan import CheckoutPlan, content_needed, plan_checkout
+from dvk.workspace.plan import CheckoutPlan, Holds, Mask, content_needed, plan_checkout
 from dvk.workspace.pointer import Pointer, pointer_name
 from dvk.workspace.probe import clean_leftovers, find_folded
 from dvk.workspace.selection import Selected, Selection, edit, normal_prefixes
@@ -175,7 +176,6 @@ class Materializer:
         self.result = CheckoutResult(dry_run=dry_run)
         self._entries_of = entries_of or (lambda _, p, s: pointer_entries(self.store, p, s))
         self._content = content or StoreContent(self.store)
-        self._vouched = content is not None  # what a remote gave us it can give again
 
     # ------------------------------------------------------------ one path
 
@@ -250,7 +250,7 @@ class Materializer:
             seen.scan,
             known=seen.known,
             ids=seen.ids,
-            holds=self.store.holds,
+            holds=self._holder(path, previous),
             previous=previous,
             selected=None,
             collisions=find_folded(self.repo.root_fd, path, target.names) if pointer.is_dir else (),
@@ -439,6 +439,28 @@ class Materializer:
         except DataMissing:
             return None
 
+    @cached_property
+    def _on_remotes(self) -> set[str]:
+        return self.repo.confirmed(self.ws.config.remotes())
+
+    def _holder(self, path: bytes, previous: Entries | None) -> Holds:
+        """Which contents could be brought back: from the store, and those of a version that a remote holds.
+
+        The latter is all there is after a pull that kept nothing in the store.
+        """
+        pointer = self._placed.get(path)
+        if previous is None or pointer is None or root_of(pointer).text not in self._on_remotes:
+            return self.store.holds
+        there = {row.tobytes() for row in previous.ids}
+
+        def holds(ids: U8, sizes: I64) -> Mask:
+            found = self.store.holds(ids, sizes)
+            for i in np.flatnonzero(~found).tolist():
+                found[i] = ids[i].tobytes() in there
+            return found
+
+        return holds
+
     # ------------------------------------------------------------ gone pointers
 
     def remove_left_behind(self) -> None:
@@ -500,7 +522,7 @@ class Materializer:
             seen.scan,
             known=seen.known,
             ids=seen.ids,
-            holds=self.store.holds,
+            holds=self._holder(path, previous),
             previous=previous,
             force=self.force,
             subject=path,

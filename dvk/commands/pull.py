@@ -266,6 +266,8 @@ def _direct(
                 listings[path] = Entries.join(parts)
                 _keep_pages(repo, pages, on_event)
             out.fetched += 1
+    repo.remember_store(source)
+    _confirm(repo, source, resolver.records)
 
     def entries_of(path: bytes, pointer: Pointer, _scope: Selected) -> Entries:
         return listings[path] if pointer.is_dir else file_entries(pointer)

@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +30,7 @@ from dvk.errors import NotFound, Refused, StorageError
 from dvk.ids import PageId
 from dvk.store.names import show
 from dvk.store.root import FILE, FOLDER, Root
+from dvk.store.roots import ConfirmedRoots
 from dvk.store.store import Store
 from dvk.workspace.config import RemoteConfig
 from dvk.workspace.pointer import Pointer
@@ -196,6 +197,11 @@ class Repo:
         with open(temporary, "x", encoding="utf-8") as file:
             json.dump(known, file)
         os.replace(temporary, os.path.join(self.remotes_state, "stores.json"))
+
+    def confirmed(self, names: Iterable[str]) -> set[str]:
+        """The roots, as text, that this clone has seen confirmed on any of these remotes. Offline."""
+        stores = {store for name in names if (store := self.known_store_id(name))}
+        return {root for store in stores for root in ConfirmedRoots(self.remotes_state, store).read()}
 
     def _known_stores(self) -> dict[str, str]:
         try:

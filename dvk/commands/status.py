@@ -18,7 +18,6 @@ from dvk.errors import DataMissing, DvkError, NotFound
 from dvk.events import OnEvent, ignore
 from dvk.ids import ID_BYTES
 from dvk.store.listing import Entries
-from dvk.store.roots import ConfirmedRoots
 from dvk.workspace.align import align
 from dvk.workspace.ignore import excluded_paths
 from dvk.workspace.pointer import Pointer, data_name
@@ -197,16 +196,12 @@ class _Status:
             config = None
         out.remote = config.name if config else ""
         roots = {n.root: n for n in [*staged(self.repo), *head_history(self.repo)]}
-        known = self._confirmed(out.remote) if config else set()
+        known = self.repo.confirmed([out.remote]) if config else set()
         waiting = [r for r in roots if r.text not in known and (r.size or r.files)]
         for root, here in zip(waiting, roots_here(self.repo.store, waiting), strict=True):
             if here:
                 out.not_pushed += 1
                 out.not_pushed_bytes += root.size
-
-    def _confirmed(self, remote: str) -> set[str]:
-        store = self.repo.known_store_id(remote)
-        return set(ConfirmedRoots(self.repo.remotes_state, store).read()) if store else set()
 
     def left_behind(self, tracked: set[bytes]) -> list[bytes]:
         """Data that Git is told to ignore for dvk's sake and that has no pointer here."""

@@ -153,3 +153,31 @@ class TestPushScope:
         third = clone.clone(tmp_path / "c")
         third.pull()
         assert third.data() == flow.data()
+
+
+def test_without_a_store_the_next_version_replaces_the_last_one(flow: Flow, tmp_path: Path) -> None:
+    """`pull --no-store` keeps no copy, and knows all the same what came from the remote and what is the user's."""
+    one = flow.version({"t.csv": csv(1000), "d/1": b"1", "d/2": b"2", "d/x/3": b"3"}, "t.csv", "d")
+    flow.write({"t.csv": csv(1001), "d/1": b"one"})
+    flow.remove("d/2")
+    flow.add(update=True)
+    two = flow.commit()
+    now = flow.data()
+    flow.push()
+    clone = flow.clone(tmp_path / "b")
+    clone.git("checkout", "-q", one)
+    clone.pull("d/x", store=False)
+    clone.pull("d/1", store=False)
+    assert sorted(clone.data()) == [b"d/1", b"d/x/3"]
+    clone.pull("d", "t.csv", store=False)
+    clone.git("checkout", "-q", two)
+    clone.pull(store=False)
+    assert clone.data() == now
+    clone.write({"d/1": b"mine"})
+    clone.git("checkout", "-q", one)
+    assert [e.subject for e in clone.pull(store=False, ok=False).failures] == ["d/1"]
+    assert clone.read("d/1") == b"mine"
+    clone.write({"d/1": b"one"})
+    clone.git("checkout", "-q", two)
+    clone.pull()
+    assert clone.data() == now and clone.status().clean
