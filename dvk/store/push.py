@@ -183,8 +183,8 @@ class _Push:
             key = pack_key(PackKind.DATA, name)
             if key in plan.resumed:
                 packs.add(key)
-            elif key not in packs and name in plan.origin:
-                bases.add(plan.origin[name])
+            elif key not in packs and name in plan.known.origin:
+                bases.add(plan.known.origin[name])
             elif key not in packs:
                 reused.add(key)
         assert plan.store is not None
@@ -205,7 +205,7 @@ class _Push:
         sizes = {**uploader.written, **plan.resumed}
         named = {*record.packs, *record.reused}
         # A live base answers for its packs. That they exist is asked all the same, for a remote that lost some.
-        covered = {pack_key(PackKind.DATA, name): plan.origin.get(name, b"") for name in sections.used_packs}
+        covered = {pack_key(PackKind.DATA, name): plan.known.origin.get(name, b"") for name in sections.used_packs}
         covered |= {pack_key(PackKind.PAGES, ref.pack): base for ref, base in sections.used_refs}
         asked = sorted(named | covered.keys())
         there = dict(zip(asked, plan.pool.map(self.backend.stat, asked), strict=True))

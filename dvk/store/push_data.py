@@ -114,7 +114,7 @@ def send_data(plan: Plan, uploader: Uploader) -> None:
     jobs: deque[Future[None]] = deque()
 
     def published(_kind: PackKind, name: PackId, footer: Footer) -> None:
-        plan.published(footer.ids, lambda: plan.chunks.add_pack(name, footer))
+        plan.published(footer.ids, lambda: plan.known.chunks.add_pack(name, footer))
 
     with (
         brisk(),
@@ -123,7 +123,7 @@ def send_data(plan: Plan, uploader: Uploader) -> None:
     ):
         try:
             for version in plan.out.sent:
-                for chunks in plan.chunks_to_place(version.root):
+                for chunks in plan.known.chunks_to_place(version.root):
                     new = plan.take_new(chunks)
                     if len(new):
                         _copy(plan, writer, pool, jobs, new)
@@ -137,7 +137,7 @@ def send_data(plan: Plan, uploader: Uploader) -> None:
 
 
 def _copy(plan: Plan, writer: PackWriter, pool: ThreadPoolExecutor, jobs: deque[Future[None]], chunks: Chunks) -> None:
-    local = plan.local
+    local = plan.known.local
     placed = local.place(chunks)
     _check_codecs(plan, set(placed.blocks.codec.tolist()))
     order = np.lexsort((placed.offset, placed.block))

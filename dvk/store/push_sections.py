@@ -19,7 +19,8 @@ from dvk.store.pack import RecipeRow
 from dvk.store.pages import Children, Chunks, ListKind, format_page, page_id, parse_page
 from dvk.store.placement import Placement
 from dvk.store.push_data import Uploader
-from dvk.store.push_plan import File, OpenLeaf, Plan
+from dvk.store.push_known import File, OpenLeaf
+from dvk.store.push_plan import Plan
 from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.sections import SectionWriter
 
@@ -48,7 +49,7 @@ class Sections:
         self._plan = plan
         self._writer = SectionWriter(uploader.put)
         self._drafts: dict[bytes, _Draft] = {}
-        self._nested: dict[bytes, tuple[Ref, bytes]] = dict(plan.nested)
+        self._nested: dict[bytes, tuple[Ref, bytes]] = dict(plan.known.nested)
         self._own: dict[bytes, int] = {}  # leaf of a recipe or listing -> number of its section in this push
 
     def write(self) -> list[Locator]:
@@ -60,7 +61,7 @@ class Sections:
         sent = [v.root for v in self._plan.out.sent]
         for root in sent:
             if root.kind == FILE:
-                self._draft(root, self._plan.file(root))
+                self._draft(root, self._plan.known.file(root))
         self._write_nested([r for r in sent if r.kind == FOLDER])
         for root in sent:
             if root.kind == FOLDER:
@@ -83,13 +84,13 @@ class Sections:
             draft.sections.append(self._writer.add([], loc.format_placement(placed), [], keep=True))
             return
         self._check_profile(file.profile)
-        leaves = self._plan.recipe_leaves(file)
+        leaves = self._plan.known.recipe_leaves(file)
         if len(leaves) > 1:
             draft.pages = self._inner_pages(ListKind.RECIPE, file.root)
         row = RecipeRow(root.id, file.root, root.size, file.profile)
         at = 0
         for name, count in leaves:
-            known = self._plan.leaves.get(name)
+            known = self._plan.known.leaves.get(name)
             if known is not None:
                 self.used_refs.add(known)
                 draft.sections.append(known[0])
@@ -144,7 +145,7 @@ class Sections:
         """Big files inside folders: their sections, then their locators into the page packs."""
         names: dict[bytes, None] = {}
         for folder in folders:
-            for leaf in self._plan.open_leaves(folder):
+            for leaf in self._plan.known.open_leaves(folder):
                 profile = _section_profile(leaf.files)
                 for i, file in enumerate(leaf.files):
                     if file is not None and _is_external(file, profile):
@@ -163,8 +164,8 @@ class Sections:
             self._nested[name] = (self._writer.ref(number), b"")
 
     def _write_folder(self, root: Root) -> None:
-        few = len(self._plan.leaf_refs(ListKind.LISTING, root.id)) <= _LEAVES_INLINE
-        for leaf in self._plan.open_leaves(root):
+        few = len(self._plan.known.leaf_refs(ListKind.LISTING, root.id)) <= _LEAVES_INLINE
+        for leaf in self._plan.known.open_leaves(root):
             if leaf.ref.id not in self._own:
                 self._own[leaf.ref.id] = self._folder_section(leaf, keep=few)
         self._upper(ListKind.LISTING, self._inner_pages(ListKind.LISTING, root.id))
@@ -192,14 +193,14 @@ class Sections:
                 row = RecipeRow(name, file.root, int(entries.sizes[i]), file.profile)
                 recipes[name] = (self._recipe_page(file.root, file.chunks), row)
         placed = SectionPlacement(self._place(Chunks.join(chunks)), per_entry, tuple(externals), profile)
-        pages = [(bytes(leaf.ref.id), self._plan.load_page(leaf.ref.id))]
+        pages = [(bytes(leaf.ref.id), self._plan.known.load_page(leaf.ref.id))]
         pages += [(row.root, page) for page, row in recipes.values()]
         return self._writer.add(pages, loc.format_placement(placed), [row for _, row in recipes.values()], keep=keep)
 
     def _folder_locator(self, root: Root) -> Locator:
         sections: list[int | Ref] = []
-        for ref in self._plan.leaf_refs(ListKind.LISTING, root.id):
-            known = self._plan.leaves.get(ref.id)
+        for ref in self._plan.known.leaf_refs(ListKind.LISTING, root.id):
+            known = self._plan.known.leaves.get(ref.id)
             if known is not None:
                 self.used_refs.add(known)
                 sections.append(known[0])
@@ -226,7 +227,7 @@ class Sections:
         out: list[bytes] = []
         level = [PageId(root)]
         while True:
-            pages = [self._plan.load_page(name) for name in level]
+            pages = [self._plan.known.load_page(name) for name in level]
             parsed = [parse_page(data, kind, subject=n.hex()[:12]) for n, data in zip(level, pages, strict=True)]
             if parsed[0].level == 0:
                 return b"".join(out)
@@ -242,7 +243,7 @@ class Sections:
             self._writer.add([(page_id(kind, p), p) for p in upper], b"", rows, keep=False)
 
     def _place(self, chunks: Chunks) -> Placement:
-        placed = self._plan.chunks.place(chunks.ids)
+        placed = self._plan.known.chunks.place(chunks.ids)
         if placed is None:
             raise DataMissing("a chunk that was just sent is not known", subject=self._plan.remote.name)
         self.used_packs.update(placed.blocks.packs)

@@ -10,13 +10,18 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 from dvk.backend.contract import Backend, KeyMissing
 from dvk.backend.disk import OPEN_DIR, locked_folder, make_durable_dirs, storage_error, sync_fd, translate
 from dvk.errors import Corrupt, FormatError
 from dvk.store.record import MAX_BYTES, Record, parse_record, record_id, record_key
+
+_T = TypeVar("_T")
 
 _LINE = re.compile(r"([fd]:[0-9a-f]{64}) ([0-9a-f]{64})")
 _LIST_KEY = re.compile(r"g/c-[0-9a-f]{32}")
@@ -45,6 +50,48 @@ def load_record(remote: Backend, rid: bytes) -> Record:
     if record_id(data) != rid:
         raise Corrupt("this record fails its hash", subject=subject)
     return parse_record(data, subject=subject)
+
+
+class Records:
+    """What a remote says of records, each asked for once, whichever thread comes first; the others wait for its answer.
+
+    Args:
+        avoid: records that were seen to be retired, whatever the remote says.
+    """
+
+    def __init__(self, remote: Backend, *, avoid: Container[bytes] = ()) -> None:
+        self._remote, self._avoid = remote, avoid
+        self._lock = threading.Lock()
+        self._live: dict[bytes, Future[bool]] = {}
+        self._roots: dict[bytes, Future[frozenset[str]]] = {}
+
+    def is_live(self, rid: bytes) -> bool:
+        """Whether a record is confirmed and not retired."""
+        return rid not in self._avoid and self._once(self._live, rid, lambda: is_live(self._remote, rid))
+
+    def covers(self, rid: bytes, root: str, *, store: str) -> bool:
+        """Whether a record is live and names a root: what a locator or a list of ours says of it is only a hint."""
+        return self.is_live(rid) and root in self._once(self._roots, rid, lambda: self._load_roots(rid, store))
+
+    def _load_roots(self, rid: bytes, store: str) -> frozenset[str]:
+        try:
+            record = load_record(self._remote, rid)
+        except (KeyMissing, FormatError):
+            return frozenset()  # nothing may be skipped because of it
+        return frozenset(record.roots) if record.store == store else frozenset()
+
+    def _once(self, table: dict[bytes, Future[_T]], key: bytes, ask: Callable[[], _T]) -> _T:
+        with self._lock:
+            answer = table.get(key)
+            first = answer is None
+            if answer is None:
+                answer = table[key] = Future()
+        if first:
+            try:
+                answer.set_result(ask())
+            except BaseException as error:
+                answer.set_exception(error)
+        return answer.result()
 
 
 def condemned(remote: Backend) -> set[str]:

@@ -25,10 +25,11 @@ from dvk.ids import PageId
 from dvk.store import locator as loc
 from dvk.store.codec import decode_block
 from dvk.store.fetch import Fetched, Wanted, fetch, is_here
-from dvk.store.locator import FILE, FOLDER, Locator, Ref, format_locator, locator_key
+from dvk.store.locator import Locator, Ref, format_locator, locator_key
 from dvk.store.pack import PackKind, block_header, iter_blocks, parse_footer_of
 from dvk.store.pages import Children, Chunks, ListKind, PageRef, format_page, page_id
-from dvk.store.resolve import Resolver, Root
+from dvk.store.resolve import Resolver
+from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.store import Store
 
 pytestmark = pytest.mark.timeout(120)

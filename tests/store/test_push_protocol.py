@@ -19,11 +19,11 @@ from dvk.backend.memory import MemoryBackend
 from dvk.errors import Corrupt, FormatError, NotOurs, Refused, RemoteError
 from dvk.store import locator as loc
 from dvk.store.descriptor import KEY, Descriptor, format_descriptor
-from dvk.store.locator import FOLDER
 from dvk.store.pack import PackBuilder, PackKind, pack_key
 from dvk.store.push import Version, push
 from dvk.store.record import format_mark
-from dvk.store.resolve import Resolver, Root
+from dvk.store.resolve import Resolver
+from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.roots import ConfirmedRoots
 from dvk.store.store import Store
 
@@ -59,7 +59,7 @@ def relied_on(remote: Remote, root: Root) -> set[str]:
                     out.add(pack_key(PackKind.PAGES, x.ref.pack))
                     raw = loc.decode_blocks(resolver.ranges([x.ref])[0], subject="")
                     name = raw[40:72]
-                    take(loc.parse_locator(raw, kind=loc.FILE, wanted=name, subject=""))
+                    take(loc.parse_locator(raw, kind=FILE, wanted=name, subject=""))
 
         take(remote.locator(root))
     return out
@@ -388,11 +388,12 @@ LIES: dict[str, Callable[[bytes], bytes | None]] = {
 }
 
 
-@pytest.mark.parametrize("prefix", ["p/", "m/", "j/"])
-@pytest.mark.parametrize("name", LIES)
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    # The contents of marks and records are not read back, their lengths are.
+    [(p, n) for p in ("p/", "m/", "j/") for n in LIES if p != "j/" or n not in ("zeros", "the last bit")],
+)
 def test_a_remote_that_stores_something_else_is_noticed(prefix: str, name: str, tmp_path: Path) -> None:
-    if prefix == "j/" and name in ("zeros", "the last bit"):
-        pytest.skip("the contents of marks and records are not read back")
     inner, local = MemoryBackend(), new_store()
     root = add_file(local, chunks("f", 3))
     remote = Store(Liar(inner, prefix, LIES[name]))

@@ -380,6 +380,24 @@ def test_an_edit_of_a_big_file_in_a_folder_moves_the_edit(tmp_path: Path, monkey
     arrives(remote.inner, v2, {**tree, b"m/a.bin": new})
 
 
+def test_an_edit_of_a_big_file_two_versions_later_moves_the_edit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version between changed a neighbour of it, so its leaf was looked at before."""
+    kit.small_pages(monkeypatch)
+    remote, local = Remote(), new_store()
+    old = chunks("model", 90)
+    tree = {b"a.bin": old, b"b": chunks("b", 2)}
+    edited = {**tree, b"b": (b"edit",)}
+    tuned = {**edited, b"a.bin": (*old[:40], b"tuned", *old[41:])}
+    v1, v2, v3 = (add_folder(local, t) for t in (tree, edited, tuned))
+    send(local, remote.store, tmp_path / "1", v1)
+    done = send(local, remote.store, tmp_path / "2", Version(v2, (v1,)), Version(v3, (v2, v1)))
+    assert done.new_bytes == len(b"edit" + b"tuned")
+    for root, what in ((v1, tree), (v2, edited), (v3, tuned)):
+        arrives(remote.inner, root, what)
+
+
 def test_versions_pushed_together_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kit.small_pages(monkeypatch)
     remote, local = Remote(), new_store()
