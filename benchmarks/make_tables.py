@@ -2,8 +2,12 @@
 
 10.5 million rows at full scale: ids and times that grow, a category, prices, quantities, coordinates, three words and
 a random 63-bit token. The edit is what happens between two exports of such a table: prices of some customers change
-(0.1 % of the rows, in runs of 100), 1,000 rows come in between, 500 go, 2 % are appended. Made in batches, so memory
-stays small, and each batch has a random state of its own, so the order of the work does not matter.
+(0.1 % of the rows, in runs of 100), 1,000 rows come in between, 500 go, 2 % are appended. In the CSV the 500 are
+strewn over the file. In Parquet they are one run, because a page holds 30,000 rows and more and would meet one of them
+anyway, whoever cuts it: strewn rows show nothing about how Parquet is written.
+
+Made in batches, so memory stays small, and each batch has a random state of its own, so the order of the work does not
+matter.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import pyarrow.parquet
 
 ROWS = 10_500_000
 BATCH_ROWS = 100_000
-ROW_GROUP_ROWS = 131_072
+ROW_GROUP_ROWS = 1 << 20  # what pyarrow does unless told otherwise
 RUN_ROWS = 100
 SEED = 20_260_101
 CATEGORIES = pa.array(["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"])
@@ -32,21 +36,27 @@ WORDS = pa.array(
 def table(cache: str, scale: float) -> None:
     """Write `table/`, `parquet/` and `parquet-cdc/`, two versions each."""
     rows = max(RUN_ROWS * 20, int(ROWS * scale))
-    for version, batches in enumerate((_first(rows), _second(rows))):
-        _write(cache, version, batches)
+    for version, batches in enumerate((_first(rows), _second(rows, strewn=True))):
+        _write_csv(cache, version, batches)
+    for version, batches in enumerate((_first(rows), _second(rows, strewn=False))):
+        _write_parquet(cache, version, batches)
 
 
-def _write(cache: str, version: int, batches: Iterator[pa.Table]) -> None:
+def _write_csv(cache: str, version: int, batches: Iterator[pa.Table]) -> None:
+    with pa.csv.CSVWriter(os.path.join(cache, "table", f"{version}.csv"), _rows(0, 1, part=0).schema) as csv:
+        for batch in batches:
+            csv.write_table(batch)
+
+
+def _write_parquet(cache: str, version: int, batches: Iterator[pa.Table]) -> None:
     schema = _rows(0, 1, part=0).schema
-    csv = pa.csv.CSVWriter(os.path.join(cache, "table", f"{version}.csv"), schema)
     plain = pa.parquet.ParquetWriter(os.path.join(cache, "parquet", f"{version}.parquet"), schema)
     cdc = pa.parquet.ParquetWriter(
         os.path.join(cache, "parquet-cdc", f"{version}.parquet"), schema, use_content_defined_chunking=True
     )
-    with csv, plain, cdc:
+    with plain, cdc:
         held = schema.empty_table()
         for batch in batches:
-            csv.write_table(batch)
             held = pa.concat_tables([held, batch])
             while held.num_rows >= ROW_GROUP_ROWS:
                 group = held.slice(0, ROW_GROUP_ROWS).combine_chunks()
@@ -63,12 +73,12 @@ def _first(rows: int) -> Iterator[pa.Table]:
         yield _rows(start, min(BATCH_ROWS, rows - start), part=0)
 
 
-def _second(rows: int) -> Iterator[pa.Table]:
+def _second(rows: int, *, strewn: bool) -> Iterator[pa.Table]:
     starts = range(0, rows, BATCH_ROWS)
     rng = np.random.default_rng([SEED, 1])
     inserting = set(rng.choice(len(starts), size=min(10, len(starts)), replace=False).tolist())
     removed = min(500, rows // 1000)
-    gone = np.sort(rng.choice(rows, size=removed, replace=False))
+    gone = np.sort(rng.choice(rows, size=removed, replace=False)) if strewn else rows // 2 + np.arange(removed)
     for number, start in enumerate(starts):
         batch = _rows(start, min(BATCH_ROWS, rows - start), part=0)
         batch = _reprice(batch, np.random.default_rng([SEED, 2, number]))
