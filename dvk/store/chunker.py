@@ -42,7 +42,7 @@ except ImportError:
 
 Engine = Literal["auto", "native", "numpy"]
 
-DEFAULT_PROFILE: Final = "cdc-64k"
+DEFAULT_PROFILE: Final = "auto-64k"
 max_chunk_bytes: Final = 1 << 20  #: no chunk of any known profile is longer
 
 #: The grid of regions that are not cut by content. A chunk of it is a block.
@@ -59,8 +59,8 @@ class _Profile:
 
 
 _PROFILES: Final = {
-    "cdc-64k": _Profile(_CDC_64K, splits=False),
     "auto-64k": _Profile(_CDC_64K, splits=True),
+    "cdc-64k": _Profile(_CDC_64K, splits=False),
 }
 _length_of: Final[Callable[[Any], int]] = attrgetter("length")
 

@@ -29,7 +29,7 @@ FILE_SCOPES: tuple[Scope, ...] = ("repo", "user", "local")
 _EVERYWHERE: tuple[Scope, ...] = FILE_SCOPES
 _OWN: tuple[Scope, ...] = ("user", "local")
 
-DEFAULT_PROFILE = "cdc-64k"
+DEFAULT_PROFILE = "auto-64k"
 
 _REMOTE_NAME = re.compile(r"(?![-.])[A-Za-z0-9._-]{1,64}")
 _PROFILE = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")

@@ -54,7 +54,7 @@ def test_one_file_can_be_asked(project: Project) -> None:
         with pytest.raises(NotFound, match=r"not set in dvk\.toml"):
             settings.get("core.remote", scope="repo")
         found = {s.key: (s.value, s.scope) for s in settings.all()}
-    assert found["core.remote"] == ("b", "local") and found["profile.default"] == ("cdc-64k", "default")
+    assert found["core.remote"] == ("b", "local") and found["profile.default"] == ("auto-64k", "default")
 
 
 def test_what_cannot_be_is_refused(project: Project) -> None:

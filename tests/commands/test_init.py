@@ -25,7 +25,7 @@ def test_it_writes_and_stages_two_files_that_dvk_reads_back(project: Project) ->
     assert project.git("status", "--porcelain") == "A  .gitattributes\nA  dvk.toml\n"
     assert project.read(".gitattributes") == b"*.dvk -text merge=dvk\n"
     values = Layer.parse(project.read("dvk.toml"), "repo", place="dvk.toml").values
-    assert {k: v.value for k, v in values.items()} == {"profile.default": "cdc-64k"}
+    assert {k: v.value for k, v in values.items()} == {"profile.default": "auto-64k"}
 
 
 def test_a_second_run_changes_nothing(project: Project) -> None:
@@ -44,7 +44,7 @@ def test_what_the_user_wrote_stays(project: Project) -> None:
         init(repo)
     assert project.read(".gitattributes") == b"*.png binary\n*.dvk -text merge=dvk\n"
     text = project.read("dvk.toml").decode()
-    assert "format = 1 # ours" in text and 'remote = "x"' in text and 'default = "cdc-64k"' in text
+    assert "format = 1 # ours" in text and 'remote = "x"' in text and 'default = "auto-64k"' in text
 
 
 def test_it_works_from_a_subfolder_and_in_a_linked_worktree(project: Project, tmp_path: Path) -> None:
