@@ -42,6 +42,7 @@ VERBS: tuple[Row, ...] = (
     Row("remote remove", "dvk.cli.setup:remote_remove", _START),
     Row("remote rename", "dvk.cli.setup:remote_rename", _START),
     Row("remote check", "dvk.cli.remote_more:check", _START),
+    Row("remote upgrade", "dvk.cli.remote_more:upgrade", _START),
     Row("remote trust", "dvk.cli.remote_more:trust", _START),
     Row("config", "dvk.cli.setup:config", _START),
     Row("add", "dvk.cli.tracking:add", _DAILY),

@@ -1,4 +1,4 @@
-"""The terminal side of what makes a remote trustworthy: `remote trust`, `remote check`."""
+"""The terminal side of what makes a remote trustworthy: `remote trust`, `remote check`, `remote upgrade`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dvk.backend.check import Step
     from dvk.commands.remote_check import CheckResult
     from dvk.commands.trust import Trust, Trusted
+    from dvk.commands.upgrade import UpgradeResult
 
 
 def _trust(result: Trust | Trusted) -> Iterator[Line]:
@@ -109,3 +110,47 @@ def check(
     if result.failures:
         run.failure = one_or_many(f"{plural(len(result.failures), 'misbehaviour')} found", result.failures)
     return result
+
+
+# ------------------------------------------------------------ upgrade
+
+
+def _upgraded(result: UpgradeResult) -> Iterator[Line]:
+    added = result.upgrade
+    if not added.changes:
+        yield (bold(result.url), " may hold everything that this dvk writes already")
+        return
+    may = "would be allowed to hold" if result.dry_run else "may now hold"
+    yield (bold(result.url), f" {may} {', '.join((*added.codecs, *added.profiles))}")
+    who = "everybody who uses it" if result.name else "every dvk that uses it"
+    yield f"{who} {'would need' if result.dry_run else 'needs'} dvk {added.needs} or later"
+
+
+@verb(render=_upgraded)
+def upgrade(
+    run: Run,
+    name: Annotated[str | None, typer.Argument(help="The remote; without a name the default one.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="This clone's own store instead.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would change.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> UpgradeResult:
+    """Let a remote hold what newer versions of dvk write.
+
+    A store lists what it may hold, and dvk keeps to that list, so that nobody finds data there that their dvk cannot
+    read. This adds everything that this dvk can write. Says which version everybody needs from then on, and asks.
+    """
+    from dvk.commands.repo import Repo
+    from dvk.commands.upgrade import upgrade as command
+
+    if local and name is not None:
+        raise UsageError("--local takes no remote")
+    with Repo(environ=run.environ) as repo:
+        if dry_run or not yes:
+            plan = command(repo, name, local=local, dry_run=True)
+            if dry_run or not plan.upgrade.changes:
+                return plan
+            run.confirm(
+                f"From then on everybody who uses {plan.url} needs dvk {plan.upgrade.needs} or later. Upgrade?",
+                option="--yes",
+            )
+        return command(repo, name, local=local)

@@ -14,7 +14,7 @@ Format and refusals: docs/format/codecs.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -82,6 +82,7 @@ _CODECS: Final = (
     # 5-15 are reserved for other planes, 16-31 for differences: docs/format/codecs.md
 )
 _BY_NUMBER: Final = {c.number: c for c in _CODECS}
+ALL_CODECS: Final = frozenset(_BY_NUMBER)  #: what this version of dvk reads and writes
 
 
 def known_codecs() -> tuple[str, ...]:
@@ -98,29 +99,36 @@ def codec_name(number: int) -> str:
     return _codec(number).name
 
 
-def encode_block(raw: memoryview, *, hint: Hint = Hint.UNKNOWN, level: int = 1) -> tuple[int, Buffer]:
+def codec_numbers(names: Iterable[str]) -> frozenset[int]:
+    """The codecs of a store's list that this version knows; raw is always one of them."""
+    return frozenset({RAW, *(c.number for c in _CODECS if c.name in set(names))})
+
+
+def encode_block(
+    raw: memoryview, *, hint: Hint = Hint.UNKNOWN, level: int = 1, codecs: frozenset[int] = ALL_CODECS
+) -> tuple[int, Buffer]:
     """Encode 1 byte to 1 MiB of contiguous bytes: codec number and payload, never longer than `raw`.
 
     A raw payload is `raw` itself, so it lives and changes with the caller's buffer. Any number of threads may
-    call at once; zstd runs outside the interpreter lock. `level` is zstd's.
+    call at once; zstd runs outside the interpreter lock. `level` is zstd's, `codecs` are those that the store takes.
     """
     if raw.format != "B":
         raw = raw.cast("B")
     if not 1 <= raw.nbytes <= MAX_BLOCK_BYTES:
         raise ValueError(f"a block holds 1 to {MAX_BLOCK_BYTES} bytes, not {raw.nbytes}")
-    planes = _try_planes(raw, hint, level)
+    planes = _try_planes(raw, hint, level, codecs)
     if planes is not None:
         return planes
-    if _is_worth_trying(raw, hint):
+    if ZSTD in codecs and _is_worth_trying(raw, hint):
         packed = compress_entropy(raw) if _is_uneven(raw, hint, level) else compress(raw, level)
         if len(packed) * 100 <= raw.nbytes * 97:
             return ZSTD, packed
     return RAW, raw
 
 
-def _try_planes(raw: memoryview, hint: Hint, level: int) -> tuple[int, Buffer] | None:
+def _try_planes(raw: memoryview, hint: Hint, level: int, codecs: frozenset[int]) -> tuple[int, Buffer] | None:
     """Number and payload where `raw` holds words, by its hint or by its looks, and planes are the best for them."""
-    widths = _WIDTHS.get(hint, ())
+    widths = tuple(w for w in _WIDTHS.get(hint, ()) if PLANES[w] in codecs)
     if not widths:
         return None
     if raw.nbytes >= SAMPLE_BYTES:
@@ -152,13 +160,15 @@ def decode_block(codec: int, payload: Buffer, raw_bytes: int) -> bytes:
     return raw
 
 
-def encode_checked(raw: memoryview, *, hint: Hint = Hint.UNKNOWN, level: int = 1) -> tuple[int, Buffer]:
+def encode_checked(
+    raw: memoryview, *, hint: Hint = Hint.UNKNOWN, level: int = 1, codecs: frozenset[int] = ALL_CODECS
+) -> tuple[int, Buffer]:
     """`encode_block`, proven to decode to `raw` again before anybody relies on it.
 
     Raises:
         Corrupt: it does not, so memory or a library is faulty, or another thread changed `raw`.
     """
-    codec, payload = encode_block(raw, hint=hint, level=level)
+    codec, payload = encode_block(raw, hint=hint, level=level, codecs=codecs)
     # `startswith` of equal lengths is a memcmp; `==` between bytes and memoryview goes item by item.
     if codec != RAW and not decode_block(codec, payload, raw.nbytes).startswith(raw):
         raise Corrupt(

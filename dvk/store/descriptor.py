@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from dvk.errors import FormatError, NewerFormat, NotOurs
@@ -39,6 +39,14 @@ class Descriptor:
     def new(cls) -> Descriptor:
         """A new store with everything that this program can write."""
         return cls(os.urandom(16).hex(), tuple(sorted(known_codecs())), tuple(sorted(known_profiles())))
+
+    def raised(self) -> Descriptor:
+        """The same store, and it may hold everything that this program can write."""
+        return replace(
+            self,
+            codecs=tuple(sorted({*self.codecs, *known_codecs()})),
+            profiles=tuple(sorted({*self.profiles, *known_profiles()})),
+        )
 
     def require(self, operation: Operation, *, subject: str) -> None:
         """Refuse an operation whose mandatory features this program does not know.

@@ -71,7 +71,9 @@ def ingest(
     Raises:
         ChangedWhileRead, StorageError: for one file; with `failures` when there are several. All files are tried first,
             so that every unreadable one is named.
+        Refused: the store does not take data that is cut by `profile`.
     """
+    writer.require_profile(profile)
     workers = workers or default_workers()
     with brisk(), ThreadPoolExecutor(workers, thread_name_prefix="dvk-encode") as pool:
         meter = Meter(on_event, "read", total_bytes=int(sizes.sum(dtype=np.uint64)), total_items=len(sizes))

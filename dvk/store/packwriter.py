@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from dvk.backend.contract import Buffer
 from dvk.ids import PackId, PageId
-from dvk.store.codec import Hint, encode_checked
+from dvk.store.codec import ALL_CODECS, Hint, decode_block, encode_checked
 from dvk.store.pack import BLOCK_HEADER, MAX_BLOCK_BYTES, Footer, PackBuilder, PackKind, RecipeRow
 from dvk.store.threads import default_workers as default_workers
 
@@ -71,11 +71,20 @@ class PackWriter:
         published: told of each pack once it is stored.
         level: of zstd, for data.
         in_flight: packs being put at a time; each holds about 64 MiB of memory.
+        codecs: those that the store takes; a block that comes encoded as something else is encoded again.
     """
 
-    def __init__(self, put: PutPack, published: Published, *, level: int = 1, in_flight: int = 2) -> None:
+    def __init__(
+        self,
+        put: PutPack,
+        published: Published,
+        *,
+        level: int = 1,
+        in_flight: int = 2,
+        codecs: frozenset[int] = ALL_CODECS,
+    ) -> None:
         self.written = Written()
-        self._put_pack, self._published, self._level = put, published, level
+        self._put_pack, self._published, self._level, self._codecs = put, published, level, codecs
         self._lock = threading.Lock()
         self._counting = threading.Lock()
         self._tails: dict[Hint, _Tail] = defaultdict(_Tail)
@@ -172,13 +181,16 @@ class PackWriter:
             self._encode(tail.ids, tail.lengths, memoryview(b"".join(tail.pieces)), hint)
 
     def _encode(self, ids: Sequence[bytes], lengths: Sequence[int], raw: memoryview, hint: Hint) -> None:
-        codec, payload = encode_checked(raw, hint=hint, level=self._level)
+        codec, payload = encode_checked(raw, hint=hint, level=self._level, codecs=self._codecs)
         self.add_encoded(codec, payload, len(raw), ids=ids, lengths=lengths)
 
     def add_encoded(
         self, codec: int, payload: Buffer, raw_len: int, *, ids: Sequence[bytes], lengths: Sequence[int]
     ) -> None:
         """Append a block that is encoded already; its chunks are new and were proven by hash."""
+        if codec not in self._codecs:
+            raw = memoryview(decode_block(codec, payload, raw_len))
+            codec, payload = encode_checked(raw, level=self._level, codecs=self._codecs)
         if isinstance(payload, memoryview):
             payload = bytes(payload)  # the caller's buffer is used again
         with self._lock:
@@ -208,7 +220,7 @@ class PackWriter:
 
     def _encode_pages(self, tail: _Tail) -> None:
         raw = b"".join(tail.pieces)
-        codec, payload = encode_checked(memoryview(raw), level=3) if raw else (0, b"")
+        codec, payload = encode_checked(memoryview(raw), level=3, codecs=self._codecs) if raw else (0, b"")
         with self._lock:
             builder = self._builders[PackKind.PAGES]
             if raw:

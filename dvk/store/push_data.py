@@ -1,8 +1,8 @@
 """The data of a push: chunks that are new to the remote, from the local store's blocks into packs of their own.
 
-A block of which every chunk is new is sent as it is; of the others the new chunks are encoded again, so that nothing
-leaves this machine that nobody asked for. Each chunk is proven by its id before it is sent, and each pack is read back,
-at least its end and one block, before anything relies on it.
+A block of which every chunk is new is sent as it is, if the remote takes its codec; of the others the new chunks are
+encoded again, so that nothing leaves this machine that nobody asked for. Each chunk is proven by its id before it is
+sent, and each pack is read back, at least its end and one block, before anything relies on it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 from blake3 import blake3
 
 from dvk.backend.contract import Buffer, KeyMissing
-from dvk.errors import Corrupt, FormatError, Refused, RemoteError
+from dvk.errors import Corrupt, FormatError, RemoteError
 from dvk.events import Meter, OnEvent
 from dvk.ids import PackId
-from dvk.store.codec import codec_name, decode_block
+from dvk.store.codec import decode_block
 from dvk.store.journal import Journal
 from dvk.store.pack import Footer, PackKind, pack_key
 from dvk.store.packwriter import PackWriter
@@ -118,7 +118,7 @@ def send_data(plan: Plan, uploader: Uploader) -> None:
 
     with (
         brisk(),
-        PackWriter(uploader.put, published, in_flight=_IN_FLIGHT) as writer,
+        PackWriter(uploader.put, published, in_flight=_IN_FLIGHT, codecs=plan.codecs) as writer,
         ThreadPoolExecutor(default_workers(), thread_name_prefix="dvk-encode") as pool,
     ):
         try:
@@ -139,7 +139,6 @@ def send_data(plan: Plan, uploader: Uploader) -> None:
 def _copy(plan: Plan, writer: PackWriter, pool: ThreadPoolExecutor, jobs: deque[Future[None]], chunks: Chunks) -> None:
     local = plan.known.local
     placed = local.place(chunks)
-    _check_codecs(plan, set(placed.blocks.codec.tolist()))
     order = np.lexsort((placed.offset, placed.block))
     block = placed.block[order]
     starts = np.flatnonzero(np.diff(block.astype(np.int64), prepend=-1))
@@ -168,15 +167,3 @@ def _copy(plan: Plan, writer: PackWriter, pool: ThreadPoolExecutor, jobs: deque[
         jobs.append(pool.submit(send, r))
         while len(jobs) > 4 * _IN_FLIGHT:
             jobs.popleft().result()
-
-
-def _check_codecs(plan: Plan, used: set[int]) -> None:
-    """A store lists the codecs that its packs may contain, so that everybody who reads it can."""
-    assert plan.store is not None
-    unknown = sorted({codec_name(c) for c in used} - set(plan.store.codecs))
-    if unknown:
-        raise Refused(
-            f"this data is encoded as {', '.join(unknown)}, which that store does not take",
-            subject=plan.remote.name,
-            hint="`dvk remote upgrade` allows it, once everybody who reads this remote has a dvk that knows it",
-        )

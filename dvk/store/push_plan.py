@@ -24,6 +24,7 @@ from blake3 import blake3
 from dvk.backend.contract import KeyMissing
 from dvk.errors import DataMissing, DvkError, FormatError
 from dvk.events import Note, OnEvent, ignore
+from dvk.store.codec import codec_numbers
 from dvk.store.descriptor import Descriptor
 from dvk.store.journal import Journal
 from dvk.store.known import SeenOnce
@@ -119,6 +120,12 @@ class Plan:
     def _store(self) -> Descriptor:
         assert self.store is not None
         return self.store
+
+    @property
+    def codecs(self) -> frozenset[int]:
+        """The codecs that the remote store takes; once it exists."""
+        assert self.store is not None
+        return codec_numbers(self.store.codecs)
 
     # ------------------------------------------------------------ P1
 

@@ -47,7 +47,7 @@ class Sections:
         self.used_packs: set[bytes] = set()  #: data packs that new sections place chunks in
         self.used_refs: set[tuple[Ref, bytes]] = set()  #: sections that were there, and the record that covers each
         self._plan = plan
-        self._writer = SectionWriter(uploader.put)
+        self._writer = SectionWriter(uploader.put, codecs=plan.codecs)
         self._drafts: dict[bytes, _Draft] = {}
         self._nested: dict[bytes, tuple[Ref, bytes]] = dict(plan.known.nested)
         self._own: dict[bytes, int] = {}  # leaf of a recipe or listing -> number of its section in this push

@@ -12,7 +12,7 @@ import numpy as np
 
 from dvk.backend.contract import Buffer
 from dvk.ids import PackId
-from dvk.store.codec import encode_checked
+from dvk.store.codec import ALL_CODECS, encode_checked
 from dvk.store.locator import INLINE_BYTES, Ref, piece_id
 from dvk.store.pack import MAX_BLOCK_BYTES, PackBuilder, PackKind, RecipeRow
 
@@ -21,10 +21,13 @@ Put = Callable[[PackKind, PackId, list[Buffer]], None]
 
 
 class SectionWriter:
-    """Fills page packs with sections; each is a run of whole blocks. Not for use by several threads at once."""
+    """Fills page packs with sections; each is a run of whole blocks. Not for use by several threads at once.
 
-    def __init__(self, put: Put) -> None:
-        self._put = put
+    `codecs` are those that the store takes.
+    """
+
+    def __init__(self, put: Put, *, codecs: frozenset[int] = ALL_CODECS) -> None:
+        self._put, self._codecs = put, codecs
         self._builder = PackBuilder(PackKind.PAGES)
         self._open: list[tuple[int, int, int]] = []  # number, offset, length in the open pack
         self._refs: dict[int, Ref] = {}
@@ -66,7 +69,7 @@ class SectionWriter:
 
     def _block(self, group: list[tuple[bytes, bytes]]) -> list[Buffer]:
         raw = b"".join(data for _, data in group)
-        codec, payload = encode_checked(memoryview(raw), level=3)
+        codec, payload = encode_checked(memoryview(raw), level=3, codecs=self._codecs)
         payload = bytes(payload)
         lengths = np.array([len(data) for _, data in group], np.uint32)
         self._builder.add_block(codec, payload, len(raw), ids=b"".join(i for i, _ in group), lengths=lengths)

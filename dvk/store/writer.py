@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from dvk.backend.contract import Buffer
+from dvk.errors import Refused
 from dvk.ids import PackId, PageId
-from dvk.store.codec import Hint
+from dvk.store.codec import ALL_CODECS, Hint, codec_numbers
 from dvk.store.names import U8
 from dvk.store.pack import Footer, PackKind, RecipeRow, pack_key
 from dvk.store.packwriter import PackWriter, Written
@@ -38,9 +39,9 @@ class Writer:
         self._pending: set[bytes] = set()  # taken, and not yet in a findable pack
         self._recipes: set[bytes] = set()  # files whose recipe was taken
         # One pack being written while the next one fills keeps a disk busy; a second would cost 64 MiB and gains 5 %.
-        self._packs = PackWriter(self._put, self._published, level=level, in_flight=1)
-        if not dry_run:
-            store.create()
+        self._descriptor = store.describe() if dry_run else store.create()
+        codecs = ALL_CODECS if self._descriptor is None else codec_numbers(self._descriptor.codecs)
+        self._packs = PackWriter(self._put, self._published, level=level, in_flight=1, codecs=codecs)
 
     def __enter__(self) -> Writer:
         return self
@@ -140,6 +141,19 @@ class Writer:
                     continue
                 self._recipes.add(row.file)
             self._packs.add_recipe(row)
+
+    def require_profile(self, profile: str) -> None:
+        """Refuse to cut by a profile that the store does not list: whoever adds to it has to repeat the cuts.
+
+        Raises:
+            Refused: it is not on the list; `upgrade` raises that.
+        """
+        if self._descriptor is not None and profile not in self._descriptor.profiles:
+            raise Refused(
+                f"data is to be cut by the profile {profile}, which this store does not take",
+                subject=self.store.name,
+                hint="`dvk remote upgrade --local` allows it, once every dvk that uses this store knows it",
+            )
 
     def end_of_path(self) -> None:
         """Blocks do not span tracked paths."""
