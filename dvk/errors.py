@@ -37,9 +37,7 @@ class DvkError(Exception):
 
     kind: ClassVar[str] = "failed"
 
-    def __init__(
-        self, message: str, *, subject: str = "", hint: str = "", failures: Sequence[DvkError] = ()
-    ) -> None:
+    def __init__(self, message: str, *, subject: str = "", hint: str = "", failures: Sequence[DvkError] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.subject = subject

@@ -103,9 +103,7 @@ class _Group(typer.core.TyperGroup):
             called = f"dvk {self.prefix}"
             raise UsageError(
                 f"there is no `{called}{args[0]}`",
-                hint=f"did you mean `{called}{close[0]}`?"
-                if close
-                else f"`{called}--help` lists what there is",
+                hint=f"did you mean `{called}{close[0]}`?" if close else f"`{called}--help` lists what there is",
             )
         return super().resolve_command(ctx, args)
 
@@ -148,9 +146,7 @@ def _command(words: str, verb: Verb) -> Any:
         )
         return Call(words, verb, arguments, common, None)
 
-    own = list(inspect.signature(verb.function, eval_str=True).parameters.values())[
-        1:
-    ]  # the first is the Run
+    own = list(inspect.signature(verb.function, eval_str=True).parameters.values())[1:]  # the first is the Run
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [
         inspect.Parameter("ctx", keyword, annotation=typer.Context),
@@ -220,8 +216,7 @@ def tree(table: Table, about: Mapping[str, str], *, text: str, version: str) -> 
 
     # Resolved here, since typer would look for the names of this function's scope in the module.
     callback.__annotations__ = {
-        n: p.annotation
-        for n, p in inspect.signature(callback, eval_str=True, locals=locals()).parameters.items()
+        n: p.annotation for n, p in inspect.signature(callback, eval_str=True, locals=locals()).parameters.items()
     }
     app.callback(help=text)(callback)
     return _filled(typer.main.get_command(app), table, about, "")

@@ -15,9 +15,7 @@ class Live:
     """One row per stage: name, bar, phrase. Gone after `close`. Calls must be serialized by the caller."""
 
     def __init__(self, stream: TextIO, *, color: bool) -> None:
-        self._console = Console(
-            file=stream, force_terminal=True, no_color=not color, highlight=False, markup=False
-        )
+        self._console = Console(file=stream, force_terminal=True, no_color=not color, highlight=False, markup=False)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=28),

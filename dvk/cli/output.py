@@ -84,9 +84,7 @@ class Terminal:
         self.color_out = wants_color(color, environ, is_terminal=self.out_is_terminal)
         self.color_err = wants_color(color, environ, is_terminal=self.err_is_terminal)
         self.redactor = Redactor(environ)
-        self.has_answered = (
-            False  #: something may have reached standard output: no second document after that
-        )
+        self.has_answered = False  #: something may have reached standard output: no second document after that
 
     @property
     def raw(self) -> BinaryIO:

@@ -200,10 +200,7 @@ def width(text: str) -> int:
     """The terminal cells of a printable text: two for wide East Asian characters, none for combining ones."""
     if text.isascii():
         return len(text)
-    return sum(
-        0 if unicodedata.combining(ch) else 2 if unicodedata.east_asian_width(ch) in "WF" else 1
-        for ch in text
-    )
+    return sum(0 if unicodedata.combining(ch) else 2 if unicodedata.east_asian_width(ch) in "WF" else 1 for ch in text)
 
 
 def columns(rows: Iterable[Sequence[str | Piece]], *, right: Iterable[int] = (), gap: int = 2) -> list[Line]:

@@ -6,6 +6,7 @@ data that nothing refers to. A folder is scanned whole and compared with the sta
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -41,6 +42,7 @@ from dvk.workspace.source import SourceFiles
 from dvk.workspace.statcache import Clock, StatCache, read_clock
 
 _RETRIES = 5
+_ASK_EACH = 3  # up to here Git is asked for each path alone, and its whole index need not be listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,18 +191,17 @@ class _Add:
         if git is None or not git.has_program:
             return
         problems: list[DvkError] = []
+        everything = sorted(git.tracked_under(b"")) if len(targets) > _ASK_EACH else None
         for t in targets:
-            if t.pointer is not None and not t.inner:
-                continue
-            tracked = git.tracked_under(join_path(t.path, t.inner))
+            where = join_path(t.path, t.inner)
+            tracked = git.tracked_under(where) if everything is None else _at_or_below(everything, where)
             if tracked:
                 shown = ", ".join(show(p) for p in tracked[:3]) + (", ..." if len(tracked) > 3 else "")
                 problems.append(
                     Refused(
                         f"Git tracks {len(tracked):,} of its files ({shown})",
-                        subject=show(join_path(t.path, t.inner)),
-                        hint=f"`git rm -r --cached {show(join_path(t.path, t.inner))}` hands it over to dvk, "
-                        "the files stay",
+                        subject=show(where),
+                        hint=f"`git rm -r --cached {show(where)}` hands it over to dvk, the files stay",
                     )
                 )
         if problems:
@@ -459,6 +460,13 @@ class _Add:
                 hint=f"`dvk rm {path}` takes it out of the folder, `dvk pull {path}` brings it",
             )
         return NotFound("there is no such file or folder", subject=path)
+
+
+def _at_or_below(paths: Sequence[bytes], where: bytes) -> list[bytes]:
+    """Those of the ascending `paths` that are `where` or lie in it."""
+    at = bisect_left(paths, where)
+    low, high = bisect_left(paths, where + b"/"), bisect_left(paths, where + b"0")
+    return [*paths[at : at + 1 if at < len(paths) and paths[at] == where else at], *paths[low:high]]
 
 
 def _is_empty_dir(seen: Look) -> bool:

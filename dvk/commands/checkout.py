@@ -7,6 +7,7 @@ same command.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -35,6 +36,7 @@ from dvk.store.pages import edit_listing, read_entries
 from dvk.store.restore import ContentSource, StoreContent, restore
 from dvk.store.writer import Writer
 from dvk.workspace.git import CommitId
+from dvk.workspace.handles import make_dirs
 from dvk.workspace.ignore import exclude_pattern, excluded, excluded_paths
 from dvk.workspace.materialize import WorkTree
 from dvk.workspace.plan import CheckoutPlan, Holds, Mask, content_needed, plan_checkout
@@ -326,10 +328,12 @@ class Materializer:
             clean_leftovers(self.repo.root_fd, path, seen.scan.leftovers)
         with WorkTree(self.repo.root_fd, path, plan) as tree:
             tree.check_space()
+            if pointer.is_dir and whole:
+                os.close(make_dirs(self.repo.root_fd, path))  # nothing else would, if it is to be empty
             problems = tree.delete()
             problems += tree.make_dirs()
             failed = restore(self._content, plan.ids, plan.sizes, tree, names=tree.shown(), on_event=self.on_event)
-            problems += [error for _, error in failed]
+            problems += [_with_a_way_out(path, error) for _, error in failed]
             problems += tree.link()
             problems += tree.set_modes()
             written = tree.entries()
@@ -534,3 +538,10 @@ class Materializer:
         remove_empty_dirs(self.repo.root_fd, path, top=b"")
         forget(self.repo.state, path)
         return problems
+
+
+def _with_a_way_out(path: bytes, error: DvkError) -> DvkError:
+    """An error about data that is not in the store, with what brings it."""
+    if isinstance(error, DataMissing) and not error.hint:
+        error.hint = f"`dvk pull {show(path)}` brings it"
+    return error

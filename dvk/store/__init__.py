@@ -1,1 +1,1 @@
-"""Content-addressed storage on a backend: chunks, blocks, packs, pages, index, locators, records, sync. Knows no Git."""
+"""Content-addressed storage on a backend: chunks, packs, pages, index, locators, records, sync. Knows no Git."""

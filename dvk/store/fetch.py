@@ -29,7 +29,7 @@ from dvk.store.names import I64, U8
 from dvk.store.pack import RecipeRow
 from dvk.store.pages import Chunks, iter_entries, read_recipe
 from dvk.store.placement import Blocks, Range, plan_ranges, read_range
-from dvk.store.resolve import CONNECTIONS, Part, Resolver
+from dvk.store.resolve import Part, Resolver
 from dvk.store.restore import Content, restore
 from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.store import Store, as_column
@@ -38,6 +38,8 @@ from dvk.store.writer import Writer
 
 U32 = npt.NDArray[np.uint32]
 _RANGE_BYTES = 8 << 20
+#: Ranges that are read or being taken apart at a time; bounds memory together with the length of one.
+_IN_FLIGHT = 8
 #: Roots whose locators are read together.
 _ROOTS_AT_ONCE = 16
 #: Files up to this size are fetched side by side; a longer one keeps all connections busy by itself.
@@ -69,7 +71,11 @@ class Fetched:
 
 
 def is_here(local: Store, wanted: Wanted) -> bool:
-    """Whether all pages and chunks of what is wanted are in a store."""
+    """Whether all pages and chunks of what is wanted are in a store.
+
+    Raises:
+        Corrupt: a page of it is damaged there.
+    """
     root = wanted.root
     if root.kind != FOLDER:
         ids = np.frombuffer(root.id, np.uint8).reshape(1, ID_BYTES)
@@ -100,7 +106,14 @@ def fetch(
         StorageError, StorageFull: the local store cannot be written.
     """
     out = Fetched()
-    missing = [w for w in wanted if not is_here(local, w)]
+    missing: list[Wanted] = []
+    for w in wanted:
+        try:
+            if not is_here(local, w):
+                missing.append(w)
+        except FormatError as error:  # a page of it is damaged here: that is for `repair`, and no reason to stop
+            out.failures.append((w, error))
+    damaged = len(out.failures)
     with brisk(), Resolver(remote, on_event=on_event) as resolver, Writer(local, dry_run=dry_run) as writer:
         run = _Fetch(remote, resolver, writer, out, on_event)
         try:
@@ -114,7 +127,7 @@ def fetch(
             run.close()
         run.prove()
         failed = {w.root.text for w, _ in out.failures}
-        out.roots = len(missing) - len(out.failures)
+        out.roots = len(missing) - (len(out.failures) - damaged)
         out.records = {text: rid for text, rid in resolver.records.items() if text not in failed}
         if not dry_run:
             out.new_bytes = writer.written.new_bytes
@@ -125,7 +138,7 @@ class _Fetch:
     def __init__(self, remote: Store, resolver: Resolver, writer: Writer, out: Fetched, on_event: OnEvent) -> None:
         self.remote, self.resolver, self.writer, self.out = remote, resolver, writer, out
         self.meter = Meter(on_event, "download", total_bytes=0)
-        self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="dvk-fetch")
+        self._pool = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="dvk-fetch")
         self._roots = ThreadPoolExecutor(_ROOTS_AT_ONCE, thread_name_prefix="dvk-roots")
         self._lock = threading.Lock()
         self._unproven: dict[bytes, RecipeRow] = {}
@@ -265,7 +278,7 @@ class _Fetch:
         try:
             for r in ranges:
                 jobs.append(self._pool.submit(self._range, r, blocks, members, chunks, names, offset))
-                while len(jobs) > CONNECTIONS + 4:
+                while len(jobs) > _IN_FLIGHT:
                     jobs.popleft().result()
             while jobs:
                 jobs.popleft().result()

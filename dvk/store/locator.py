@@ -24,7 +24,7 @@ from dvk.store.codec import decode_block
 from dvk.store.pack import BLOCK_HEADER, HEADER, MAX_BLOCK_BYTES, MAX_PACK_BYTES, PackKind, iter_blocks
 from dvk.store.pages import ListKind, page_length
 from dvk.store.placement import Blocks, Placement
-from dvk.store.root import FILE, FOLDER
+from dvk.store.root import FILE
 
 U32 = npt.NDArray[np.uint32]
 

@@ -203,9 +203,7 @@ def fold(path: bytes, *, case: bool = True, forms: bool = True) -> str:
     return text
 
 
-def find_collisions(
-    names: Iterable[bytes], *, case: bool = True, forms: bool = True
-) -> list[tuple[bytes, bytes]]:
+def find_collisions(names: Iterable[bytes], *, case: bool = True, forms: bool = True) -> list[tuple[bytes, bytes]]:
     """Pairs of different names, or directories of names, that a folding filesystem takes for one.
 
     A pair names the paths as far as they collide: for `A/x` and `a/y` it is (`A`, `a`). Each path is in

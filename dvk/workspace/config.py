@@ -230,9 +230,7 @@ class Layer:
         except UnicodeDecodeError as e:
             raise FormatError("is not UTF-8 text", subject=place) from e
         if _CONFLICT.search(text):
-            raise FormatError(
-                "has unresolved merge conflict markers", subject=place, hint="edit it, then `git add` it"
-            )
+            raise FormatError("has unresolved merge conflict markers", subject=place, hint="edit it, then `git add` it")
         try:
             document = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError, ValueError) as e:
@@ -248,18 +246,14 @@ class Layer:
                 lists[name] = value
             else:
                 values[name] = Value(_check(name, value, scope, place), origin)
-        return cls(
-            values, _profile_rules(lists.get("profile.path"), place), _table_rules(lists.get("table"), place)
-        )
+        return cls(values, _profile_rules(lists.get("profile.path"), place), _table_rules(lists.get("table"), place))
 
 
 def user_config_dir(environ: Mapping[str, str]) -> bytes:
     """The user's folder of settings for dvk: DVK_CONFIG_HOME, else the platform's."""
     if environ.get("DVK_CONFIG_HOME"):
         return os.fsencode(os.path.abspath(environ["DVK_CONFIG_HOME"]))
-    return os.path.join(
-        _user_dir(environ, "XDG_CONFIG_HOME", ".config", "Library/Application Support"), b"dvk"
-    )
+    return os.path.join(_user_dir(environ, "XDG_CONFIG_HOME", ".config", "Library/Application Support"), b"dvk")
 
 
 def user_cache_dir(environ: Mapping[str, str]) -> bytes:
@@ -335,14 +329,8 @@ def _rows(found: object, name: str, wanted: set[str], place: str) -> list[dict[s
     """The entries of a list of tables, each with exactly the keys that it must have."""
     if found is None:
         return []
-    if (
-        not isinstance(found, list)
-        or len(found) > MAX_RULES
-        or any(not isinstance(row, dict) for row in found)
-    ):
-        raise FormatError(
-            f"should be at most {MAX_RULES:,} sections `[[{name}]]`", subject=f"{place}: {name}"
-        )
+    if not isinstance(found, list) or len(found) > MAX_RULES or any(not isinstance(row, dict) for row in found):
+        raise FormatError(f"should be at most {MAX_RULES:,} sections `[[{name}]]`", subject=f"{place}: {name}")
     for i, row in enumerate(found, 1):
         if set(row) != wanted:
             raise FormatError(

@@ -84,9 +84,7 @@ def remove_file(dir_fd: int, name: bytes, *, subject: str) -> bool:
     return True
 
 
-def read_small(
-    dir_fd: int | None, name: bytes, *, max_bytes: int, subject: str, follow: bool = False
-) -> bytes | None:
+def read_small(dir_fd: int | None, name: bytes, *, max_bytes: int, subject: str, follow: bool = False) -> bytes | None:
     """The content of a regular file of at most `max_bytes`; None when there is none.
 
     `follow` allows `name` itself to be a link: for files of the user's own, never for what was cloned.

@@ -28,9 +28,7 @@ _OPTIONS = (
 )
 # Settings of the user that would change which commits or rows are shown.
 _SETTINGS = ("-c", "log.showRoot=true", "-c", "log.follow=false", "-c", "diff.relative=false")
-_UNKNOWN_REV = re.compile(
-    r"unknown revision|bad revision|Invalid (?:symmetric difference )?revision|bad object"
-)
+_UNKNOWN_REV = re.compile(r"unknown revision|bad revision|Invalid (?:symmetric difference )?revision|bad object")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +90,7 @@ def _log(
 ) -> Iterator[tuple[list[str], list[tuple[BlobId | None, bytes]]]]:
     form = "--format=tformat:%x01%H%x00" + "".join(f"{f}%x00" for f in ("%an", "%ae", "%aI", "%s")[:fields])
     command: list[bytes | str] = [*_SETTINGS, "log", "--stdin", *_OPTIONS, *options, form, b"--", *pathspecs]
-    stream = program.fields(
-        command, cwd=top, stdin="".join(f"{r}\n" for r in revs).encode("utf-8", "surrogateescape")
-    )
+    stream = program.fields(command, cwd=top, stdin="".join(f"{r}\n" for r in revs).encode("utf-8", "surrogateescape"))
     header: list[str] = []
     rows: list[tuple[BlobId | None, bytes]] = []
     try:

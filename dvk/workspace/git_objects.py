@@ -104,9 +104,7 @@ def missing_object(oid: str) -> DataMissing:
 
 def too_large(oid: str, size: int, max_bytes: int) -> FormatError:
     """The error for a blob that cannot be what it is taken for."""
-    return FormatError(
-        f"a Git blob of {size:,} bytes where at most {max_bytes:,} are allowed", subject=oid[:12]
-    )
+    return FormatError(f"a Git blob of {size:,} bytes where at most {max_bytes:,} are allowed", subject=oid[:12])
 
 
 def not_a_blob(oid: str, kind: str) -> FormatError:

@@ -215,22 +215,16 @@ def failure(done: Finished, where: bytes) -> DvkError:
             hint="run the same command again; if no git is running, remove that file",
         )
     if b"No space left on device" in err or b"Disk quota exceeded" in err:
-        return StorageFull(
-            "git found no space left", subject=show(where), hint="free some space and try again"
-        )
+        return StorageFull("git found no space left", subject=show(where), hint="free some space and try again")
     if b"Permission denied" in err or b"Read-only file system" in err:
-        return StorageError(
-            f"git: {_first_line(err)}", subject=show(where), hint="check owner and permissions"
-        )
+        return StorageError(f"git: {_first_line(err)}", subject=show(where), hint="check owner and permissions")
     hint = "run `git fsck` to see what is wrong with the repository"
     if any(word in err.lower() for word in _INCOMPLETE):
         hint = (
             "this clone may be shallow or partial: `git fetch --unshallow` or "
             "`git fetch --refetch --no-filter` completes it; else `git fsck` tells more"
         )
-    return GitFailed(
-        f"git failed: {_first_line(err) or f'exit code {done.code}'}", subject=show(where), hint=hint
-    )
+    return GitFailed(f"git failed: {_first_line(err) or f'exit code {done.code}'}", subject=show(where), hint=hint)
 
 
 def foreign_owner(where: bytes, err: bytes = b"") -> Refused:

@@ -292,6 +292,4 @@ def open_regular(dirs: DirHandles, path: bytes) -> int:
 
 def special_file(path: bytes, mode: int) -> Refused:
     """The refusal of something that is neither file, directory nor link."""
-    return Refused(
-        f"is {kind_name(mode)}, not a file", subject=show(path), hint="remove it, or name it in .dvkignore"
-    )
+    return Refused(f"is {kind_name(mode)}, not a file", subject=show(path), hint="remove it, or name it in .dvkignore")

@@ -85,9 +85,7 @@ def update_exclude(common_git_dir: bytes, *, add: Iterable[bytes] = (), remove: 
 def excluded(common_git_dir: bytes) -> frozenset[bytes]:
     """The lines that dvk's block has now; compare with `exclude_pattern`."""
     path = os.path.join(common_git_dir, b"info", b"exclude")
-    return frozenset(
-        _split(read_small(None, path, max_bytes=MAX_BYTES, subject=show(path), follow=True) or b"")[1]
-    )
+    return frozenset(_split(read_small(None, path, max_bytes=MAX_BYTES, subject=show(path), follow=True) or b"")[1])
 
 
 def excluded_paths(common_git_dir: bytes) -> list[bytes]:

@@ -83,11 +83,7 @@ class CheckoutPlan:
     def needed_bytes(self) -> int:
         """Free space that the checkout needs at its worst moment, whatever the order of writing."""
         new = -(-self.sizes // _BLOCK) * _BLOCK
-        old = (
-            np.where(self.expected >= 0, self.scan.stats.sizes[self.expected], 0)
-            if len(self.scan)
-            else new * 0
-        )
+        old = np.where(self.expected >= 0, self.scan.stats.sizes[self.expected], 0) if len(self.scan) else new * 0
         growth = int(np.maximum(new - old, 0).sum(dtype=np.float64))
         both = np.sort(np.minimum(new, old))[-_IN_FLIGHT:]  # the new one is written beside the old one
         freed = int(self.scan.stats.sizes[self.deletes].sum())
@@ -319,9 +315,7 @@ class _Planner:
                 todo[start:stop] = False
         # A wanted file must not be where a directory with other things is.
         present_dirs = _directories(scan.names)
-        present_dirs.update(
-            scan.names[i] for i in np.flatnonzero(~matched & (scan.kinds == Kind.EMPTYDIR)).tolist()
-        )
+        present_dirs.update(scan.names[i] for i in np.flatnonzero(~matched & (scan.kinds == Kind.EMPTYDIR)).tolist())
         if not present_dirs:
             return
         for i, name in zip(rows.tolist(), names, strict=True):

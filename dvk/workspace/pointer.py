@@ -140,9 +140,7 @@ def pointer_name(path: bytes) -> bytes:
             is too long for a pointer beside it.
     """
     if path.endswith(SUFFIX):
-        raise UsageError(
-            "data whose name ends in .dvk cannot be tracked", subject=show(path), hint="rename it first"
-        )
+        raise UsageError("data whose name ends in .dvk cannot be tracked", subject=show(path), hint="rename it first")
     if len(path) - path.rfind(b"/") - 1 > MAX_NAME_BYTES:
         raise UsageError(
             f"a name of more than {MAX_NAME_BYTES} bytes leaves no room for `.dvk`",

@@ -110,9 +110,7 @@ class Workspace:
         if name in (b".", b".."):
             real = os.path.realpath(full)
         if real == self.top:
-            raise UsageError(
-                "is the whole work tree", subject=show(given), hint="name the files and folders to track"
-            )
+            raise UsageError("is the whole work tree", subject=show(given), hint="name the files and folders to track")
         prefix = self.top.rstrip(b"/") + b"/"
         if not real.startswith(prefix):
             raise UsageError(f"lies outside {show(self.top)}", subject=show(given))
@@ -124,9 +122,7 @@ class Workspace:
         if is_pointer_name(path):
             path = path[: -len(SUFFIX)]
         if path.endswith(SUFFIX):
-            raise UsageError(
-                "data whose name ends in .dvk cannot be tracked", subject=show(given), hint="rename it"
-            )
+            raise UsageError("data whose name ends in .dvk cannot be tracked", subject=show(given), hint="rename it")
         return path
 
     def _check_one_repository(self, path: bytes, given: bytes) -> None:

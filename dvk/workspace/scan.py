@@ -79,9 +79,7 @@ def scan_file(root_fd: int, path: bytes) -> Scan:
     return Scan(Names.of([b""]), np.array([kind], np.uint8), stats, Names.of([]))
 
 
-def scan_folder(
-    root_fd: int, path: bytes, rules: Ignores | None = None, *, on_event: OnEvent = ignore
-) -> Scan:
+def scan_folder(root_fd: int, path: bytes, rules: Ignores | None = None, *, on_event: OnEvent = ignore) -> Scan:
     """Everything in the folder `path` below `root_fd`, in the order of a listing.
 
     A file that vanishes during the walk is left out, as if the walk had come later.
@@ -294,7 +292,7 @@ class _Walk:
             try:
                 if stat.S_ISLNK(st.st_mode):
                     target = os.readlink(name, dir_fd=fd)
-                    check_link(path, target, subject=show(self.top))
+                    self.check_link(path, target)
                     self.links[self.rows + len(rows)] = target
                 elif stat.S_ISDIR(st.st_mode):
                     raise ChangedWhileRead(
@@ -314,6 +312,13 @@ class _Walk:
                 rows.append(st)
         return kept, rows
 
+    def check_link(self, path: bytes, target: bytes) -> None:
+        """As `paths.check_link`, for a link of the user's own: it may be a fine link and is none for a folder."""
+        try:
+            check_link(path, target)
+        except FormatError as error:
+            raise Refused(error.message, subject=show(self.full(path)), hint=error.hint) from error
+
     def check_readable(self, fd: int, prefix: bytes, names: list[bytes], stats: list[os.stat_result]) -> None:
         """Name the files that an `add` would fail to open, without opening them all."""
         euid = self.euid
@@ -321,13 +326,9 @@ class _Walk:
             i for i, st in enumerate(stats) if not (st.st_uid == euid and st.st_mode & 0o400)
         ]  # a link shows 0o777 and is passed by the next line
         for i in doubtful:
-            if stat.S_ISREG(stats[i].st_mode) and not os.access(
-                names[i], os.R_OK, dir_fd=fd, effective_ids=True
-            ):
+            if stat.S_ISREG(stats[i].st_mode) and not os.access(names[i], os.R_OK, dir_fd=fd, effective_ids=True):
                 self.problems.append(
-                    StorageError(
-                        "cannot be read: permission denied", subject=show(self.full(prefix + names[i]))
-                    )
+                    StorageError("cannot be read: permission denied", subject=show(self.full(prefix + names[i])))
                 )
 
     def put(self, frame: _Frame, stop: int) -> None:
@@ -432,9 +433,7 @@ def _expand(runs: list[tuple[int, int]]) -> I64:
     bounds = np.array(runs, np.int64)
     lengths = bounds[:, 1] - bounds[:, 0]
     ends = np.cumsum(lengths)
-    order: I64 = np.arange(int(ends[-1]), dtype=np.int64) + np.repeat(
-        bounds[:, 0] - (ends - lengths), lengths
-    )
+    order: I64 = np.arange(int(ends[-1]), dtype=np.int64) + np.repeat(bounds[:, 0] - (ends - lengths), lengths)
     return order
 
 

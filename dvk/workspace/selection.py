@@ -218,9 +218,7 @@ def _format(folders: dict[bytes, Selected]) -> bytes:
 
 def _parse(data: bytes, *, subject: str) -> dict[bytes, Selected]:
     def damaged(why: str) -> FormatError:
-        return FormatError(
-            f"the record of what this worktree asked for is damaged: {why}", subject=subject, hint=_HINT
-        )
+        return FormatError(f"the record of what this worktree asked for is damaged: {why}", subject=subject, hint=_HINT)
 
     if len(data) > _MAX_BYTES:
         raise damaged(f"more than {_MAX_BYTES} bytes")

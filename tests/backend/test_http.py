@@ -55,9 +55,7 @@ def mirror(request: pytest.FixtureRequest) -> Iterator[Backend]:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        backend = open_backend(
-            f"http://127.0.0.1:{server.server_port}/team/x", settings=RemoteSettings(), environ={}
-        )
+        backend = open_backend(f"http://127.0.0.1:{server.server_port}/team/x", settings=RemoteSettings(), environ={})
         yield backend
         backend.close()
         server.shutdown()

@@ -123,9 +123,7 @@ def test_an_error_of_the_disk_leaves_the_old_object_and_a_clear_error(
     assert backend.get("p/x", max_bytes=3) == b"new"
 
 
-def test_short_writes_are_continued_where_they_stopped(
-    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_short_writes_are_continued_where_they_stopped(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.writev
 
     def short(fd: int, views: list[memoryview]) -> int:
@@ -151,9 +149,7 @@ def test_short_reads_are_continued(backend: LocalBackend, monkeypatch: pytest.Mo
     assert backend.get_range("p/x", 10, 900) == data[10:910]
 
 
-def test_every_step_is_synced_in_order(
-    backend: LocalBackend, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_step_is_synced_in_order(backend: LocalBackend, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Temporary file before its new name; the new name's folder and all new folders before `put` returns."""
     events: list[str] = []
     real_sync, real_rename = os.fsync, os.rename
@@ -214,9 +210,7 @@ def test_create_only_works_without_hard_links_and_gives_up_the_promise(
     assert temporaries(root) == []
 
 
-def test_a_link_whose_reply_was_lost_counts_as_ours(
-    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_link_whose_reply_was_lost_counts_as_ours(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.link
 
     def link(*args: object, **kw: object) -> None:
@@ -370,9 +364,7 @@ def test_a_listing_survives_concurrent_deletes_and_puts(backend: LocalBackend) -
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_folder_is_an_error_and_not_a_shorter_listing(
-    backend: LocalBackend, root: Path
-) -> None:
+def test_an_unreadable_folder_is_an_error_and_not_a_shorter_listing(backend: LocalBackend, root: Path) -> None:
     backend.put("p/ab/x", [b"1"])
     os.chmod(root / "p", 0)
     try:

@@ -95,9 +95,7 @@ def test_hostile_and_mistyped_urls_are_refused_by_reason(url: str, says: str) ->
     assert shown.isprintable()
 
 
-@given(
-    st.text(max_size=60) | st.from_regex(r"(s3|file|ssh|gs|https?)://[a-z@:/.?#%\[\]-]{0,30}", fullmatch=True)
-)
+@given(st.text(max_size=60) | st.from_regex(r"(s3|file|ssh|gs|https?)://[a-z@:/.?#%\[\]-]{0,30}", fullmatch=True))
 def test_any_text_is_parsed_to_a_fixed_point_or_refused(text: str) -> None:
     try:
         url = parse_remote_url(text)

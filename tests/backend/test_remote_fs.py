@@ -84,9 +84,7 @@ class LyingMedium:
         pass
 
 
-def client_error(
-    code: str, status: int = 400, headers: dict[str, str] | None = None, **error: str
-) -> OSError:
+def client_error(code: str, status: int = 400, headers: dict[str, str] | None = None, **error: str) -> OSError:
     """An error as s3fs raises it: its own guess, caused by botocore's."""
     response: Any = {
         "Error": {"Code": code, "Message": f"about {code}"} | error,
@@ -198,9 +196,7 @@ def test_foreign_errors_become_what_one_can_act_on(error: Exception, category: t
     assert isinstance(found, DvkError) and "s3://acme/churn" in found.subject
 
 
-@pytest.mark.parametrize(
-    "code", ["SlowDown", "InternalError", "RequestTimeout", "ServiceUnavailable", "503", "429"]
-)
+@pytest.mark.parametrize("code", ["SlowDown", "InternalError", "RequestTimeout", "ServiceUnavailable", "503", "429"])
 def test_busy_servers_are_transient(code: str) -> None:
     found = translate_remote(client_error(code, 503), name="s3://a/b")
     assert isinstance(found, RemoteError) and found.transient

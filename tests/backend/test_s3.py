@@ -102,9 +102,7 @@ def test_no_credentials_anywhere_are_denied_with_the_next_step(
     assert "aws configure" in caught.value.hint
 
 
-def test_a_profile_of_the_aws_files_is_used_and_an_unknown_one_named(
-    s3: S3Address, url: str, tmp_path: object
-) -> None:
+def test_a_profile_of_the_aws_files_is_used_and_an_unknown_one_named(s3: S3Address, url: str, tmp_path: object) -> None:
     path = f"{tmp_path}/credentials"
     with open(path, "w") as f:
         f.write(f"[team]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n")
@@ -201,9 +199,7 @@ def test_many_threads_share_one_loop(s3: S3Address, url: str) -> None:
     backend.put("p/x", [data])
 
     def work(i: int) -> object:
-        return all(
-            backend.get_range("p/x", n * 9973, 5000) == data[n * 9973 : n * 9973 + 5000] for n in range(10)
-        )
+        return all(backend.get_range("p/x", n * 9973, 5000) == data[n * 9973 : n * 9973 + 5000] for n in range(10))
 
     assert race(16, work) == [True] * 16
     backend.close()

@@ -152,9 +152,7 @@ def test_what_libraries_log_is_silent_unless_asked_for_and_then_redacted() -> No
 
 def test_completion_lists_verbs_and_options() -> None:
     environ = {**os.environ, "_DVK_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
-    done = subprocess.run(
-        COMMAND, env={**environ, "COMP_WORDS": "dvk se"}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(COMMAND, env={**environ, "COMP_WORDS": "dvk se"}, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["send"]
     environ["COMP_CWORD"] = "2"
     done = subprocess.run(

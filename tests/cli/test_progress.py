@@ -104,9 +104,7 @@ def test_many_threads_may_report_at_once() -> None:
         ((0, 0), (0, None), 2, "0 B of 0 B"),
     ],
 )
-def test_the_phrase(
-    done: tuple[int, int], total: tuple[int | None, int | None], seconds: float, text: str
-) -> None:
+def test_the_phrase(done: tuple[int, int], total: tuple[int | None, int | None], seconds: float, text: str) -> None:
     first = Progress("s", 0, total[0], 0, total[1])
     event = Progress("s", done[0], total[0], done[1], total[1])
     assert describe(event, first, seconds) == text

@@ -14,9 +14,7 @@ PROGRAM = os.path.join(os.path.dirname(__file__), "program.py")
 
 def imported(*argv: str) -> set[str]:
     """The top-level packages that a run of `python ARGV` imports."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", *argv], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-X", "importtime", *argv], capture_output=True, text=True, check=False)
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
     assert len(lines) > 20
     return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
@@ -58,7 +56,5 @@ def test_version_says_the_version_in_both_ways() -> None:
     from dvk import __version__
 
     for argv in (["--version"], ["-V"], ["-q", "--version"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "dvk", *argv], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([sys.executable, "-m", "dvk", *argv], capture_output=True, text=True, check=True)
         assert done.stdout == f"dvk {__version__}\n"

@@ -108,6 +108,8 @@ class Flow:
                 inside = whole[len(os.fsencode(self.top)) + 1 :]
                 if os.path.islink(whole):
                     out[inside] = b"-> " + os.readlink(whole)
+                elif not os.path.isfile(whole):
+                    out[inside] = b"special"
                 elif not name.endswith(b".dvk") and inside not in (b"dvk.toml", b".gitattributes", b".git"):
                     with open(whole, "rb") as file:
                         found = blake3(file.read()).hexdigest().encode()

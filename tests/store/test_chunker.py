@@ -45,9 +45,7 @@ def make_input(spec: dict[str, Any]) -> bytes:
             period = xof(spec["label"], spec["period"])
             return (period * (size // len(period) + 1))[:size]
         case "sparse":
-            return (
-                (np.frombuffer(xof(spec["label"], size), np.uint8) & spec["and"]).astype(np.uint8).tobytes()
-            )
+            return (np.frombuffer(xof(spec["label"], size), np.uint8) & spec["and"]).astype(np.uint8).tobytes()
         case "insert":
             base = xof(spec["label"], size)
             return base[: spec["at"]] + xof(spec["insert_label"], spec["insert_size"]) + base[spec["at"] :]
@@ -108,9 +106,7 @@ def load_vectors() -> list[dict[str, Any]]:
 textures = st.one_of(
     st.builds(lambda n: xof(f"texture {n}", 150_000), st.integers(0, 50)),
     st.builds(lambda v, n: bytes([v]) * n, st.integers(0, 255), st.integers(0, 400_000)),
-    st.builds(
-        lambda p, n: (p * (n // len(p) + 1))[:n], st.binary(min_size=1, max_size=300), st.integers(0, 300_000)
-    ),
+    st.builds(lambda p, n: (p * (n // len(p) + 1))[:n], st.binary(min_size=1, max_size=300), st.integers(0, 300_000)),
     st.builds(
         lambda n, mask: (np.frombuffer(xof(f"few {n}", 120_000), np.uint8) & mask).astype(np.uint8).tobytes(),
         st.integers(0, 20),
@@ -121,11 +117,7 @@ textures = st.one_of(
 files = st.lists(textures, max_size=5).map(b"".join)
 edge_sizes = sorted(
     {0, 1, 2, 3, 63, 64, 65}
-    | {
-        base + d
-        for base in (MIN, 2 * MIN, MAX, MAX + MIN, 2 * MAX, 3 * MAX)
-        for d in (-2, -1, 0, 1, 2, 63, 64, 65)
-    }
+    | {base + d for base in (MIN, 2 * MIN, MAX, MAX + MIN, 2 * MAX, 3 * MAX) for d in (-2, -1, 0, 1, 2, 63, 64, 65)}
 )
 
 

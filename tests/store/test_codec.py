@@ -51,9 +51,7 @@ def table_text(size: int) -> bytes:
     rows: list[str] = []
     length = 0
     while length < size:
-        rows.append(
-            f"{len(rows)},{noise.randrange(10**6)},2024-0{noise.randrange(1, 10)},{noise.random():.4f}\n"
-        )
+        rows.append(f"{len(rows)},{noise.randrange(10**6)},2024-0{noise.randrange(1, 10)},{noise.random():.4f}\n")
         length += len(rows[-1])
     return "".join(rows).encode()[:size]
 
@@ -66,9 +64,7 @@ def zstd_frame(raw: bytes, **options: Any) -> bytes:
     return zstandard.ZstdCompressor(**options).compress(raw)
 
 
-def rle_frame(
-    content_size: int, blocks: list[int], *, descriptor: int = 0b1010_0000, window: bytes = b""
-) -> bytes:
+def rle_frame(content_size: int, blocks: list[int], *, descriptor: int = 0b1010_0000, window: bytes = b"") -> bytes:
     """A hand-made frame of RLE blocks: each costs 4 bytes and claims `n` bytes of `z`."""
     body = b"".join(
         ((i == len(blocks) - 1) | 1 << 1 | n << 3).to_bytes(3, "little") + b"z" for i, n in enumerate(blocks)
@@ -86,9 +82,7 @@ def hostile_frames() -> dict[str, tuple[bytes, int]]:
     n = len(raw)
     good = zstd_frame(raw, level=1)
     dictionary = zstandard.ZstdCompressionDict(b"the same words and some others " * 40)
-    trained = zstandard.train_dictionary(
-        4096, [random_bytes(f"word {i}", 8).hex().encode() * 20 for i in range(200)]
-    )
+    trained = zstandard.train_dictionary(4096, [random_bytes(f"word {i}", 8).hex().encode() * 20 for i in range(200)])
     return {
         "content size larger than the block": (rle_frame(1 << 31, [131072] * 16384), MAX_BLOCK_BYTES),
         "content size of 2 GiB in a small window": (
@@ -288,9 +282,7 @@ class TestHostilePayloads:
 
     @settings(max_examples=200, deadline=None)
     @given(st.integers(0, 2**8), st.binary(max_size=200), st.integers(-(2**63), 2**64))
-    def test_any_arguments_give_bytes_or_an_error_of_ours(
-        self, number: int, tail: bytes, raw_bytes: int
-    ) -> None:
+    def test_any_arguments_give_bytes_or_an_error_of_ours(self, number: int, tail: bytes, raw_bytes: int) -> None:
         for payload in (tail, MAGIC + tail):
             try:
                 assert len(decode_block(number, payload, raw_bytes)) == raw_bytes

@@ -92,9 +92,7 @@ def test_bad_names_are_refused_alone_and_in_columns(path: bytes) -> None:
 
 PART = st.one_of(
     st.binary(max_size=6),
-    st.sampled_from(
-        [b".git", b".GIT.", b".dvk", b"git~1", b"..", b".", b".x", "\u200c.git".encode(), b"a~1", b"~1"]
-    ),
+    st.sampled_from([b".git", b".GIT.", b".dvk", b"git~1", b"..", b".", b".x", "\u200c.git".encode(), b"a~1", b"~1"]),
 )
 
 

@@ -259,17 +259,13 @@ def test_sizes(text: str, size: int) -> None:
     assert find_key("store.max_size").parse(text) == size
 
 
-@pytest.mark.parametrize(
-    "text", ["", "-1", "1 gb", "GB", "1e9", "99999999 TB", "1_000", "٣", "0x10", str(2**63)]
-)
+@pytest.mark.parametrize("text", ["", "-1", "1 gb", "GB", "1e9", "99999999 TB", "1_000", "٣", "0x10", str(2**63)])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError):
         find_key("store.max_size").parse(text)
 
 
-@pytest.mark.parametrize(
-    "url", ["s3://b", "s3://b/p@x/y", "/mnt/a b", "file:///x", "gs://b/p", "/odd::name", "C:\\x"]
-)
+@pytest.mark.parametrize("url", ["s3://b", "s3://b/p@x/y", "/mnt/a b", "file:///x", "gs://b/p", "/odd::name", "C:\\x"])
 def test_urls_that_can_be_stored(url: str) -> None:
     assert check_url(url, subject="u") == url
 
@@ -323,9 +319,7 @@ def test_a_missing_file_is_made_with_its_folders(files: ConfigFiles) -> None:
 @pytest.mark.parametrize(
     "start", ["", "core.remote = 'x'\n", "[core]\n", "core = {remote = 'x'}\n", "remote.o.url='s3://b'\n"]
 )
-@pytest.mark.parametrize(
-    "key", [("core.remote", "a"), ("remote.o.url", "s3://a/b"), ("remote.p.url", "/mnt")]
-)
+@pytest.mark.parametrize("key", [("core.remote", "a"), ("remote.o.url", "s3://a/b"), ("remote.p.url", "/mnt")])
 def test_every_way_to_write_toml_can_be_changed_and_undone(
     files: ConfigFiles, start: str, key: tuple[str, str]
 ) -> None:

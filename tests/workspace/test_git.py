@@ -218,9 +218,7 @@ def test_revisions_resolve_to_commits(repo: Repo, engine: str) -> None:
     assert found.branch() is None
 
 
-@pytest.mark.parametrize(
-    "rev", ["nothing", "HEAD~9", "HEAD:x", "a..b", "^HEAD", "HEAD^{tree}", "0" * 40, "x y"]
-)
+@pytest.mark.parametrize("rev", ["nothing", "HEAD~9", "HEAD:x", "a..b", "^HEAD", "HEAD^{tree}", "0" * 40, "x y"])
 def test_a_revision_that_does_not_exist_is_named(repo: Repo, engine: str, rev: str) -> None:
     repo.commit({"x": b"1"})
     with pytest.raises(NotFound) as caught:
@@ -278,9 +276,7 @@ def test_what_is_no_plain_file_has_no_content(repo: Repo, engine: str) -> None:
     assert entry.mode == 0o040000
 
 
-def test_many_blobs_come_in_order_and_a_bad_one_does_not_spoil_the_next_question(
-    repo: Repo, engine: str
-) -> None:
+def test_many_blobs_come_in_order_and_a_bad_one_does_not_spoil_the_next_question(repo: Repo, engine: str) -> None:
     commit = repo.commit({f"f{i:03}.dvk": pointer(i) for i in range(200)} | {"big": bytes(70_000)})
     found = find(repo, engine)
     head = found.resolve(commit)
@@ -303,9 +299,7 @@ def test_blobs_can_be_read_from_many_threads(repo: Repo, engine: str) -> None:
     found = find(repo, engine)
     oids = [oid for _, oid in found.pointers_at(found.resolve(commit))]
     results: list[list[bytes]] = []
-    threads = [
-        threading.Thread(target=lambda: results.append(list(found.read_blobs(oids)))) for _ in range(6)
-    ]
+    threads = [threading.Thread(target=lambda: results.append(list(found.read_blobs(oids)))) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -80,9 +80,7 @@ def test_hidden_data_is_not_seen_by_status_and_not_taken_by_add(repo: Repo) -> N
 
 def test_only_the_named_path_is_hidden(repo: Repo) -> None:
     """Neither a namesake in another folder, nor what a pattern in the name would match, nor the pointer."""
-    repo.write(
-        {"x": b"", "d/x": b"", "starry": b"", "star*": b"", "a": b"", "[a-z]": b"", "x.dvk": pointer(1)}
-    )
+    repo.write({"x": b"", "d/x": b"", "starry": b"", "star*": b"", "a": b"", "[a-z]": b"", "x.dvk": pointer(1)})
     update_exclude(git_dir(repo), add=[b"x", b"star*", b"[a-z]"])
     assert set(status(repo).split("\0")[:-1]) == {"?? d/x", "?? starry", "?? a", "?? x.dvk"}
 
@@ -146,9 +144,7 @@ def test_a_missing_info_folder_is_made_and_a_linked_exclude_stays_linked(repo: R
     assert b"/a\n/b\n" in mine.read_bytes()
 
 
-names = st.binary(min_size=1, max_size=12).filter(
-    lambda n: b"\0" not in n and b"/" not in n and n not in (b".", b"..")
-)
+names = st.binary(min_size=1, max_size=12).filter(lambda n: b"\0" not in n and b"/" not in n and n not in (b".", b".."))
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -220,9 +216,7 @@ def _by_our_rules(rules: IgnoreRules, path: bytes) -> bool:
 @example(lines=[b"**", b"!a"], paths=[b"a", b"b", b"c/a"])
 @example(lines=[b"[a-", b"\\"], paths=[b"a", b"[a-", b"\\"])
 @example(lines=[b"a*b*c/d"], paths=[b"abc/d", b"axbyc/d", b"abcc/d", b"ab/c/d"])
-def test_patterns_mean_what_git_says(
-    repo_for_properties: Repo, lines: list[bytes], paths: list[bytes]
-) -> None:
+def test_patterns_mean_what_git_says(repo_for_properties: Repo, lines: list[bytes], paths: list[bytes]) -> None:
     repo = repo_for_properties
     exclude = repo.top / ".git/info/exclude"
     exclude.write_bytes(b"".join(line + b"\n" for line in lines))

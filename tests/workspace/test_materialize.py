@@ -254,9 +254,7 @@ ENTRY = st.one_of(
 MODELS = st.dictionaries(st.sampled_from(PATHS), ENTRY, max_size=6).map(
     lambda m: {n: e for n, e in m.items() if not any(o.startswith(n + b"/") for o in m)}
 )
-EDITS = st.lists(
-    st.tuples(st.sampled_from(PATHS), st.sampled_from([None, b"mine", b"22", b"my own"])), max_size=4
-)
+EDITS = st.lists(st.tuples(st.sampled_from(PATHS), st.sampled_from([None, b"mine", b"22", b"my own"])), max_size=4)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
@@ -329,9 +327,7 @@ def test_a_single_file_is_made_and_replaced(tmp_path: Path, root: int) -> None:
 
 
 @pytest.mark.parametrize("noreplace", [True, False])
-@pytest.mark.parametrize(
-    "meanwhile", ["appears", "appears as a directory", "changes", "vanishes", "becomes a link"]
-)
+@pytest.mark.parametrize("meanwhile", ["appears", "appears as a directory", "changes", "vanishes", "becomes a link"])
 def test_what_happens_to_the_target_meanwhile_is_respected(
     tmp_path: Path, root: int, meanwhile: str, noreplace: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -587,9 +583,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("needs root to mount a small filesystem")
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=40", "tmpfs", place], capture_output=True
-    )
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=40", "tmpfs", place], capture_output=True)
     if made.returncode:
         pytest.skip("a small filesystem cannot be mounted here")
     yield place

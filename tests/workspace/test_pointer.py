@@ -72,9 +72,7 @@ _sizes = st.integers(1, MAX_NUMBER)
 pointers = st.one_of(
     st.builds(Pointer, st.just("file"), _ids, _sizes, st.none(), st.booleans(), _sources),
     st.builds(Pointer, st.just("dir"), _ids, _sizes, _sizes, st.just(False), _sources),
-    st.builds(
-        Pointer, st.just("file"), st.just(bytes(EMPTY_FILE)), st.just(0), st.none(), st.booleans(), _sources
-    ),
+    st.builds(Pointer, st.just("file"), st.just(bytes(EMPTY_FILE)), st.just(0), st.none(), st.booleans(), _sources),
 )
 
 

@@ -343,9 +343,7 @@ def test_links_on_the_way_lead_neither_reads_nor_writes_elsewhere(kind: str, tmp
     assert (outside / "x.dvk").read_bytes() == pointer(1)
 
 
-@pytest.mark.parametrize(
-    "path", [b"../x", b"/x", b"a/../../x", b".git/hooks/x", b"a//b", b"", b".GIT/x", b"a\0b"]
-)
+@pytest.mark.parametrize("path", [b"../x", b"/x", b"a/../../x", b".git/hooks/x", b"a//b", b"", b".GIT/x", b"a\0b"])
 def test_a_path_that_leaves_the_work_tree_is_never_written(repo: Repo, path: bytes) -> None:
     workspace = discover(repo)
     with pytest.raises(DvkError):
@@ -405,9 +403,7 @@ def test_writing_keeps_permissions_and_obeys_the_umask(repo: Repo) -> None:
     assert os.listdir(repo.top / "d") == ["x.dvk"]
 
 
-def test_a_failed_write_leaves_the_old_pointer_and_nothing_else(
-    repo: Repo, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_pointer_and_nothing_else(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = discover(repo)
     workspace.write_pointer(b"d/x", P1)
 
@@ -439,9 +435,7 @@ def test_a_kill_at_any_moment_leaves_one_of_the_two_pointers(repo: Repo) -> None
         "    w.write_pointer(b'x', Pointer('file', bytes([i % 255 + 1]) * 32, i))\n"
     )
     for delay_s in (0.0, random.Random(1).random() / 50, 0.03):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", code, repo.top], env=repo.environ, stdout=subprocess.PIPE
-        )
+        writer = subprocess.Popen([sys.executable, "-c", code, repo.top], env=repo.environ, stdout=subprocess.PIPE)
         assert writer.stdout
         assert writer.stdout.readline() == b"go\n"
         time.sleep(delay_s)
@@ -497,9 +491,7 @@ def test_the_lock_makes_read_modify_write_safe_between_processes_and_threads(rep
         "    with w.lock():\n"
         "        w.hide(add=[f'{sys.argv[2]}-{i}'.encode()])\n"
     )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, repo.top, f"p{n}"], env=repo.environ) for n in range(2)
-    ]
+    processes = [subprocess.Popen([sys.executable, "-c", code, repo.top, f"p{n}"], env=repo.environ) for n in range(2)]
     workspace = discover(repo)
 
     def work(n: int) -> None:

@@ -90,10 +90,7 @@ def test_what_changed_came_or_went_is_not_known(tmp_path: Path, root: int, state
     assert not match.in_step
     for i in np.flatnonzero(match.known):
         if now.kinds[i] == Kind.FILE:
-            assert (
-                match.ids[i].tobytes()
-                == blake3((tmp_path / "f" / os.fsdecode(now.names[i])).read_bytes()).digest()
-            )
+            assert match.ids[i].tobytes() == blake3((tmp_path / "f" / os.fsdecode(now.names[i])).read_bytes()).digest()
         else:
             assert not match.ids[i].any()
 
@@ -106,9 +103,7 @@ def test_a_link_that_points_elsewhere_is_out_of_step(tmp_path: Path, root: int) 
     assert match.known.all() and not match.in_step
 
 
-def test_edits_of_the_same_size_within_one_tick_are_never_missed(
-    tmp_path: Path, root: int, state: bytes
-) -> None:
+def test_edits_of_the_same_size_within_one_tick_are_never_missed(tmp_path: Path, root: int, state: bytes) -> None:
     """A23/T62: whatever the cache calls known has the content that it says, edit after edit."""
     file = tmp_path / "f/x"
     trusted = 0
@@ -124,9 +119,7 @@ def test_edits_of_the_same_size_within_one_tick_are_never_missed(
     assert trusted == 0
 
 
-def test_an_entry_is_trusted_once_the_clock_has_left_it_behind(
-    tmp_path: Path, root: int, state: bytes
-) -> None:
+def test_an_entry_is_trusted_once_the_clock_has_left_it_behind(tmp_path: Path, root: int, state: bytes) -> None:
     (tmp_path / "f/x").write_bytes(b"1")
     scan = scan_folder(root, b"f")
     made = int(scan.stats.ctime_ns[0])
@@ -206,9 +199,7 @@ def test_any_damage_is_no_cache(tmp_path: Path, root: int, state: bytes) -> None
         assert StatCache.load(state, b"f") is None
 
 
-def test_huge_counts_are_refused_before_anything_is_allocated(
-    tmp_path: Path, root: int, state: bytes
-) -> None:
+def test_huge_counts_are_refused_before_anything_is_allocated(tmp_path: Path, root: int, state: bytes) -> None:
     _, cache = filled(tmp_path, root)
     cache.save(state, b"f")
     path = cache_file(state, b"f")
