@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from storekit import b3, flips, mutate, noise, only_dvk_errors, script, vectors
 
 from dvk.errors import Corrupt, DvkError, FormatError
-from dvk.store import locator as loc
 from dvk.store.locator import (
     External,
     Locator,
@@ -104,7 +103,7 @@ refs = st.builds(Ref, ids, st.integers(32, 1 << 29), st.integers(25, 1 << 20))
 
 @settings(deadline=None)
 @given(
-    st.sampled_from([loc.FILE, loc.FOLDER]),
+    st.sampled_from([FILE, FOLDER]),
     ids,
     st.integers(0, (1 << 62) - 1),
     st.lists(refs, max_size=6),
@@ -121,8 +120,8 @@ def test_what_is_written_is_read(kind: int, name: bytes, size: int, where: Any, 
 @given(st.lists(st.binary(min_size=25, max_size=99), min_size=1, max_size=5))
 def test_sections_inline_are_the_sections(parts: list[bytes]) -> None:
     where = tuple(Ref(b3(b"%d" % (i % 2)), 32 + i, len(p)) for i, p in enumerate(parts))
-    found = Locator(loc.FOLDER, b"n" * 32, 5, 1, b"n" * 32, b"j" * 32, "", b"", where, tuple(parts))
-    assert parse_locator(format_locator(found), kind=loc.FOLDER, wanted=b"n" * 32, subject="here") == found
+    found = Locator(FOLDER, b"n" * 32, 5, 1, b"n" * 32, b"j" * 32, "", b"", where, tuple(parts))
+    assert parse_locator(format_locator(found), kind=FOLDER, wanted=b"n" * 32, subject="here") == found
 
 
 @st.composite
@@ -213,7 +212,7 @@ def test_a_hostile_locator_allocates_nothing() -> None:
                 with pytest.raises(FormatError):
                     parse_locator(
                         made.resealed(good[:at] + field + good[at + 4 :]),
-                        kind=loc.FOLDER,
+                        kind=FOLDER,
                         wanted=good[40:72],
                         subject="here",
                     )
