@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 
+from dvk import __version__
 from dvk.errors import NotOurs, RemoteError, StorageError
 from dvk.events import Note, OnEvent, ignore
 from dvk.store.locator import Locator, format_locator, locator_key
@@ -195,7 +196,7 @@ class _Push:
             reused=tuple(sorted(reused)),
             bases=tuple(sorted(b.hex() for b in bases)),
             time=int(time.time()),
-            writer="dvk",
+            writer=f"dvk {__version__}",
             nonce=secrets.token_hex(16),
         )
 

@@ -324,3 +324,19 @@ def test_small_files_side_by_side_do_not_count_on_one_that_fails(tmp_path: Path)
     assert [w.root for w, _ in result.failures] == [bad]
     for i, g in enumerate(good):
         assert check_honest(other, g, (*shared, *chunks(i, 1)))
+
+
+def test_a_damaged_page_here_does_not_keep_the_others(local: Store, roots: Roots, tmp_path: Path) -> None:
+    """The store holds a listing whose block fails its checksum: that folder is named, everything else arrives."""
+    old, new, file = roots
+    remote = Remote()
+    send(local, remote.store, tmp_path, old, file)
+    other = arrives(remote.inner, old, OLD)
+    for key in keys(other.backend, "m/"):
+        data = bytearray(other.backend.get(key, max_bytes=1 << 30))
+        data[40] ^= 1
+        other.backend.put(key, [bytes(data)])
+    other = Store(other.backend)
+    done = fetch(remote.store, other, [Wanted(old), Wanted(file)])
+    assert [(w.root, e.kind) for w, e in done.failures] == [(old, "corrupt")] and done.roots == 1
+    assert check_honest(other, file, FILE) and new.files
