@@ -28,8 +28,6 @@ from dvk.store.descriptor import Descriptor, format_descriptor
 from dvk.store.index import Segment, format_segment
 from dvk.store.listing import Entries, Kind
 from dvk.store.locator import (
-    FILE,
-    FOLDER,
     External,
     Locator,
     Ref,
@@ -42,6 +40,7 @@ from dvk.store.pack import PackBuilder, PackKind, RecipeRow, block_header, pack_
 from dvk.store.pages import Children, Chunks, ListKind, PageRef, format_page, page_id
 from dvk.store.placement import Blocks, Placement
 from dvk.store.record import Record, format_mark, format_record, record_id
+from dvk.store.root import FILE, FOLDER
 
 HERE = Path(__file__).parents[1] / "docs" / "format" / "vectors"
 PROFILE = "cdc-64k"

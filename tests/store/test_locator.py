@@ -34,6 +34,7 @@ from dvk.store.locator import (
 from dvk.store.pack import PackKind, block_header
 from dvk.store.pages import ListKind
 from dvk.store.placement import Blocks, Placement
+from dvk.store.root import FILE, FOLDER
 
 ACCEPT, REFUSE = vectors("locator")
 
