@@ -99,9 +99,9 @@ def checkout(
             subject=rev,
             hint=f"`dvk checkout {rev} -- PATH`; for all of it `git checkout {rev}`, then `dvk checkout`",
         )
-    run = Materializer(repo, force=force, dry_run=dry_run, on_event=on_event)
     wanted = [repo.workspace.locate(p, cwd=repo.cwd) for p in paths]
-    with repo.writing():
+    with repo.writing(), repo.changing_files():
+        run = Materializer(repo, force=force, dry_run=dry_run, on_event=on_event)
         if rev is not None:
             run.from_revision(rev, wanted, stage=stage)
         else:
@@ -111,7 +111,7 @@ def checkout(
                 run.one(path, pointer, under)
             if not wanted:
                 run.remove_left_behind()
-    return run.finish()
+        return run.finish()
 
 
 def tracked(
@@ -231,6 +231,8 @@ class Materializer:
         files = pointer.files or 0 if pointer.is_dir else 1
         if selected.everything and seen.in_step and seen.cache is not None and seen.cache.root_id == pointer.id:
             self._select(path, pointer, selected)
+            if not self.result.dry_run:
+                self._now[path] = pointer  # a run that was killed at its end did not get to remember it
             return CheckedOut(path, pointer.kind, unchanged=files)
         target = self._entries_of(path, pointer, scope)
         for part in under:

@@ -205,17 +205,19 @@ def pull(
     with repo.writing():
         if store:
             _fetch(repo, targets, fetched, remote, on_event)
-            run = Materializer(repo, force=force, on_event=on_event)
-        else:
-            run = _direct(repo, targets, fetched, remote, force=force, on_event=on_event)
-        run.hide([path for path, _, _ in targets])
-        failed = {e.subject for e in fetched.failures}
-        for path, under, pointer in targets:
-            if show(path) not in failed:
-                run.one(path, pointer, under)
-        if not wanted and store:
-            run.remove_left_behind()
-        result = run.finish()
+        with repo.changing_files():
+            if store:
+                run = Materializer(repo, force=force, on_event=on_event)
+            else:
+                run = _direct(repo, targets, fetched, remote, force=force, on_event=on_event)
+            run.hide([path for path, _, _ in targets])
+            failed = {e.subject for e in fetched.failures}
+            for path, under, pointer in targets:
+                if show(path) not in failed:
+                    run.one(path, pointer, under)
+            if not wanted and store:
+                run.remove_left_behind()
+            result = run.finish()
     return PullResult(fetched, result, result.not_present, [*fetched.failures, *result.failures])
 
 

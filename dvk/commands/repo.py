@@ -33,10 +33,12 @@ from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.roots import ConfirmedRoots
 from dvk.store.store import Store
 from dvk.workspace.config import RemoteConfig
+from dvk.workspace.places import exclusive
 from dvk.workspace.pointer import Pointer
 from dvk.workspace.repo import Workspace
 from dvk.workspace.trust import VARIABLE, is_trusted, why_ask
 
+_WORKTREE_TIMEOUT_S = 600.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
@@ -121,6 +123,16 @@ class Repo:
             yield
         finally:
             os.close(fd)
+
+    @contextmanager
+    def changing_files(self) -> Iterator[None]:
+        """Be the only one that changes data in this worktree, so that two checkouts do not meet on the same file.
+
+        Raises:
+            Busy: another one has been at it for ten minutes.
+        """
+        with exclusive(os.path.join(self.state, b"worktree.lock"), timeout_s=_WORKTREE_TIMEOUT_S):
+            yield
 
     # ------------------------------------------------------------ remotes
 
