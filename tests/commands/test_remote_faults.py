@@ -1,0 +1,245 @@
+"""Every fault of a network or server, on every verb that touches a remote, against a real S3 server.
+
+The promise: either the verb succeeds with identical bytes, or it ends with a clear error within its deadline; nothing
+is lost, and the same command succeeds when the fault is gone. docs/remote-faults.md is the table of what happened,
+written by `DVK_TEST_WRITE_DOCS=1 pytest -m slow tests/commands/test_remote_faults.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from workbench import Bench
+
+from dvk.commands.checkout import checkout
+from dvk.commands.get import get
+from dvk.commands.pull import fetch, pull
+from dvk.commands.push import push
+from dvk.commands.remotes import remote_add
+from dvk.commands.repo import Repo
+from dvk.errors import DvkError
+from dvk.testing.http_proxy import FAULTS, HttpProxy
+from dvk.testing.s3server import S3Address, aws_env
+
+DOCS = Path(__file__).parents[2] / "docs/remote-faults.md"
+VERBS = ("push", "fetch", "pull", "get")
+#: Every other request, and all but the first.
+MODES = {"some": {"every": 2}, "all": {"skip": 1}}
+#: These run with every change; the whole table takes a quarter of an hour.
+DAILY = ("503", "reset-during", "lost-reply", "truncated-matching", "flipped", "expired-token")
+LIMIT_S = 40.0
+SETTINGS = {"connect_timeout_s": "1", "read_timeout_s": "1", "deadline_s": "3"}
+
+
+@dataclass(frozen=True)
+class World:
+    """A bucket behind a proxy, a repository to push from, and a remote to pull from; both as templates."""
+
+    proxy: HttpProxy
+    environ: dict[str, str]
+    bucket: str
+    source: Path
+    clone: Path
+    data: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def world(s3: S3Address, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    place = tmp_path_factory.mktemp("faults")
+    bucket = f"faults{os.getpid()}"
+    s3.create_bucket(bucket)
+    rng = random.Random(7)
+    table = "\n".join(f"{i},{rng.random()}" for i in range(2_500)).encode()
+    data = {"a.csv": table + b"\nlast,row\n"} | {f"img/{i:02}.bin": rng.randbytes(900 + i) for i in range(12)}
+    with HttpProxy(s3.port) as proxy:
+        bench = Bench(place / "source", place / "home")
+        bench.git_repo.environ |= aws_env(proxy.endpoint_url)
+        bench.add_commit({"a.csv": table}, "a.csv")
+        bench.add_commit(dict(data), "a.csv", "img")
+        shutil.copytree(bench.top, place / "bare source")
+        with bench.open() as repo:
+            remote_add(repo, "origin", f"s3://{bucket}/ready", settings=SETTINGS)
+        with bench.open() as repo:
+            push(repo)
+        bench.git("add", "-A")
+        bench.commit("the remote")
+        bench.git("clone", "-q", str(bench.top), str(place / "clone"))
+        settings = "".join(f"{k} = {v}\n" for k, v in SETTINGS.items())
+        (place / "clone/.git/dvk").mkdir()
+        (place / "clone/.git/dvk/config.toml").write_text(f"[remote.origin]\n{settings}")
+        yield World(proxy, dict(bench.environ), bucket, place / "bare source", place / "clone", data)
+
+
+def files_of(top: Path) -> dict[str, bytes]:
+    found = {}
+    for folder, folders, names in os.walk(top):
+        folders[:] = [f for f in folders if f != ".git"]
+        for name in names:
+            if not name.endswith((".dvk", ".toml", ".gitattributes")):
+                found[str((Path(folder) / name).relative_to(top))] = (Path(folder) / name).read_bytes()
+    return found
+
+
+class Cell:
+    """One verb in a repository of its own."""
+
+    def __init__(self, world: World, verb: str, place: Path) -> None:
+        self.world, self.verb, self.top, self.place = world, verb, place / "work", place
+        shutil.copytree(world.source if verb == "push" else world.clone, self.top, symlinks=True)
+        if verb == "push":
+            self.url = f"s3://{world.bucket}/{random.SystemRandom().getrandbits(64):x}"
+            with self.open() as repo:
+                remote_add(repo, "origin", self.url, scope="local", settings=SETTINGS)
+
+    def open(self) -> Repo:
+        return Repo(self.top, environ=self.world.environ)
+
+    def run(self) -> str:
+        """Run the verb: "ok", or the kinds of its errors."""
+        began = time.monotonic()
+        errors: list[DvkError] = []
+        try:
+            with self.open() as repo:
+                if self.verb == "push":
+                    errors = push(repo).failures
+                elif self.verb == "fetch":
+                    errors = fetch(repo).failures
+                elif self.verb == "pull":
+                    errors = pull(repo).failures
+                else:
+                    errors = get(repo, "img", out=str(self.place / "out"), force=True).failures
+        except DvkError as error:
+            errors = [error]
+        assert time.monotonic() - began < LIMIT_S
+        for error in errors:
+            assert error.message and not re.search(r"Traceback|Errno|0x[0-9a-f]{6}", str(error)), error
+        return "ok" if not errors else " ".join(sorted({e.kind for e in errors}))
+
+    def check(self, outcome: str) -> None:
+        """What is at a final name is right, whatever happened; and after success all of it is there."""
+        data = self.world.data
+        if self.verb == "push":
+            assert files_of(self.top) == data  # what is pushed is never touched
+            if outcome == "ok":
+                self.restore_elsewhere()
+            return
+        found = files_of(self.place / "out") if self.verb == "get" else files_of(self.top)
+        wanted = {k[4:]: v for k, v in data.items() if k.startswith("img/")} if self.verb == "get" else data
+        assert all(wanted[name] == content for name, content in found.items())
+        if outcome == "ok" and self.verb != "fetch":
+            assert found == wanted
+        if outcome == "ok" and self.verb == "fetch":
+            with self.open() as repo:
+                assert not checkout(repo).failures
+            assert files_of(self.top) == wanted
+
+    def restore_elsewhere(self) -> None:
+        """An independent clone restores what was pushed, without the fault."""
+        self.world.proxy.heal()
+        other = self.place / f"other {len(list(self.place.iterdir()))}"
+        shutil.copytree(self.world.clone, other, symlinks=True)
+        with Repo(other, environ=self.world.environ) as repo:
+            remote_add(repo, "copy", self.url, scope="local")
+        with Repo(other, environ=self.world.environ) as repo:
+            assert not pull(repo, remote="copy").failures
+        assert files_of(other) == self.world.data
+
+
+def try_cell(world: World, fault: str, verb: str, mode: str, place: Path) -> str:
+    """Run one cell of the table; what came of it."""
+    cell = Cell(world, verb, place)
+    world.proxy.heal()
+    world.proxy.spoil(fault, times=None, **MODES[mode])
+    outcome = cell.run()
+    hit = world.proxy.spoiled
+    if mode == "some":
+        world.proxy.heal()
+    cell.check(outcome)
+    world.proxy.heal()
+    assert cell.run() == "ok"
+    cell.check("ok")
+    assert hit, "the fault never came"
+    return outcome
+
+
+@pytest.mark.parametrize(("verb", "mode"), [("push", "some"), ("pull", "all")])
+@pytest.mark.parametrize("fault", DAILY)
+def test_success_with_identical_bytes_or_a_clear_error_and_success_later(
+    world: World, tmp_path: Path, fault: str, verb: str, mode: str
+) -> None:
+    assert try_cell(world, fault, verb, mode, tmp_path) in ("ok", published()[fault][verb][mode])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_fault_on_every_verb_and_the_table_of_results(world: World, tmp_path: Path) -> None:
+    results: dict[str, dict[str, dict[str, str]]] = {}
+    for fault in FAULTS:
+        for verb in VERBS:
+            for mode in MODES:
+                outcome = try_cell(world, fault, verb, mode, tmp_path / f"{fault} {verb} {mode}")
+                results.setdefault(fault, {}).setdefault(verb, {})[mode] = outcome
+                print(fault, verb, mode, outcome, flush=True)
+    if os.environ.get("DVK_TEST_WRITE_DOCS"):
+        DOCS.write_text(page(results))
+    wrong = [
+        (fault, verb, mode, found)
+        for fault, verbs in results.items()
+        for verb, modes in verbs.items()
+        for mode, found in modes.items()
+        if found not in ("ok", published()[fault][verb][mode])  # luck with which requests were hit is fine
+    ]
+    assert not wrong
+
+
+def test_the_table_speaks_of_every_fault_and_verb() -> None:
+    found = published()
+    assert list(found) == list(FAULTS)
+    assert all(set(verbs) == set(VERBS) for verbs in found.values())
+    for fault, meaning in FAULTS.items():
+        assert f"| `{fault}` | {meaning} |" in DOCS.read_text()
+
+
+def published() -> dict[str, dict[str, dict[str, str]]]:
+    """fault -> verb -> mode -> outcome, from the page."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for line in DOCS.read_text().splitlines():
+        row = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| `") and len(row) == 2 + len(VERBS):
+            found[row[0].strip("`")] = {
+                verb: dict(zip(MODES, (part.strip() for part in cell.split("/")), strict=True))
+                for verb, cell in zip(VERBS, row[2:], strict=True)
+            }
+    return found
+
+
+def page(results: dict[str, dict[str, dict[str, str]]]) -> str:
+    rows = ""
+    for fault, verbs in results.items():
+        cells = " | ".join(" / ".join(verbs[verb][mode] for mode in MODES) for verb in VERBS)
+        rows += f"| `{fault}` | {FAULTS[fault]} | {cells} |\n"
+    return PAGE.format(verbs=" | ".join(VERBS), lines="---|" * len(VERBS), rows=rows)
+
+
+PAGE = """# Faults of networks and servers
+
+<!-- Written by tests/commands/test_remote_faults.py; see there how. -->
+
+Each verb that touches a remote, run against a real S3 server (SeaweedFS) behind a proxy that spoils its answers
+(`dvk.testing.http_proxy`). A cell has two results: with every other request spoilt, and with all but the first.
+"ok" means that every byte was as committed; anything else is the kind of the error ([exit-codes.md](exit-codes.md)).
+
+In every cell, whatever the result: nothing at its final name was wrong, what was pushed from was untouched, an error
+came within the deadline, and the same command succeeded as soon as the fault was gone.
+
+| fault | what it does | {verbs} |
+|---|---|{lines}
+{rows}"""
