@@ -39,7 +39,7 @@ from dvk.store.writer import Writer
 U32 = npt.NDArray[np.uint32]
 _RANGE_BYTES = 8 << 20
 #: Ranges that are read or being taken apart at a time; bounds memory together with the length of one.
-_IN_FLIGHT = 8
+_IN_FLIGHT = 5
 #: Roots whose locators are read together.
 _ROOTS_AT_ONCE = 16
 #: Files up to this size are fetched side by side; a longer one keeps all connections busy by itself.
