@@ -222,11 +222,12 @@ class _Add:
             with self.ws.lock():
                 if not self.delete:
                     self._select(done)
+                # Before its pointer tells Git's users that the data is dvk's: a kill must not leave it to `git add -A`.
+                self.ws.hide(add=[d.target.path for d in done])
                 for i, d in enumerate(done):
                     done[i] = self._write_pointer(d, clock)
                 if self.delete:
                     self._select(done)
-                self.ws.hide(add=[d.target.path for d in done])
         for d in done:
             if d.cache is not None:
                 d.cache.save(self.repo.state, d.target.path)

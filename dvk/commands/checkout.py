@@ -166,7 +166,7 @@ class Materializer:
         dry_run: bool = False,
         on_event: OnEvent = ignore,
         entries_of: Callable[[bytes, Pointer, Selected], Entries] | None = None,
-        content: ContentSource | None = None,
+        contents: Mapping[bytes, ContentSource] | None = None,
     ) -> None:
         self.repo, self.ws, self.store = repo, repo.workspace, repo.store
         self.force, self.on_event = force, on_event
@@ -177,7 +177,8 @@ class Materializer:
         self._now: dict[bytes, Pointer | None] = {}
         self.result = CheckoutResult(dry_run=dry_run)
         self._entries_of = entries_of or (lambda _, p, s: pointer_entries(self.store, p, s))
-        self._content = content or StoreContent(self.store)
+        self._contents = contents or {}
+        self._here = StoreContent(self.store)
 
     # ------------------------------------------------------------ one path
 
@@ -334,7 +335,8 @@ class Materializer:
                 os.close(make_dirs(self.repo.root_fd, path))  # nothing else would, if it is to be empty
             problems = tree.delete()
             problems += tree.make_dirs()
-            failed = restore(self._content, plan.ids, plan.sizes, tree, names=tree.shown(), on_event=self.on_event)
+            content = self._contents.get(path, self._here)
+            failed = restore(content, plan.ids, plan.sizes, tree, names=tree.shown(), on_event=self.on_event)
             problems += [_with_a_way_out(path, error) for _, error in failed]
             problems += tree.link()
             problems += tree.set_modes()

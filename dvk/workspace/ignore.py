@@ -5,6 +5,7 @@ Git common directory, so it is right at every revision and in every worktree, wh
 tree would be missing at all commits before a path was tracked, and `git add -A` would take 40 GB:
 
     # >>> dvk: data kept outside Git; written by dvk
+    .dvk-????????????????????????????????.tmp
     /data/train.csv
     /models
     # <<< dvk
@@ -33,6 +34,7 @@ MAX_PATTERNS = 10_000
 
 _BEGIN = b"# >>> dvk: data kept outside Git; written by dvk"
 _END = b"# <<< dvk"
+_TEMPORARY = b".dvk-" + b"?" * 32 + b".tmp"  # files that a killed run left beside their target, see `stats.TEMP_NAME`
 _CLUTTER = frozenset({b".DS_Store", b"Thumbs.db", b"desktop.ini"})
 _APPLE_DOUBLE = b"._"
 
@@ -69,7 +71,7 @@ def update_exclude(common_git_dir: bytes, *, add: Iterable[bytes] = (), remove: 
         kept = (block - gone) | new
         if kept == block and (block or not text.count(_BEGIN)):
             return text
-        lines = [_BEGIN, *sorted(kept), _END] if kept else []
+        lines = [_BEGIN, _TEMPORARY, *sorted(kept), _END] if kept else []
         if lines and before and not before.endswith(b"\n"):
             before += b"\n"
         return before + b"".join(line + b"\n" for line in lines) + after
@@ -150,8 +152,9 @@ def _split(text: bytes) -> tuple[bytes, set[bytes], bytes]:
     start = stop = starts[0]
     stop += 1
     block = set()
-    while stop < len(lines) and lines[stop].startswith(b"/"):
-        block.add(lines[stop].removesuffix(b"\n"))
+    while stop < len(lines) and (lines[stop].startswith(b"/") or lines[stop].rstrip(b"\r\n") == _TEMPORARY):
+        if lines[stop].startswith(b"/"):
+            block.add(lines[stop].removesuffix(b"\n"))
         stop += 1
     if stop < len(lines) and lines[stop].rstrip(b"\r\n") == _END:
         stop += 1

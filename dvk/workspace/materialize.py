@@ -103,7 +103,11 @@ class WorkTree:
         self.close()
 
     def close(self) -> None:
-        """Close the directory handles."""
+        """Close the directory handles, and remove what was begun and neither finished nor discarded."""
+        for job in self._writing.values():
+            with contextlib.suppress(OSError):
+                os.unlink(job.temp, dir_fd=job.dir_fd)
+        self._writing.clear()
         self._dirs.close()
 
     def shown(self) -> list[str]:
@@ -136,14 +140,14 @@ class WorkTree:
         parent, _, name = path.rpartition(b"/")
         dir_fd = self._dirs.acquire(parent, make=True)
         temp = self._temp_names.next()
+        # Known before it exists: Ctrl-C may come between any two steps, and then `close` removes it.
+        self._writing[index] = _Writing(path, parent, name, dir_fd, temp)
         try:
             fd = os.open(temp, TEMP_FLAGS, 0o600, dir_fd=dir_fd)
-        except BaseException as error:
+        except OSError as error:
+            del self._writing[index]
             self._dirs.release(parent)
-            if isinstance(error, OSError):
-                raise os_error(error, path, "written") from error
-            raise
-        self._writing[index] = _Writing(path, parent, name, dir_fd, temp)
+            raise os_error(error, path, "written") from error
         return fd
 
     def finish(self, index: int, fd: int) -> None:
@@ -156,7 +160,7 @@ class WorkTree:
             ChangedWhileRead: what stands there is not what the plan saw; it stays as it is.
             StorageFull, StorageError: the system refused.
         """
-        job = self._writing.pop(index)
+        job = self._writing[index]
         try:
             os.fchmod(fd, self._exec_mode if self._kinds[index] == Kind.EXEC else self._file_mode)
             mtime_ns = _moment_ago()
@@ -176,6 +180,7 @@ class WorkTree:
         finally:
             os.close(fd)
             self._dirs.release(job.parent)
+            del self._writing[index]
 
     def discard(self, index: int, fd: int) -> None:
         """Close and remove a file that is not to be; never raises for a file that is gone."""
@@ -315,11 +320,12 @@ class WorkTree:
                 problems.append(error)
                 continue
             try:
-                os.symlink(plan.target.targets[int(numbers[i])], temp, dir_fd=dir_fd)
                 try:
+                    os.symlink(plan.target.targets[int(numbers[i])], temp, dir_fd=dir_fd)
                     self._put_in_place(dir_fd, temp, name, path, expected)
                 except BaseException:
-                    os.unlink(temp, dir_fd=dir_fd)
+                    with contextlib.suppress(OSError):
+                        os.unlink(temp, dir_fd=dir_fd)
                     raise
                 now = lstat_in(dir_fd, name)
                 if now is not None:
