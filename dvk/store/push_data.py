@@ -29,7 +29,7 @@ from dvk.store.push_plan import Plan
 from dvk.store.store import Store
 from dvk.store.threads import brisk, default_workers
 
-_IN_FLIGHT = 4
+_IN_FLIGHT = 2
 _RANGE_BYTES = 4 << 20
 
 
