@@ -434,7 +434,7 @@ class _Add:
         try:
             return plan_part(self.repo.store, t.path, t.pointer, t.inner, names, kinds, selected)
         except DataMissing as error:
-            raise not_here(join_path(t.path, t.inner), error) from error
+            raise error if error.hint else not_here(join_path(t.path, t.inner), error) from error
 
     def _edit(self, t: _Target, part: Part, entries: Entries) -> PageRef:
         """A new version of a folder of which only a part is here, or only a part is meant."""

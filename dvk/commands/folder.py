@@ -15,6 +15,7 @@ part of the folder, since files that are not here lie below that name.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,10 +24,11 @@ import numpy.typing as npt
 
 from dvk.commands.pathwork import above
 from dvk.commands.tracked import join_path, read_parts
-from dvk.errors import DvkError, Refused, one_or_many
+from dvk.errors import DataMissing, DvkError, Refused, one_or_many
 from dvk.ids import PageId
 from dvk.store.listing import Entries, Kind
 from dvk.store.names import I64, U8, Names, show
+from dvk.store.pages import ListKind, leaf_refs, load_leaf
 from dvk.store.store import Store
 from dvk.workspace.align import align
 from dvk.workspace.pointer import Pointer
@@ -72,17 +74,24 @@ def plan_part(
     if not len(new):
         return Part(before, keep, selected)
     fresh = list(names.take(new))
-    around = read_parts(store, root, normal_prefixes({*fresh, *(d for name in fresh for d in above(name))}))
-    hidden = around.take(np.flatnonzero(~selected.covers(around.names)))
+    hidden = _Hidden(store, root, selected, known_dirs={d for name in before.names for d in above(name)})
     problems: list[DvkError] = []
     for i, name in zip(new.tolist(), fresh, strict=True):
-        low, high = hidden.names.under(name)
-        if low < high and kinds[i] == Kind.EMPTYDIR:
-            keep[i] = False
-        elif low < high:
-            problems.append(_takes_the_place(path, name, hidden.names[low]))
-        else:
-            problems += [_takes_the_place(path, name, d) for d in above(name) if _holds(hidden, d)]
+        try:
+            below = hidden.below(name)
+            if below is not None and kinds[i] == Kind.EMPTYDIR:
+                keep[i] = False
+            elif below is not None:
+                problems.append(_takes_the_place(path, name, below))
+            else:
+                problems += [_takes_the_place(path, name, d) for d in above(name) if hidden.has(d)]
+        except DataMissing as error:
+            where = show(join_path(path, name))
+            raise DataMissing(
+                f"it is not known here what the folder has at this place ({error.message})",
+                subject=where,
+                hint=f"`dvk fetch {where}` brings that part of the list of files",
+            ) from error
     if problems:
         raise one_or_many(f"some names in {show(path)} are taken by files that are not here", problems)
     outside = [name for i, name in zip(new.tolist(), fresh, strict=True) if keep[i] and not selected.covers_one(name)]
@@ -99,10 +108,50 @@ def _within(selected: Selected, inner: bytes) -> tuple[bytes, ...]:
     return tuple(p for p in selected.prefixes if not inner or p.startswith(inner + b"/"))
 
 
-def _holds(entries: Entries, name: bytes) -> bool:
-    """Whether a file or link of that name is an entry; the entry of an empty directory gives way."""
-    at = entries.names.find(name)
-    return at < len(entries) and entries.names[at] == name and entries.kinds[at] != Kind.EMPTYDIR
+class _Hidden:
+    """Looks for entries that were not asked for, and loads no page that only they are on if it can be helped."""
+
+    def __init__(self, store: Store, root: PageId, selected: Selected, *, known_dirs: set[bytes]) -> None:
+        self._store, self._selected, self._known_dirs = store, selected, known_dirs
+        self._refs = list(leaf_refs(ListKind.LISTING, root, store.load_page))
+        self._firsts = [ref.first for ref in self._refs]
+        self._leaves: dict[int, Entries] = {}
+        self._files: dict[bytes, bool] = {}
+
+    def below(self, directory: bytes) -> bytes | None:
+        """The name of some entry below `directory`."""
+        first = directory + b"/"
+        start = self._page_of(first)
+        # What lies below begins with a slash after the name, and b"0" is the byte after that.
+        for i in range(start, max(bisect_left(self._firsts, directory + b"0"), start + 1)):
+            if self._firsts[i].startswith(first) and not self._selected.covers_one(self._firsts[i]):
+                return self._firsts[i]
+            names = self._leaf(i).names
+            names = names.slice(*names.under(directory))
+            at = np.flatnonzero(~self._selected.covers(names))
+            if len(at):
+                return names[int(at[0])]
+        return None
+
+    def has(self, name: bytes) -> bool:
+        """Whether a file or link of that name is an entry; the entry of an empty directory gives way."""
+        if name in self._known_dirs or self._selected.covers_one(name):
+            return False
+        if name not in self._files:
+            leaf = self._leaf(self._page_of(name))
+            at = leaf.names.find(name)
+            self._files[name] = at < len(leaf) and leaf.names[at] == name and leaf.kinds[at] != Kind.EMPTYDIR
+        return self._files[name]
+
+    def _page_of(self, name: bytes) -> int:
+        return max(bisect_right(self._firsts, name) - 1, 0)
+
+    def _leaf(self, i: int) -> Entries:
+        if i not in self._leaves:
+            leaf = load_leaf(ListKind.LISTING, self._refs[i], self._store.load_page)
+            assert isinstance(leaf, Entries)
+            self._leaves[i] = leaf
+        return self._leaves[i]
 
 
 def _takes_the_place(path: bytes, name: bytes, hidden: bytes) -> Refused:

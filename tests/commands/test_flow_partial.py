@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from flowkit import Flow, failure_of
 
-from dvk.errors import Refused
+from dvk.errors import NotFound, Refused
 
 FILES = {
     f"images/{part}/{i:05d}": b"%s %d" % (part.encode(), i) for part in ("test", "train", "val") for i in range(60)
@@ -49,6 +49,10 @@ def test_one_more_file_in_a_large_folder_of_which_a_part_is_here(tmp_path: Path,
     clone.write({"images/07/new": b"one", "images/elsewhere/new": b"two"})
     [added] = clone.add("images/07/new").paths
     assert (added.files, added.added, added.removed, added.modified) == (count + 1, 1, 0, 0)
+    if count > 10_000:  # then the list of files has pages that were not fetched
+        error = failure_of(lambda: clone.add("images"))
+        assert error.subject == "images/elsewhere/new" and "dvk fetch images/elsewhere/new" in error.hint
+        clone.fetch("images/elsewhere/new")
     [added] = clone.add("images").paths
     assert (added.files, added.added, added.removed, added.modified) == (count + 2, 1, 0, 0)
     clone.remove("images/07/00007")
@@ -103,6 +107,48 @@ def test_a_subfolder_that_was_never_asked_for_can_be_replaced_by_name(clone: Flo
     assert (added.files, added.modified, added.removed) == (180, 1, 0)
     [added] = clone.add("images").paths
     assert (added.files, added.changed) == (180, False)
+
+
+class TestNamesThatAreTaken:
+    """A name on disk that files which are not here need is refused, and nothing of them is lost."""
+
+    def test_a_file_where_a_directory_is_that_is_not_here(self, clone: Flow) -> None:
+        clone.write({"images/train": b"a file"})
+        for argument in ("images", "images/train"):
+            error = failure_of(lambda argument=argument: clone.add(argument))
+            assert isinstance(error, Refused) and error.subject == "images/train" and "images" in error.hint
+        assert clone.pointer("images").files == 180
+
+    def test_a_directory_where_a_file_is_that_is_not_here(self, clone: Flow) -> None:
+        clone.write({"images/train/00001/x": b"x"})
+        for argument in ("images", "images/train", "images/train/00001/x"):
+            error = failure_of(lambda argument=argument: clone.add(argument))
+            assert isinstance(error, Refused) and error.subject == "images/train/00001/x"
+        assert clone.pointer("images").files == 180
+
+    def test_an_empty_directory_is_where_they_would_be(self, clone: Flow) -> None:
+        os.makedirs(clone.at("images/train"))
+        os.makedirs(clone.at("images/really empty"))
+        [added] = clone.add("images").paths
+        assert (added.files, added.added, added.removed) == (180, 1, 0)
+        [added] = clone.add("images/train").paths
+        assert (added.files, added.changed) == (180, False)
+
+    def test_what_was_here_may_change_its_kind(self, clone: Flow) -> None:
+        for i in range(60):
+            clone.remove(f"images/val/{i:05d}")
+        os.rmdir(clone.at("images/val"))
+        clone.write({"images/val": b"a file now"})
+        [added] = clone.add("images").paths
+        assert (added.files, added.added, added.removed) == (121, 1, 60)
+
+    def test_a_subfolder_of_which_a_part_is_here(self, clone: Flow) -> None:
+        clone.pull("images/train/00007")
+        clone.write({"images/train/00007": b"edited"})
+        [added] = clone.add("images/train").paths
+        assert (added.files, added.modified, added.removed) == (180, 1, 0)
+        error = failure_of(lambda: clone.add("images/train/00009"))
+        assert isinstance(error, NotFound) and "dvk rm" in error.hint
 
 
 def test_checkout_keeps_to_the_selection(flow: Flow, clone: Flow) -> None:
