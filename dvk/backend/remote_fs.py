@@ -309,7 +309,9 @@ class FsspecMedium:
         for path, info in found.items():
             path = self._fs._strip_protocol(path).lstrip("/")
             if path.startswith(start) and info.get("type", "file") == "file":
-                yield path[len(start) :], int(info["size"])
+                if not isinstance(info.get("size"), int):
+                    raise RemoteError("this kind of remote cannot be listed")
+                yield path[len(start) :], info["size"]
 
     def remove(self, key: str) -> None:
         self._fs.rm_file(self._path(key))

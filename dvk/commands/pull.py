@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 
 from dvk.commands.checkout import CheckoutResult, Materializer, tracked
 from dvk.commands.repo import Remote, Repo, root_of
+from dvk.commands.sources import Sources
 from dvk.commands.tracked import file_entries
-from dvk.errors import DataMissing, DvkError, FormatError, NotFound, NotOurs, RemoteError, StorageError
+from dvk.errors import DataMissing, DvkError, FormatError, NotFound, RemoteError, StorageError
 from dvk.events import Note, OnEvent, ignore
 from dvk.ids import PageId
-from dvk.store.fetch import Fetched, Wanted, is_here
+from dvk.store.fetch import Wanted, is_here
 from dvk.store.fetch import fetch as fetch_roots
 from dvk.store.listing import Entries
 from dvk.store.names import show
 from dvk.store.resolve import RemoteContent, Resolver
+from dvk.store.restore import ContentSource
 from dvk.store.roots import ConfirmedRoots, is_live
 from dvk.store.writer import Writer
 from dvk.workspace.pointer import Pointer
@@ -99,34 +101,38 @@ def _fetch(repo: Repo, targets: Sequence[Target], out: FetchResult, remote: str 
     if not missing:
         return
     try:
-        source = repo.remote(remote, write=False)
+        sources = Sources(repo, remote, on_event=on_event)
     except NotFound as error:
+        if remote is not None:
+            raise
         out.failures += [DataMissing("its data is not here", subject=w.name, hint=error.hint) for w in missing]
         return
-    out.remote, out.url = source.name, source.url
-    expect_store(source)
-    done = fetch_roots(source.store, repo.store, missing, on_event=on_event, dry_run=out.dry_run)
-    repo.remember_store(source)
-    _confirm(repo, source, done.records)
-    out.fetched, out.new_bytes, out.moved_bytes = done.roots, done.new_bytes, done.moved_bytes
-    out.failures += _failures(repo, source, done, targets)
+    failed: list[tuple[Wanted, DvkError]] = []
+    try:
+        for source in sources:
+            with sources.asking(source):
+                done = fetch_roots(source.store, repo.store, missing, on_event=on_event, dry_run=out.dry_run)
+                repo.remember_store(source)
+                _confirm(repo, source, done.records)
+                out.url = out.url or source.url
+                out.fetched += done.roots
+                out.new_bytes += done.new_bytes
+                out.moved_bytes += done.moved_bytes
+                failed = done.failures
+                missing = [w for w, _ in failed]
+            if not missing:
+                break
+        sources.check()
+    finally:
+        sources.close()
+    out.remote = ", ".join(sources.asked)
+    by_name = {show(path): (path, pointer) for path, _, pointer in targets}
+    out.failures += [_failure(repo, sources, w, error, *by_name[w.name]) for w, error in failed]
 
 
 def _selected(selection: Selection, path: bytes, pointer: Pointer) -> tuple[bytes, ...]:
     found = selection.get(path) if pointer.is_dir else None
     return (b"",) if found is None or found.prefixes is None else found.prefixes
-
-
-def expect_store(source: Remote) -> None:
-    """Raise if there is no dvk store at the remote's URL."""
-    found = source.store.describe()
-    if found is None:
-        raise NotOurs(
-            "there is no dvk store here (no dvk.json)",
-            subject=source.url,
-            hint=f"check `dvk remote list`; the first `dvk push --remote {source.name}` makes one",
-        )
-    found.require("read", subject=source.url)
 
 
 def _confirm(repo: Repo, source: Remote, records: dict[str, bytes]) -> None:
@@ -141,27 +147,24 @@ def _confirm(repo: Repo, source: Remote, records: dict[str, bytes]) -> None:
     ConfirmedRoots(repo.remotes_state, found.store).add({k: rid for k, rid in records.items() if rid in live})
 
 
-def _failures(repo: Repo, source: Remote, done: Fetched, targets: Sequence[Target]) -> list[DvkError]:
-    """One error for each path that did not arrive, with who could help."""
-    by_name = {show(path): (path, pointer) for path, _, pointer in targets}
-    out: list[DvkError] = []
-    for wanted, error in done.failures:
-        if not isinstance(error, DataMissing):
-            out.append(type(error)(f"{error.message} ({error.subject})", subject=wanted.name, hint=error.hint))
-            continue
-        path, pointer = by_name[wanted.name]
-        out.append(nowhere(repo, path, pointer, [source.name]))
-    return out
+def _failure(repo: Repo, sources: Sources, wanted: Wanted, error: DvkError, path: bytes, pointer: Pointer) -> DvkError:
+    """The error for a path that did not arrive, with who could help."""
+    if isinstance(error, DataMissing):
+        return nowhere(repo, path, pointer, sources.asked, apology=sources.apology)
+    return type(error)(f"{error.message} ({error.subject})", subject=wanted.name, hint=error.hint)
 
 
-def nowhere(repo: Repo, path: bytes, pointer: Pointer, remotes: Sequence[str], *, rev: str = "HEAD") -> DataMissing:
+def nowhere(
+    repo: Repo, path: bytes, pointer: Pointer, remotes: Sequence[str], *, rev: str = "HEAD", apology: str = ""
+) -> DataMissing:
     """The error for data that is neither here nor on the remotes that were asked: who can bring it, and how.
 
     Args:
         rev: where the pointer was found, so that the commit is named which brought this version.
+        apology: which remotes could not be asked.
     """
     where = f"on {', '.join(remotes)}" if remotes else "on any remote"
-    message = f"({pointer.id.hex()[:12]}, {_size(pointer.size)}) is neither here nor {where}"
+    message = f"({pointer.id.hex()[:12]}, {_size(pointer.size)}) is neither here nor {where}{apology}"
     hint = "whoever has this version can `dvk push` it"
     git = repo.workspace.git
     if git is not None and git.has_program and git.head() is not None:
@@ -242,12 +245,46 @@ def _direct(
     on_event: OnEvent,
 ) -> Materializer:
     """A materializer that reads the remote; what a folder consists of is resolved here, once."""
-    source = repo.remote(remote, write=False)
-    expect_store(source)
-    out.remote, out.url, out.paths = source.name, source.url, len(targets)
-    content = RemoteContent(source.store)
+    sources = Sources(repo, remote, on_event=on_event)
+    out.paths = len(targets)
+    contents: dict[bytes, ContentSource] = {}
     listings: dict[bytes, Entries] = {}
+    failed: dict[bytes, DvkError] = {}
+    left = list(targets)
+    for source in sources:
+        with sources.asking(source):
+            left, failed = _resolve(repo, source, left, contents, listings, on_event)
+            out.url = out.url or source.url
+        if not left:
+            break
+    sources.check()
+    out.remote, out.fetched = ", ".join(sources.asked), len(contents)
+    for path, _, pointer in left:
+        error = failed.get(path, DataMissing(""))
+        if isinstance(error, DataMissing):
+            out.failures.append(nowhere(repo, path, pointer, sources.asked, apology=sources.apology))
+        else:
+            out.failures.append(type(error)(error.message, subject=show(path), hint=error.hint))
+
+    def entries_of(path: bytes, pointer: Pointer, _scope: Selected) -> Entries:
+        return listings[path] if pointer.is_dir else file_entries(pointer)
+
+    return Materializer(repo, force=force, on_event=on_event, entries_of=entries_of, contents=contents)
+
+
+def _resolve(
+    repo: Repo,
+    source: Remote,
+    targets: Sequence[Target],
+    contents: dict[bytes, ContentSource],
+    listings: dict[bytes, Entries],
+    on_event: OnEvent,
+) -> tuple[list[Target], dict[bytes, DvkError]]:
+    """Find out what targets consist of on one remote; those that it could not tell, and why."""
     selection = Selection.load(repo.state)
+    left: list[Target] = []
+    failed: dict[bytes, DvkError] = {}
+    content = RemoteContent(source.store)
     with Resolver(source.store, on_event=on_event) as resolver:
         for path, under, pointer in targets:
             parts = []
@@ -258,20 +295,14 @@ def _direct(
                         content.add(part)
                         parts.append(part.entries)
                         pages += part.pages
-            except DataMissing:
-                out.failures.append(nowhere(repo, path, pointer, [source.name]))
-                continue
-            except FormatError as error:
-                out.failures.append(type(error)(error.message, subject=show(path), hint=error.hint))
+            except (DataMissing, FormatError) as error:
+                left.append((path, under, pointer))
+                failed[path] = error
                 continue
             if pointer.is_dir:
                 listings[path] = Entries.join(parts)
                 _keep_pages(repo, pages, on_event)
-            out.fetched += 1
+            contents[path] = content
     repo.remember_store(source)
     _confirm(repo, source, resolver.records)
-
-    def entries_of(path: bytes, pointer: Pointer, _scope: Selected) -> Entries:
-        return listings[path] if pointer.is_dir else file_entries(pointer)
-
-    return Materializer(repo, force=force, on_event=on_event, entries_of=entries_of, content=content)
+    return left, failed

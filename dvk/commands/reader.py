@@ -16,11 +16,12 @@ from types import TracebackType
 
 import numpy as np
 
-from dvk.commands.pull import expect_store, nowhere
+from dvk.commands.pull import nowhere
 from dvk.commands.repo import Remote, Repo, root_of
+from dvk.commands.sources import Sources
 from dvk.commands.spec import Target
 from dvk.commands.tracked import file_entries
-from dvk.errors import DataMissing, DvkError, NotFound
+from dvk.errors import DataMissing, DvkError, FormatError, NotFound
 from dvk.events import Note, OnEvent, ignore
 from dvk.ids import PageId
 from dvk.store.listing import Entries
@@ -34,12 +35,12 @@ class Reader:
     """Reads versions from wherever they are. Changes nothing. Not for several threads at once."""
 
     def __init__(self, repo: Repo, *, remote: str | None = None, on_event: OnEvent = ignore) -> None:
-        """`remote`: the one to ask for what is not here; the default one without a name."""
+        """`remote`: the one to ask for what is not here; without a name the default one, then the others."""
         self.repo, self._wanted, self._on_event = repo, remote, on_event
-        self._remote: Remote | None = None
-        self._resolver: Resolver | None = None
-        self._content: RemoteContent | None = None
-        self._resolved: dict[tuple[bytes, bytes], Entries] = {}
+        self._sources: Sources | None = None
+        self._open: list[tuple[Remote, Resolver, RemoteContent]] = []
+        self._used: dict[str, None] = {}  # names of remotes that had something
+        self._resolved: dict[tuple[bytes, bytes], tuple[Entries, RemoteContent]] = {}
 
     def __enter__(self) -> Reader:
         return self
@@ -47,15 +48,15 @@ class Reader:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        if self._resolver is not None:
-            self._resolver.close()
-        if self._remote is not None:
-            self._remote.store.close()
+        for _, resolver, _ in self._open:
+            resolver.close()
+        if self._sources is not None:
+            self._sources.close()
 
     @property
     def remote_name(self) -> str:
-        """The remote that was asked; empty while everything was here."""
-        return self._remote.name if self._remote is not None else ""
+        """The remote that had what is not here (several, with commas between); empty while everything was here."""
+        return ", ".join(self._used)
 
     def entries(self, target: Target) -> Entries:
         """What a target consists of, named from the tracked path (a tracked file: one entry without a name).
@@ -89,31 +90,53 @@ class Reader:
         if held.any() or not len(files):
             yield StoreContent(self.repo.store), files[held]
         if not held.all():
-            self.from_remote(target)
-            assert self._content is not None
-            yield self._content, files[~held]
+            yield self._resolve(target)[1], files[~held]
 
     def from_remote(self, target: Target) -> Entries:
-        """As `entries`, from the remote; also makes the content of the files readable there."""
+        """As `entries`, from a remote."""
+        return self._resolve(target)[0]
+
+    def _resolve(self, target: Target) -> tuple[Entries, RemoteContent]:
+        """What a target consists of, by the first remote that knows it, and the content of its files there."""
         key = (target.pointer.id, target.inner)
         if key in self._resolved:
             return self._resolved[key]
-        resolver, content = self._connect(target)
-        parts = []
-        try:
-            for part in resolver.resolve(root_of(target.pointer), under=target.inner):
-                content.add(part)
-                parts.append(part.entries)
-        except DataMissing as error:
-            raise self._nowhere(target) from error
-        found = Entries.join(parts)
-        self._resolved[key] = found if target.pointer.is_dir else file_entries(target.pointer)
-        return self._resolved[key]
+        broken: DvkError | None = None
+        sources = self._connect(target)
+        for remote, resolver, content in self._remotes(sources, target):
+            with sources.asking(remote):
+                try:
+                    parts = []
+                    for part in resolver.resolve(root_of(target.pointer), under=target.inner):
+                        content.add(part)
+                        parts.append(part.entries)
+                except DataMissing:
+                    continue
+                except FormatError as error:
+                    broken = broken or error
+                    continue
+                found = Entries.join(parts) if target.pointer.is_dir else file_entries(target.pointer)
+                self._resolved[key] = found, content
+                self._used[remote.name] = None
+                return found, content
+        sources.check()
+        if broken is not None:
+            raise broken
+        raise self._nowhere(target)
 
-    def _connect(self, target: Target) -> tuple[Resolver, RemoteContent]:
-        if self._resolver is None or self._content is None:
+    def _remotes(self, sources: Sources, target: Target) -> Iterator[tuple[Remote, Resolver, RemoteContent]]:
+        """Those that were opened before, then the others."""
+        yield from [row for row in self._open if row[0].name in sources.asked]
+        for remote in sources:
+            self._on_event(Note(f"not in the local store, so it is read from {remote.name}", subject=target.shown))
+            row = (remote, Resolver(remote.store, on_event=self._on_event), RemoteContent(remote.store))
+            self._open.append(row)
+            yield row
+
+    def _connect(self, target: Target) -> Sources:
+        if self._sources is None:
             try:
-                remote = self.repo.remote(self._wanted, write=False)
+                self._sources = Sources(self.repo, self._wanted, on_event=self._on_event)
             except NotFound as error:
                 if self._wanted:
                     raise
@@ -121,16 +144,12 @@ class Reader:
                 raise DataMissing(
                     f"{missing.message}; {error.message}", subject=missing.subject, hint=error.hint
                 ) from error
-            self._remote = remote
-            expect_store(remote)
-            self._on_event(Note(f"not in the local store, so it is read from {remote.name}", subject=target.shown))
-            self._resolver = Resolver(remote.store, on_event=self._on_event)
-            self._content = RemoteContent(remote.store)
-        return self._resolver, self._content
+        return self._sources
 
     def _nowhere(self, target: Target) -> DvkError:
-        remotes = [self.remote_name] if self.remote_name else []
-        return nowhere(self.repo, target.path, target.pointer, remotes, rev=target.commit or "HEAD")
+        asked, apology = (self._sources.asked, self._sources.apology) if self._sources is not None else ([], "")
+        rev = target.commit or "HEAD"
+        return nowhere(self.repo, target.path, target.pointer, asked, rev=rev, apology=apology)
 
 
 def from_here(entries: Entries, inner: bytes) -> Entries:

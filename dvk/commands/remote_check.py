@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dvk.backend.check import Finding, Step, check
+from dvk.backend.locate import parse_remote_url
 from dvk.commands.repo import Repo
 from dvk.errors import DvkError, NotOurs, RemoteError
 from dvk.store.descriptor import KEY
@@ -43,7 +44,8 @@ def remote_check(
         NotFound: no such remote, or no such bucket. Refused: it needs trust. RemoteUnreachable, RemoteDenied: there is
         nothing to check.
     """
-    remote = repo.remote(name, write=True, deadline_s=_DEADLINE_S)
+    read_only = parse_remote_url(repo.remote_config(name).url).read_only
+    remote = repo.remote(name, write=not read_only, deadline_s=_DEADLINE_S)
     out = CheckResult(remote.name, remote.url)
     try:
         place = _place(remote.store, out)
@@ -69,6 +71,8 @@ def _place(store: Store, out: CheckResult) -> Step:
         return step
     if found is not None:
         out.store = found.store
+    elif not store.backend.capabilities.writable:
+        step.findings.append(Finding("not-ours", "there is no dvk store here to read", "check the URL"))
     elif next(iter(store.backend.survey("")), None) is not None:
         problem = "there are other objects here, and no dvk store"
         step.findings.append(Finding("not-empty", problem, "a prefix of its own keeps things apart", fatal=False))

@@ -172,10 +172,12 @@ class Repo:
 
         Raises:
             NotFound: as `remote_config`. UsageError: its URL or settings make no sense.
-            Refused: the user has to trust its URL first.
+            Refused: the user has to trust its URL first, or it is to be written and can only be read.
         """
         config = self.remote_config(name)
         self._check_trust(config, write=write)
+        if write and parse_remote_url(config.url).read_only:
+            raise Refused("this remote can only be read", subject=config.url, hint="`dvk remote list` shows the others")
         return Remote(config.name, config.url, Store(self._backend(config, deadline_s)))
 
     def _check_trust(self, config: RemoteConfig, *, write: bool) -> None:

@@ -195,6 +195,13 @@ class Config:
         remotes = self.remotes()
         return "origin" if "origin" in remotes else next(iter(remotes)) if len(remotes) == 1 else None
 
+    def remote_order(self) -> list[str]:
+        """All remotes in the order in which they are asked for data: the default, then as the files name them."""
+        known = self.remotes()
+        default = self.default_remote()
+        named = [name for key in self.values if (name := split_remote_key(key)[0]) in known]
+        return list(dict.fromkeys([*([default] if default in known else []), *named]))
+
     def profile_for(self, path: bytes) -> str:
         """The chunking profile of the data at `path`, from the top."""
         for rule in self.profile_rules:
