@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from dvk import __version__
 from dvk.errors import NotFound, NotOurs, RemoteError
 from dvk.store import descriptor as dvk_json
 from dvk.store.store import Store
@@ -61,7 +60,7 @@ def plan_upgrade(store: Store) -> Upgrade:
     goal = found.raised()
     codecs = tuple(c for c in goal.codecs if c not in found.codecs)
     profiles = tuple(p for p in goal.profiles if p not in found.profiles)
-    needs = max((SINCE.get(name, __version__) for name in (*codecs, *profiles)), key=_order, default="")
+    needs = max((SINCE[name] for name in (*codecs, *profiles)), key=_order, default="")
     return Upgrade(found.store, codecs, profiles, needs)
 
 
