@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dvk.commands.checkout import CheckoutResult, Materializer, tracked
+from dvk.commands.earlier import fetch_by_earlier
 from dvk.commands.repo import Remote, Repo, root_of
 from dvk.commands.sources import Sources
 from dvk.commands.tracked import file_entries
@@ -119,6 +120,12 @@ def _fetch(repo: Repo, targets: Sequence[Target], out: FetchResult, remote: str 
                 out.new_bytes += done.new_bytes
                 out.moved_bytes += done.moved_bytes
                 failed = done.failures
+                if not out.dry_run:
+                    more, failed = fetch_by_earlier(repo, source, failed, on_event=on_event)
+                    _confirm(repo, source, more.records)
+                    out.fetched += more.roots
+                    out.new_bytes += more.new_bytes
+                    out.moved_bytes += more.moved_bytes
                 missing = [w for w, _ in failed]
             if not missing:
                 break

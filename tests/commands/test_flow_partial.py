@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from flowkit import Flow, failure_of
 
-from dvk.errors import NotFound, Refused
+from dvk.errors import DataMissing, NotFound, Refused
 
 FILES = {
     f"images/{part}/{i:05d}": b"%s %d" % (part.encode(), i) for part in ("test", "train", "val") for i in range(60)
@@ -149,6 +149,34 @@ class TestNamesThatAreTaken:
         assert (added.files, added.modified, added.removed) == (180, 1, 0)
         error = failure_of(lambda: clone.add("images/train/00009"))
         assert isinstance(error, NotFound) and "dvk rm" in error.hint
+
+
+class TestAnEditThatWasNotPushed:
+    """The folder's new version is on no remote, and the parts that were not asked for yet still are."""
+
+    @pytest.mark.parametrize("committed", [False, True])
+    def test_other_parts_can_be_had(self, flow: Flow, clone: Flow, committed: bool) -> None:
+        clone.write({"images/val/new": b"new"})
+        clone.remove("images/val/00003")
+        clone.add("images")
+        if committed:
+            clone.commit()
+        clone.pull("images/train/00007")
+        clone.pull("images/test")
+        assert clone.read("images/train/00007") == flow.read("images/train/00007")
+        clone.pull("images")
+        want = flow.data() | {b"images/val/new": clone.data()[b"images/val/new"]}
+        del want[b"images/val/00003"]
+        assert clone.data() == want
+
+    def test_what_nobody_has_is_still_named(self, flow: Flow, clone: Flow, tmp_path: Path) -> None:
+        flow.version({"images/test/new": b"never pushed"}, "images")
+        clone.git("pull", "-q")
+        [error] = clone.pull("images/test", ok=False).failures
+        assert isinstance(error, DataMissing) and error.subject == "images"
+        flow.push()
+        clone.pull("images/test")
+        assert clone.read("images/test/new") == b"never pushed"
 
 
 def test_checkout_keeps_to_the_selection(flow: Flow, clone: Flow) -> None:
