@@ -264,10 +264,14 @@ class FsspecMedium:
         return size
 
     def read(self, key: str, limit: int) -> tuple[bytes, int | None]:
-        size = self._size(key)
-        if size > limit:
-            return b"", size
-        return bytes(self._fs.cat_file(self._path(key))), size
+        data, size = b"", self._size(key)
+        for _ in range(3):  # the object may be replaced between the question for its size and the reading
+            if size > limit:
+                return b"", size
+            data = bytes(self._fs.cat_file(self._path(key)))
+            if len(data) == size or (size := self._size(key)) == len(data):
+                break
+        return data, size
 
     def read_range(self, key: str, offset: int, length: int) -> tuple[bytes, int | None]:
         if length > _LOOK_FIRST_BYTES:

@@ -104,6 +104,7 @@ def live(project: Project, tmp_path: Path) -> Recorder:
     project.git("commit", "-q", "-m", "two")
     run(project, "push", "--dry-run")
     run(project, "push")
+    run(project, "remote", "upgrade", "--dry-run")
     run(project, "log", "t.csv")
     run(project, "ls")
     run(project, "ls", "-r", "im")
