@@ -6,7 +6,6 @@ middle of a push and of a pull.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -115,7 +114,7 @@ def proxy(s3: S3Address) -> Iterator[TcpProxy]:
 def test_with_a_bucket_and_a_connection_that_breaks(
     new_bucket: Callable[[], str], proxy: TcpProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repo, "RetryBackend", functools.partial(RetryBackend, deadline_s=0.5))
+    monkeypatch.setattr(repo, "RetryBackend", lambda inner, **_: RetryBackend(inner, deadline_s=0.5))
     url = f"s3://{new_bucket()}/data"
     flow = Flow(tmp_path / "a", tmp_path, remote=url, environ=aws_env(proxy.endpoint_url))
     versions = live(flow)
