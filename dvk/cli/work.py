@@ -13,7 +13,7 @@ from dvk.cli.verb import Run, verb
 from dvk.errors import UsageError
 
 if TYPE_CHECKING:
-    from dvk.commands.checkout import CheckoutResult
+    from dvk.commands.materializer import CheckoutResult
 
 _FORCE = Annotated[bool, typer.Option("--force", "-f", help="Replace and delete content that no store holds.")]
 _DRY = Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be done; change nothing.")]

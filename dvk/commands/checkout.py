@@ -7,70 +7,24 @@ same command.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Sequence
 
-import numpy as np
-
-from dvk.commands.pathwork import remove_empty_dirs
-from dvk.commands.placed import Placed
+from dvk.commands.materializer import CheckoutResult, Materializer
 from dvk.commands.repo import Repo, root_of
-from dvk.commands.tracked import (
-    Look,
-    is_there,
-    join_path,
-    look,
-    not_here,
-    pointer_entries,
-    read_unknown,
-)
-from dvk.errors import Busy, DataMissing, DvkError, NotFound, Refused, UsageError, one_or_many
-from dvk.events import Note, OnEvent, ignore
+from dvk.commands.tracked import join_path, not_here
+from dvk.errors import Busy, DataMissing, DvkError, NotFound, UsageError, one_or_many
+from dvk.events import OnEvent, ignore
 from dvk.ids import PageId
 from dvk.store.fetch import Wanted, is_here
-from dvk.store.listing import Entries
-from dvk.store.names import I64, U8, show
+from dvk.store.names import show
 from dvk.store.pages import edit_listing, read_entries
-from dvk.store.restore import ContentSource, StoreContent, restore
 from dvk.store.writer import Writer
 from dvk.workspace.git import CommitId
-from dvk.workspace.handles import make_dirs
-from dvk.workspace.ignore import exclude_pattern, excluded, excluded_paths
-from dvk.workspace.materialize import WorkTree
-from dvk.workspace.plan import CheckoutPlan, Holds, Mask, content_needed, plan_checkout
 from dvk.workspace.pointer import Pointer, pointer_name
-from dvk.workspace.probe import clean_leftovers, find_folded
-from dvk.workspace.selection import Selected, Selection, edit, normal_prefixes
-from dvk.workspace.statcache import Clock, StatCache, forget, read_clock
+from dvk.workspace.selection import Selected, normal_prefixes
 
-
-@dataclass(frozen=True, slots=True)
-class CheckedOut:
-    """One tracked path after a checkout; counts are of files."""
-
-    path: bytes
-    kind: str
-    written: int = 0
-    written_bytes: int = 0
-    deleted: int = 0
-    unchanged: int = 0
-    not_present: int = 0  #: outside of what this worktree asked for
-
-
-@dataclass(slots=True)
-class CheckoutResult:
-    """What a checkout did. Paths where nothing had to be done are only counted."""
-
-    paths: list[CheckedOut] = field(default_factory=list)
-    in_step: int = 0
-    not_present: int = 0  #: files of all these folders that were never asked for here
-    removed: list[bytes] = field(default_factory=list)  #: data whose pointer is gone
-    staged: int = 0
-    not_staged: str = ""
-    failures: list[DvkError] = field(default_factory=list)
-    dry_run: bool = False
+Target = tuple[bytes, tuple[bytes, ...], Pointer]
+"""A tracked path, parts inside it (none: as selected) and its pointer."""
 
 
 def checkout(
@@ -103,7 +57,7 @@ def checkout(
     with repo.writing(), repo.changing_files():
         run = Materializer(repo, force=force, dry_run=dry_run, on_event=on_event)
         if rev is not None:
-            run.from_revision(rev, wanted, stage=stage)
+            _from_revision(run, rev, wanted, stage=stage)
         else:
             targets = tracked(repo, wanted, run.result.failures)
             run.hide([path for path, _, _ in targets])
@@ -114,10 +68,8 @@ def checkout(
         return run.finish()
 
 
-def tracked(
-    repo: Repo, wanted: Sequence[bytes], failures: list[DvkError]
-) -> list[tuple[bytes, tuple[bytes, ...], Pointer]]:
-    """Tracked path, parts inside it (empty: as selected) and pointer for what the arguments mean.
+def tracked(repo: Repo, wanted: Sequence[bytes], failures: list[DvkError]) -> list[Target]:
+    """What the arguments mean.
 
     Pointers that cannot be read go to `failures`.
 
@@ -155,397 +107,89 @@ def tracked(
     return [(path, parts, pointer) for path, (parts, pointer) in sorted(found.items())]
 
 
-class Materializer:
-    """Writes versions into the work tree, from the local store or from another source of content."""
+def _from_revision(run: Materializer, rev: str, wanted: Sequence[bytes], *, stage: bool) -> None:
+    """Take the pointers of `wanted` from a revision, write and stage them, and bring their data in step.
 
-    def __init__(
-        self,
-        repo: Repo,
-        *,
-        force: bool = False,
-        dry_run: bool = False,
-        on_event: OnEvent = ignore,
-        entries_of: Callable[[bytes, Pointer, Selected], Entries] | None = None,
-        contents: Mapping[bytes, ContentSource] | None = None,
-    ) -> None:
-        self.repo, self.ws, self.store = repo, repo.workspace, repo.store
-        self.force, self.on_event = force, on_event
-        self.rules = repo.workspace.ignore_rules()
-        self.selection = Selection.load(repo.state)
-        self.placed = Placed(repo.state)
-        self._placed = self.placed.read()
-        self._now: dict[bytes, Pointer | None] = {}
-        self.result = CheckoutResult(dry_run=dry_run)
-        self._entries_of = entries_of or (lambda _, p, s: pointer_entries(self.store, p, s))
-        self._contents = contents or {}
-        self._here = StoreContent(self.store)
-
-    # ------------------------------------------------------------ one path
-
-    def hide(self, paths: Sequence[bytes]) -> None:
-        """Keep data out of Git's sight before it appears; a clone has no such rules yet."""
-        git = self.ws.git
-        if git is None or self.result.dry_run:
-            return
-        known = excluded(git.common_dir)
-        new = [path for path in paths if exclude_pattern(path) not in known]
-        if new:
-            with self.ws.lock():
-                self.ws.hide(add=new)
-
-    def finish(self) -> CheckoutResult:
-        """Remember what was placed; the answer."""
-        self.placed.update(self._now)
-        return self.result
-
-    def one(self, path: bytes, pointer: Pointer, under: tuple[bytes, ...] = ()) -> None:
-        """Bring one tracked path in step; what goes wrong is in `result.failures`.
-
-        Args:
-            under: parts of the folder to look at; they become selected. Empty: what is selected.
-        """
-        try:
-            done = self._one(path, pointer, under)
-        except DataMissing as error:
-            self.result.failures.append(not_here(path, error))
-            return
-        except DvkError as error:
-            if error.kind in ("storage-full", "interrupted"):
-                raise
-            self.result.failures.append(error)
-            return
-        self.result.not_present += done.not_present
-        if done.written or done.deleted:
-            self.result.paths.append(done)
-        else:
-            self.result.in_step += 1
-
-    def _one(self, path: bytes, pointer: Pointer, under: tuple[bytes, ...]) -> CheckedOut:
-        recorded = self.selection.get(path)
-        selected = scope = recorded or Selected(None)
-        if under:
-            selected, scope = recorded or Selected(()), Selected(())
-            for part in under:
-                selected, scope = selected.plus(part), scope.plus(part)
-        clock = self._clock()
-        seen = look(self.repo.root_fd, path, self.repo.state, self.rules, on_event=self.on_event)
-        files = pointer.files or 0 if pointer.is_dir else 1
-        if selected.everything and seen.in_step and seen.cache is not None and seen.cache.root_id == pointer.id:
-            self._select(path, pointer, selected)
-            if not self.result.dry_run:
-                self._now[path] = pointer  # a run that was killed at its end did not get to remember it
-            return CheckedOut(path, pointer.kind, unchanged=files)
-        target = self._entries_of(path, pointer, scope)
-        for part in under:
-            if part and not len(target.under(part)):
-                raise NotFound(
-                    "there is no such file in the folder",
-                    subject=show(join_path(path, part)),
-                    hint=f"`dvk ls {show(path)}` lists what there is",
-                )
-        cleared = 0
-        if seen.kind and seen.kind != pointer.kind:
-            cleared = self._clear(path, seen)
-            seen = Look.nothing(path)
-        previous = self._previous(path, scope)
-        needed = content_needed(target, seen.scan, seen.known, previous=previous)
-        seen = read_unknown(self.repo.root_fd, seen, needed, on_event=self.on_event)
-        plan = plan_checkout(
-            target,
-            seen.scan,
-            known=seen.known,
-            ids=seen.ids,
-            holds=self._holder(path, previous),
-            previous=previous,
-            selected=None,
-            collisions=find_folded(self.repo.root_fd, path, target.names) if pointer.is_dir else (),
-            force=self.force,
-            subject=path,
-        )
-        done = CheckedOut(
-            path,
-            pointer.kind,
-            written=len(plan.write) + len(plan.links),
-            written_bytes=int(plan.sizes.sum()),
-            deleted=len(plan.deletes) + cleared,
-            unchanged=int(np.count_nonzero(plan.stay)),
-            not_present=files - self._count(pointer, selected, scope, target),
-        )
-        self.result.failures += plan.conflicts
-        if self.result.dry_run:
-            return done
-        self._select(path, pointer, selected)
-        self._now[path] = pointer
-        failed = self._carry_out(path, pointer, plan, seen, clock, whole=scope.everything)
-        if failed:
-            self.result.failures += failed
-        return done
-
-    def _count(self, pointer: Pointer, selected: Selected, scope: Selected, target: Entries) -> int:
-        """How many files are asked for, of which `target` may be a part."""
-        if selected == scope:
-            return target.files
-        try:
-            return pointer_entries(self.store, pointer, selected).files
-        except DataMissing:
-            return target.files  # pulled without a store, so that the rest of the list is not known here
-
-    def _clear(self, path: bytes, seen: Look) -> int:
-        """Remove a folder that stands where a file is tracked now, or the other way round; how many files it had."""
-        plan = self._plan_removal(path, seen)
-        if plan is None or len(plan.deletes) < len(seen.scan):
-            was, now = ("folder", "file") if seen.kind == "dir" else ("file", "folder")
-            raise Refused(
-                f"a {was} stands where a {now} is tracked, and it is not what dvk put there",
-                subject=show(path),
-                hint="move it away, then run the command again",
-            )
-        if not self.result.dry_run:
-            problems = self._carry_out_removal(path, plan)
-            if problems:
-                raise problems[0]
-        return len(plan.deletes)
-
-    def _clock(self) -> Clock | None:
-        try:
-            return read_clock(self.repo.state)
-        except OSError:
-            return None
-
-    def _select(self, path: bytes, pointer: Pointer, selected: Selected) -> None:
-        """Record what was asked for before it is acted upon: a kill must not make it look deleted."""
-        if self.result.dry_run or not pointer.is_dir or self.selection.get(path) == selected:
-            return
-        with edit(self.repo.state) as selection:
-            if selected.prefixes is None:
-                selection.set_all(path)
-            else:
-                for prefix in selected.prefixes:
-                    selection.add(path, prefix)
-        self.selection = Selection.load(self.repo.state)
-
-    def _carry_out(
-        self, path: bytes, pointer: Pointer, plan: CheckoutPlan, seen: Look, clock: Clock | None, *, whole: bool
-    ) -> list[DvkError]:
-        if seen.scan.leftovers:
-            clean_leftovers(self.repo.root_fd, path, seen.scan.leftovers)
-        with WorkTree(self.repo.root_fd, path, plan) as tree:
-            tree.check_space()
-            if pointer.is_dir and whole:
-                os.close(make_dirs(self.repo.root_fd, path))  # nothing else would, if it is to be empty
-            problems = tree.delete()
-            problems += tree.make_dirs()
-            content = self._contents.get(path, self._here)
-            failed = restore(content, plan.ids, plan.sizes, tree, names=tree.shown(), on_event=self.on_event)
-            problems += [_with_a_way_out(path, error) for _, error in failed]
-            problems += tree.link()
-            problems += tree.set_modes()
-            written = tree.entries()
-        if clock is not None:
-            cache = StatCache.of(written.scan, written.ids, clock=clock, settled=written.settled)
-            if whole and not problems and not plan.conflicts and len(written.scan) == len(plan.target):
-                cache = replace(cache, root_id=pointer.id)
-            elif seen.cache is not None:
-                cache = cache.joined(seen.cache, without=seen.scan.names.take(plan.deletes))
-            cache.save(self.repo.state, path)
-        return problems
-
-    # ------------------------------------------------------------ revisions
-
-    def from_revision(self, rev: str, wanted: Sequence[bytes], *, stage: bool) -> None:
-        """Take the pointers of `wanted` from a revision, write and stage them, and bring their data in step.
-
-        Raises:
-            NotFound: the revision does not have one of them; nothing was changed.
-        """
-        commit = self.ws.resolve(rev)
-        plan: list[tuple[bytes, Pointer, tuple[bytes, ...]]] = []
-        missing: list[DvkError] = []
-        for path in wanted:
-            found = self._at(commit, path)
-            if not found:
-                missing.append(
-                    NotFound(
-                        f"is not tracked at {rev}",
-                        subject=show(path),
-                        hint=f"`dvk log {show(path)}` lists its versions",
-                    )
-                )
-            plan += found
-        if missing:
-            raise one_or_many(f"some paths are not tracked at {rev}; nothing was changed", missing)
-        pointers = []
-        for path, pointer, under in plan:
-            selected = self.selection.get(path) if pointer.is_dir else None
-            parts = under or (selected.prefixes if selected and selected.prefixes is not None else (b"",))
-            if not is_here(self.store, Wanted(root_of(pointer), parts)):
-                # The pointer must not move to a version that its data cannot follow.
-                self.result.failures.append(
-                    DataMissing(
-                        f"its data at {rev} is not in this clone",
-                        subject=show(path),
-                        hint=f"`dvk fetch --rev {rev} {show(path)}` brings it",
-                    )
-                )
-                continue
-            if self.result.dry_run:
-                self.one(path, pointer, under)
-                continue
-            self.ws.write_pointer(path, pointer)
-            self.hide([path])
-            pointers.append(pointer_name(path))
-            self.one(path, pointer, under)
-        if stage and pointers and self.ws.git is not None:
-            try:
-                self.ws.git.stage(pointers)
-                self.result.staged = len(pointers)
-            except Busy as error:
-                self.result.not_staged = error.message
-
-    def _at(self, commit: str, path: bytes) -> list[tuple[bytes, Pointer, tuple[bytes, ...]]]:
-        """What `path` means at a commit: a tracked path, the tracked paths below it, or a part of a folder."""
-        found = []
-        for name, pointer in self.ws.pointers_at(CommitId(commit), under=[path]):
-            if isinstance(pointer, DvkError):
-                raise pointer
-            found.append((name, pointer, ()))
-        if found:
-            return list(found)
-        owner = path
-        while b"/" in owner:
-            owner = owner.rpartition(b"/")[0]
-            for name, pointer in self.ws.pointers_at(CommitId(commit), under=[owner]):
-                if name == owner and isinstance(pointer, Pointer) and pointer.is_dir:
-                    return [self._graft(owner, pointer, path[len(owner) + 1 :])]
-        return []
-
-    def _graft(self, path: bytes, then: Pointer, part: bytes) -> tuple[bytes, Pointer, tuple[bytes, ...]]:
-        """Today's folder with one part of it as it was then."""
-        try:
-            now = self.ws.read_pointer(path)
-        except NotFound:
-            return path, then, (part,)
-        try:
-            old = read_entries(PageId(then.id), self.store.load_page, under=part)
-            if not len(old):
-                raise NotFound("was not in the folder then", subject=show(join_path(path, part)))
-            with Writer(self.store, dry_run=self.result.dry_run) as writer:
-                root = edit_listing(PageId(now.id), self.store.load_page, writer.add_page, put=old, remove=[part])
-                writer.flush()
-        except DataMissing as error:
-            raise not_here(path, error) from error
-        pointer = Pointer("dir", bytes(root.id), root.total_bytes, files=root.files, source=now.source)
-        return path, pointer, (part,) if self.selection.get(path) != Selected(None) else ()
-
-    def _previous(self, path: bytes, selected: Selected) -> Entries | None:
-        """The version that dvk put there last; None when it is not known, and then nothing is taken away."""
-        pointer = self._placed.get(path)
-        if pointer is None:
-            return None
-        try:
-            return pointer_entries(self.store, pointer, selected)
-        except DataMissing:
-            return None
-
-    @cached_property
-    def _on_remotes(self) -> set[str]:
-        return self.repo.confirmed(self.ws.config.remotes())
-
-    def _holder(self, path: bytes, previous: Entries | None) -> Holds:
-        """Which contents could be brought back: from the store, and those of a version that a remote holds.
-
-        The latter is all there is after a pull that kept nothing in the store.
-        """
-        pointer = self._placed.get(path)
-        if previous is None or pointer is None or root_of(pointer).text not in self._on_remotes:
-            return self.store.holds
-        there = {row.tobytes() for row in previous.ids}
-
-        def holds(ids: U8, sizes: I64) -> Mask:
-            found = self.store.holds(ids, sizes)
-            for i in np.flatnonzero(~found).tolist():
-                found[i] = ids[i].tobytes() in there
-            return found
-
-        return holds
-
-    # ------------------------------------------------------------ gone pointers
-
-    def remove_left_behind(self) -> None:
-        """Remove data that dvk put there and whose pointer is gone, if it is clean and the store holds it."""
-        git = self.ws.git
-        if git is None:
-            return
-        for path in excluded_paths(git.common_dir):
-            if not is_there(self.repo.root_fd, path):
-                continue
-            try:
-                self.ws.read_pointer(path)
-                continue
-            except NotFound:
-                pass
-            except DvkError:
-                continue  # it is there and broken; `status` names it
-            try:
-                self._remove(path)
-            except DvkError as error:
-                self.result.failures.append(error)
-
-    def _remove(self, path: bytes) -> None:
-        seen = look(self.repo.root_fd, path, self.repo.state, self.rules, on_event=self.on_event)
-        plan = self._plan_removal(path, seen)
-        if plan is None:
-            self.on_event(
-                Note(
-                    "has no pointer at this revision and stays, since dvk did not put it there",
+    Raises:
+        NotFound: the revision does not have one of them; nothing was changed.
+    """
+    commit = run.ws.resolve(rev)
+    plan: list[Target] = []
+    missing: list[DvkError] = []
+    for path in wanted:
+        found = _at(run, commit, path)
+        if not found:
+            missing.append(
+                NotFound(
+                    f"is not tracked at {rev}",
                     subject=show(path),
-                    hint=f"`dvk add {show(path)}` tracks it, or remove it yourself",
+                    hint=f"`dvk log {show(path)}` lists its versions",
                 )
             )
-            return
-        if plan.conflicts or len(plan.deletes) < len(seen.scan):
-            self.on_event(
-                Note(
-                    "has no pointer at this revision and stays, since it differs from what the store holds",
+        plan += found
+    if missing:
+        raise one_or_many(f"some paths are not tracked at {rev}; nothing was changed", missing)
+    pointers = []
+    for path, under, pointer in plan:
+        selected = run.selection.get(path) if pointer.is_dir else None
+        parts = under or (selected.prefixes if selected and selected.prefixes is not None else (b"",))
+        if not is_here(run.store, Wanted(root_of(pointer), parts)):
+            # The pointer must not move to a version that its data cannot follow.
+            run.result.failures.append(
+                DataMissing(
+                    f"its data at {rev} is not in this clone",
                     subject=show(path),
-                    hint=f"`dvk add {show(path)}` keeps it, --force removes it",
+                    hint=f"`dvk fetch --rev {rev} {show(path)}` brings it",
                 )
             )
-            return
-        if not self.result.dry_run:
-            self.result.failures += self._carry_out_removal(path, plan)
-            self._now[path] = None
-        self.result.removed.append(path)
-
-    def _plan_removal(self, path: bytes, seen: Look) -> CheckoutPlan | None:
-        """What would have to be deleted for nothing to be left; None when it is not known to be dvk's."""
-        previous = self._previous(path, self.selection.get(path) or Selected(None))
-        if previous is None:
-            return None
-        seen = read_unknown(
-            self.repo.root_fd, seen, content_needed(Entries.empty(), seen.scan, seen.known, previous=previous)
-        )
-        return plan_checkout(
-            Entries.empty(),
-            seen.scan,
-            known=seen.known,
-            ids=seen.ids,
-            holds=self._holder(path, previous),
-            previous=previous,
-            force=self.force,
-            subject=path,
-        )
-
-    def _carry_out_removal(self, path: bytes, plan: CheckoutPlan) -> list[DvkError]:
-        with WorkTree(self.repo.root_fd, path, plan) as tree:
-            problems = tree.delete()
-        remove_empty_dirs(self.repo.root_fd, path, top=b"")
-        forget(self.repo.state, path)
-        return problems
+            continue
+        if run.result.dry_run:
+            run.one(path, pointer, under)
+            continue
+        run.ws.write_pointer(path, pointer)
+        run.hide([path])
+        pointers.append(pointer_name(path))
+        run.one(path, pointer, under)
+    if stage and pointers and run.ws.git is not None:
+        try:
+            run.ws.git.stage(pointers)
+            run.result.staged = len(pointers)
+        except Busy as error:
+            run.result.not_staged = error.message
 
 
-def _with_a_way_out(path: bytes, error: DvkError) -> DvkError:
-    """An error about data that is not in the store, with what brings it."""
-    if isinstance(error, DataMissing) and not error.hint:
-        error.hint = f"`dvk pull {show(path)}` brings it"
-    return error
+def _at(run: Materializer, commit: str, path: bytes) -> list[Target]:
+    """What `path` means at a commit: a tracked path, the tracked paths below it, or a part of a folder."""
+    found = []
+    for name, pointer in run.ws.pointers_at(CommitId(commit), under=[path]):
+        if isinstance(pointer, DvkError):
+            raise pointer
+        found.append((name, (), pointer))
+    if found:
+        return list(found)
+    owner = path
+    while b"/" in owner:
+        owner = owner.rpartition(b"/")[0]
+        for name, pointer in run.ws.pointers_at(CommitId(commit), under=[owner]):
+            if name == owner and isinstance(pointer, Pointer) and pointer.is_dir:
+                return [_graft(run, owner, pointer, path[len(owner) + 1 :])]
+    return []
+
+
+def _graft(run: Materializer, path: bytes, then: Pointer, part: bytes) -> Target:
+    """Today's folder with one part of it as it was then."""
+    try:
+        now = run.ws.read_pointer(path)
+    except NotFound:
+        return path, (part,), then
+    try:
+        old = read_entries(PageId(then.id), run.store.load_page, under=part)
+        if not len(old):
+            raise NotFound("was not in the folder then", subject=show(join_path(path, part)))
+        with Writer(run.store, dry_run=run.result.dry_run) as writer:
+            root = edit_listing(PageId(now.id), run.store.load_page, writer.add_page, put=old, remove=[part])
+            writer.flush()
+    except DataMissing as error:
+        raise not_here(path, error) from error
+    pointer = Pointer("dir", bytes(root.id), root.total_bytes, files=root.files, source=now.source)
+    return path, (part,) if run.selection.get(path) != Selected(None) else (), pointer

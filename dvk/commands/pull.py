@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dvk.commands.checkout import CheckoutResult, Materializer, tracked
+from dvk.commands.checkout import Target, tracked
 from dvk.commands.earlier import fetch_by_earlier
+from dvk.commands.materializer import CheckoutResult, Materializer
 from dvk.commands.repo import Remote, Repo, root_of
 from dvk.commands.sources import Sources
 from dvk.commands.tracked import file_entries
@@ -51,9 +52,6 @@ class PullResult:
     checkout: CheckoutResult
     not_present: int = 0  #: files of folders that stay on the remote, since nobody asked for them
     failures: list[DvkError] = field(default_factory=list)
-
-
-Target = tuple[bytes, tuple[bytes, ...], Pointer]
 
 
 def fetch(

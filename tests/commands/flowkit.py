@@ -22,7 +22,8 @@ import gitkit
 from blake3 import blake3
 
 from dvk.commands.add import AddResult, add
-from dvk.commands.checkout import CheckoutResult, checkout
+from dvk.commands.checkout import checkout
+from dvk.commands.materializer import CheckoutResult
 from dvk.commands.pull import FetchResult, PullResult, fetch, pull
 from dvk.commands.push import PushResult, push
 from dvk.commands.repo import Repo
