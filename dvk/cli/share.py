@@ -68,6 +68,8 @@ def _pushed(result: PushResult, seconds: float) -> Iterator[Line]:
         else:
             yield f"dry run: {result.remote} has everything"
         return
+    if not result.sent and result.failures:
+        return
     if not result.sent:
         there = f" ({plural(result.already_there, 'version')} there)" if result.already_there else ""
         yield f"nothing to push: {result.remote} has everything{there}"

@@ -14,7 +14,7 @@ import numpy as np
 
 from dvk.commands.folder import Part, changed_entries, compare, gone_names, plan_part
 from dvk.commands.placed import Placed
-from dvk.commands.repo import Repo
+from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import (
     Look,
     in_the_way,
@@ -310,7 +310,7 @@ class _Add:
         """Store what is not stored: files whose id is unknown, and known ones that no version vouches for."""
         before = (self.writer.written.encoded_bytes, self.writer.written.new_bytes)
         unsure = np.flatnonzero(seen.is_file & seen.known)
-        if trusted is not None and len(unsure):
+        if trusted is not None and len(unsure) and self._on_a_remote(path):
             at = align(seen.scan.names.take(unsure), trusted.names)
             same = at >= 0
             same[same] = (trusted.ids[at[same]] == seen.ids[unsure[same]]).all(axis=1)
@@ -322,6 +322,11 @@ class _Add:
             seen = self._ingest(path, seen, index)
         after = self.writer.written
         return seen, after.encoded_bytes - before[0], after.new_bytes - before[1]
+
+    def _on_a_remote(self, path: bytes) -> bool:
+        """Whether a remote is known to hold the version that the pointer names, so that the store need not."""
+        pointer = self._pointer(path)
+        return pointer is not None and root_of(pointer).text in self.repo.confirmed(self.ws.config.remotes())
 
     def _ingest(self, path: bytes, seen: Look, index: I64) -> Look:
         with SourceFiles(self.repo.root_fd, seen.path, seen.scan, index) as source:

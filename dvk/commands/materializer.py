@@ -31,11 +31,13 @@ from dvk.commands.tracked import (
     pointer_entries,
     read_unknown,
 )
+from dvk.commands.versions import history
 from dvk.errors import DataMissing, DvkError, NotFound, Refused
 from dvk.events import Note, OnEvent, ignore
 from dvk.store.listing import Entries
 from dvk.store.names import I64, U8, show
 from dvk.store.restore import ContentSource, StoreContent, restore
+from dvk.store.root import Root
 from dvk.workspace.handles import make_dirs
 from dvk.workspace.ignore import exclude_pattern, excluded, excluded_paths
 from dvk.workspace.materialize import WorkTree
@@ -93,6 +95,7 @@ class Materializer:
         self.placed = Placed(repo.state)
         self._placed = self.placed.read()
         self._now: dict[bytes, Pointer | None] = {}
+        self._owned_by_git: set[bytes] = set()
         self.result = CheckoutResult(dry_run=dry_run)
         self._entries_of = entries_of or (lambda _, p, s: pointer_entries(self.store, p, s))
         self._contents = contents or {}
@@ -103,10 +106,14 @@ class Materializer:
     def hide(self, paths: Sequence[bytes]) -> None:
         """Keep data out of Git's sight before it appears; a clone has no such rules yet."""
         git = self.ws.git
-        if git is None or self.result.dry_run:
+        if git is None:
+            return
+        if git.has_program:
+            self._owned_by_git = git.tracked_among(paths)
+        if self.result.dry_run:
             return
         known = excluded(git.common_dir)
-        new = [path for path in paths if exclude_pattern(path) not in known]
+        new = [p for p in paths if exclude_pattern(p) not in known and p not in self._owned_by_git]
         if new:
             with self.ws.lock():
                 self.ws.hide(add=new)
@@ -139,6 +146,12 @@ class Materializer:
             self.result.in_step += 1
 
     def _one(self, path: bytes, pointer: Pointer, under: tuple[bytes, ...]) -> CheckedOut:
+        if path in self._owned_by_git:
+            raise Refused(
+                "Git tracks files there as well, and what Git tracks is not dvk's to write",
+                subject=show(path),
+                hint=f"`git rm -r --cached {show(path)}` hands it over to dvk, or remove {show(path)}.dvk",
+            )
         recorded = self.selection.get(path)
         selected = scope = recorded or Selected(None)
         if under:
@@ -307,8 +320,13 @@ class Materializer:
         git = self.ws.git
         if git is None:
             return
-        for path in excluded_paths(git.common_dir):
-            if not is_there(self.repo.root_fd, path):
+        hidden = excluded_paths(git.common_dir)
+        owned = git.tracked_among(hidden) if git.has_program else set()
+        if owned and not self.result.dry_run:
+            with self.ws.lock():
+                self.ws.hide(remove=owned)  # what Git tracks is Git's, and no rule of ours hides it
+        for path in hidden:
+            if path in owned or not is_there(self.repo.root_fd, path):
                 continue
             try:
                 self.ws.read_pointer(path)
@@ -343,10 +361,33 @@ class Materializer:
                 )
             )
             return
+        if not self.force and not self._leads_back(path):
+            self.on_event(
+                Note(
+                    "has no pointer at this revision and stays, since no commit leads back to it",
+                    subject=show(path),
+                    hint=f"`dvk add {show(path)}` and a commit keep it, --force removes it",
+                )
+            )
+            return
         if not self.result.dry_run:
             self.result.failures += self._carry_out_removal(path, plan)
             self._now[path] = None
         self.result.removed.append(path)
+
+    def _leads_back(self, path: bytes) -> bool:
+        """Whether some commit of a branch or tag has the version that was put here last, so that it can come back."""
+        pointer = self._placed.get(path)
+        return pointer is not None and root_of(pointer) in self._committed
+
+    @cached_property
+    def _committed(self) -> set[Root]:
+        git = self.ws.git
+        tips = git.tips() if git is not None and git.has_program else []
+        try:
+            return {version.root for version in history(self.repo, tips)} if tips else set()
+        except DvkError:
+            return set()  # history is not all here; then nothing is known to lead back
 
     def _plan_removal(self, path: bytes, seen: Look) -> CheckoutPlan | None:
         """What would have to be deleted for nothing to be left; None when it is not known to be dvk's."""

@@ -76,8 +76,11 @@ def push(
     # Packs of the store must not be collected while they are being read.
     with repo.writing():
         held = roots_here(repo.store, [n.root for n in named])
+        # What was asked for, or is checked out now, must be there afterwards even if this clone does not hold it;
+        # older versions that it never had are somebody else's to push.
+        needed = {n.root for n in (named if revs or paths else [*staged(repo), *_at_head(repo)])}
         out.not_here = len({n.root for n, here in zip(named, held, strict=True) if not here})
-        versions = as_push_versions([n for n, here in zip(named, held, strict=True) if here])
+        versions = as_push_versions([n for n, here in zip(named, held, strict=True) if here or n.root in needed])
         done: Pushed
         if dry_run:
             done = plan_push(repo.store, target.store, versions, repo.remotes_state, on_event=on_event)
@@ -94,7 +97,7 @@ def push(
     out.new_bytes, out.moved_bytes, out.packs = done.new_bytes, done.moved_bytes, done.packs
     out.verified = "" if dry_run or not done.sent else "full" if verify_full else "packs"
     for version, error in done.absent:
-        _absent(out, by_root[version.root], error, asked=bool(revs or paths), on_event=on_event)
+        _absent(out, by_root[version.root], error, asked=version.root in needed, on_event=on_event)
     return out
 
 
@@ -135,7 +138,9 @@ def _at_head(repo: Repo) -> list[Named]:
 
 def _absent(out: PushResult, version: Named, error: DvkError, *, asked: bool, on_event: OnEvent) -> None:
     """A version of which only a part is here and that the remote does not have."""
-    what = f"a version of it ({version.root.id.hex()[:12]}) is only partly in this clone and not on {out.remote}"
+    what = (
+        f"a version of it ({version.root.id.hex()[:12]}) is not, or only partly, in this clone and not on {out.remote}"
+    )
     hint = f"whoever committed it ({version.commit[:9] or 'staged here'}) can `dvk push` it"
     if asked:
         out.failures.append(DataMissing(what, subject=show(version.path), hint=hint))

@@ -209,7 +209,9 @@ class _Status:
         if git is None:
             return []
         paths = excluded_paths(git.common_dir)
-        return sorted(p for p in paths if p not in tracked and is_there(self.repo.root_fd, p))
+        left = [p for p in paths if p not in tracked and is_there(self.repo.root_fd, p)]
+        owned = git.tracked_among(left) if left and git.has_program else set()
+        return sorted(set(left) - owned)
 
 
 def _with(base: PathStatus, **changes: int | bool) -> PathStatus:

@@ -381,6 +381,6 @@ def _disproven(store: Store, rows: Sequence[RecipeRow]) -> Iterator[tuple[int, D
                 i,
                 Corrupt(
                     f"what the remote has for {name} is another content ({error.message}); it was not kept",
-                    hint="whoever has this version can `dvk push` it, `dvk repair` finds what else is wrong there",
+                    hint="whoever has this version can `dvk push` it",
                 ),
             )

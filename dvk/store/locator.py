@@ -116,7 +116,9 @@ def parse_locator(data: bytes, *, kind: int, wanted: bytes, subject: str) -> Loc
     """
 
     def bad(what: str) -> Corrupt:
-        return Corrupt(f"the locator {what}", subject=subject, hint="`dvk repair` rebuilds locators from the packs")
+        return Corrupt(
+            f"the locator {what}", subject=subject, hint="the next `dvk push` of this version writes it again"
+        )
 
     if not _HEAD.size + 8 <= len(data) <= MAX_BYTES:
         raise bad("is cut short")

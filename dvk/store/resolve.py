@@ -241,7 +241,7 @@ class Resolver:
             Note(
                 f"its locator is unusable ({why})" if why else "it has no locator",
                 subject=f"{self.remote.name}: {root.text[:14]}",
-                hint="reading the footers of all packs instead, which is slow; `dvk repair` writes locators again",
+                hint="reading the footers of all packs instead, which is slow; the next `dvk push` mends it",
             )
         )
         yield from self._by_footers(root, under)

@@ -352,6 +352,21 @@ class GitRepo:
         files = self._need("the Git index").fields(command, cwd=self.top)
         return [file for file in files if not is_pointer_name(file)]
 
+    def tracked_among(self, paths: Sequence[bytes]) -> set[bytes]:
+        """Those of `paths` at or below which Git itself tracks something (other than a pointer); one run for many."""
+        wanted = set(paths)
+        found: set[bytes] = set()
+        for group in chunked(paths):
+            command: list[bytes | str] = ["--literal-pathspecs", "ls-files", "-z", "--", *group]
+            for file in self._need("the Git index").fields(command, cwd=self.top):
+                if is_pointer_name(file):
+                    continue
+                while file:
+                    if file in wanted:
+                        found.add(file)
+                    file = file.rpartition(b"/")[0]
+        return found
+
     def is_ignored(self, paths: Sequence[bytes], *, tracked_too: bool = True) -> dict[bytes, str]:
         """Which paths an ignore rule matches, and which rule (`.gitignore:3: *.dvk`).
 

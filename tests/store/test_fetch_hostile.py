@@ -277,7 +277,7 @@ def test_a_locator_of_another_id_or_of_before(setting: tuple[Remote, Root, Root]
     assert file.kind == FILE
 
 
-def test_a_pointer_that_states_other_totals_gets_nothing(setting: tuple[Remote, Root, Root]) -> None:
+def test_a_pointer_that_states_other_totals_gets_nothing(setting: tuple[Remote, Root, Root], tmp_path: Path) -> None:
     """Neither from an honest remote nor from one that agrees with the pointer."""
     remote, folder, _ = setting
     for wrong in (replace(folder, size=folder.size + 1), replace(folder, files=folder.files + 1)):
@@ -290,7 +290,7 @@ def test_a_pointer_that_states_other_totals_gets_nothing(setting: tuple[Remote, 
     local = new_store()
     big = add_folder(local, {b"%03d" % i: chunks(i, 1) for i in range(100)})
     remote2 = Remote()
-    send(local, remote2.store, "/nonexistent/state", big)
+    send(local, remote2.store, str(tmp_path / "state"), big)
     wrong = replace(big, size=big.size - 1)
     put_locator(remote2, big, format_locator(replace(remote2.locator(big), size=wrong.size)))
     done = fetch(remote2.store, new_store(), [Wanted(wrong)])
