@@ -1,6 +1,6 @@
 """What every verb works on: a workspace, its local store and its remotes.
 
->>> repo = Repo("path/in/a/work/tree")                     # doctest: +SKIP
+>>> repo = Repo("path/in/a/worktree")                     # doctest: +SKIP
 >>> repo.store, repo.remote("origin", write=False).store   # doctest: +SKIP
 
 Nothing is opened before it is needed: a status in an empty repository touches neither store nor network.

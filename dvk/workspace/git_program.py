@@ -5,7 +5,7 @@ theirs. So the program is looked up once, in the absolute folders of PATH that l
 and is always run by that path, without a shell, in the C locale so that its few messages that we look at
 stay the same.
 
->>> program = GitProgram.find({"PATH": "/usr/bin:/bin"}, outside=b"/tmp/some/work/tree")
+>>> program = GitProgram.find({"PATH": "/usr/bin:/bin"}, outside=b"/some/worktree")
 >>> program is None or program.run([b"--version"], cwd=b"/").ok
 True
 
