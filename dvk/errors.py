@@ -11,6 +11,7 @@
     ├── FormatError         bytes that are not what they should be: malformed
     │   ├── NewerFormat     written by a newer dvk than this one
     │   └── Corrupt         well-formed once, and now failing its hash or checksum
+    ├── TableError          a user's file is no table as its format says, or cannot be compared as asked
     ├── StorageError        a medium refused: permissions, I/O error, read-only
     │   └── StorageFull     no space (or quota) left
     ├── RemoteError         a remote answered wrongly
@@ -78,6 +79,12 @@ class DataMissing(DvkError):
 
 class FormatError(DvkError):
     kind = "malformed"
+
+
+class TableError(DvkError):
+    """Ragged rows, text in another encoding, a broken footer; or a comparison that cannot be made as asked."""
+
+    kind = "table"
 
 
 class NewerFormat(FormatError):

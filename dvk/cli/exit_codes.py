@@ -33,6 +33,7 @@ from dvk.errors import (
     RemoteUnreachable,
     StorageError,
     StorageFull,
+    TableError,
     UsageError,
 )
 
@@ -77,6 +78,7 @@ TABLE: tuple[Row, ...] = (
     _row(18, RemoteUnreachable, "the remote did not answer within the deadline; try again"),
     _row(19, RemoteError, "the remote answered wrongly"),
     _row(20, NotOurs, "there is something else where the remote should be"),
+    _row(21, TableError, "a file is no table as its format says, or cannot be compared as asked"),
     _row(130, Interrupted, "Ctrl-C; the same command continues"),
     Row(
         OUTPUT_CLOSED,

@@ -1,0 +1,197 @@
+"""What changed between two versions of a table: the record that a diff returns.
+
+    with compare(table_a, table_b, options) as diff:
+        diff.rows.modified                 # 10_412
+        diff.columns[0].top                # ((("1.10", "1.20"), 31), ...)
+        for change in diff.changes(limit=20): ...
+        diff.changed_rows("modified")      # Arrow batches, as many as there are
+
+Counts are exact whenever `complete` is true. Rows are read when they are asked for: a diff of a hundred million rows
+holds numbers and a temporary file, not rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from dvk.table.contract import Column
+
+#: The published name and version of the JSON form (docs/format/table-diff.schema.json).
+FORMAT = "dvk.table-diff/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two versions."""
+
+    label: str
+    rows: int
+    format: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """How rows were identified, and what was seen of it.
+
+    `source`: `option`, `config` (dvk.toml), `file`, `inferred` or `none`. `align`: `key`, or without a key `sequence`, `position`
+    or `bag`. `checked`: `full` when uniqueness was checked over all rows, `partial` when equal parts were skipped, `no`.
+    `duplicates` and `nulls`: (A, B) rows whose key occurs before, and rows with a null in the key, among the rows that were read;
+    `samples`: a few duplicated keys, as text.
+    """
+
+    columns: tuple[str, ...]
+    source: str
+    align: str
+    checked: str
+    duplicates: tuple[int, int] = (0, 0)
+    nulls: tuple[int, int] = (0, 0)
+    samples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaChange:
+    """`kind`: `added`, `removed`, `renamed`, `retyped`, `reordered`, `nullability` or `format`; `score`: share of equal values for renames."""
+
+    kind: str
+    a: Column | None = None
+    b: Column | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """Rows of each side and what became of them: a = removed + modified + unchanged, b = added + modified + unchanged."""
+
+    a: int
+    b: int
+    added: int
+    removed: int
+    modified: int
+    unchanged: int
+    moved: int = 0
+
+    @property
+    def equal(self) -> bool:
+        return not (self.added or self.removed or self.modified or self.moved)
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """Of a numeric column over the modified cells: differences new - old."""
+
+    count: int
+    mean: float
+    largest_rise: float
+    largest_fall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Of one column on one side, over all rows: exact counts, approximate quantiles and distinct values."""
+
+    rows: int
+    nulls: int
+    distinct: int
+    minimum: Any
+    maximum: Any
+    mean: float | None
+    deviation: float | None
+    quantiles: tuple[Any, ...]  # 5, 25, 50, 75, 95 %
+    top: tuple[tuple[Any, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnChange:
+    """What changed in one column, over rows that are on both sides."""
+
+    name: str
+    changed: int
+    within_tolerance: int = 0
+    formatting_only: int = 0
+    null_to_value: int = 0
+    value_to_null: int = 0
+    top: tuple[tuple[tuple[Any, Any], int], ...] = ()
+    movement: Movement | None = None
+    before: Distribution | None = None
+    after: Distribution | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the answer took. `level`: see `dvk.table.contract.Plan`."""
+
+    level: str
+    bytes_read: int
+    bytes_total: int
+    rows_decoded: int
+    rows_skipped: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that the reader of a result has to know; `code` is stable."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowChange:
+    """One row. `kind`: `added`, `removed`, `modified` or `moved`; rows are counted from 0 as in the file, the header not counted.
+
+    `key`: label -> value; `cells`: label -> (old, new) of what differs; `values`: label -> value of an added or removed row.
+    """
+
+    kind: str
+    a_row: int | None
+    b_row: int | None
+    key: dict[str, Any]
+    cells: dict[str, tuple[Any, Any]]
+    values: dict[str, Any]
+
+
+class TableDiff(Protocol):
+    """A finished comparison. Use it as a context manager: it holds a temporary file until it is closed."""
+
+    a: Side
+    b: Side
+    key: Key
+    schema: tuple[SchemaChange, ...]
+    rows: RowCounts
+    columns: tuple[ColumnChange, ...]  # only those with a change, most changed first
+    notices: tuple[Notice, ...]
+    complete: bool
+
+    @property
+    def equal(self) -> bool:
+        """No row, no cell and no column differs."""
+
+    @property
+    def cost(self) -> Cost:
+        """So far: asking for rows reads more."""
+
+    def changes(
+        self,
+        *,
+        kinds: tuple[str, ...] = ("added", "removed", "modified"),
+        limit: int | None = None,
+        offset: int = 0,
+        sort: str = "key",
+        full: bool = False,
+    ) -> Iterator[RowChange]:
+        """Rows one by one, in key order (`sort`: `key` or `position`); `full`: also unchanged cells of modified rows, in `values`."""
+
+    def changed_rows(self, kind: str) -> Iterator[pa.RecordBatch]:
+        """All rows of one kind as Arrow, under the user's column labels.
+
+        Modified rows have `a_row`, `b_row`, the key columns, and `<label>__a`, `<label>__b` for each compared column with a change.
+        """
+
+    def close(self) -> None:
+        """Remove the temporary file and close both tables."""
