@@ -55,7 +55,7 @@ class CompareOptions:
 
     Machine:
         memory_bytes: of the whole process, as far as this comparison can hold it; None: half of what there is.
-        temp_dir: an existing folder for what does not fit in memory; None: the system's. Removed at the end in any case.
+        temp_dir: an existing folder for what does not fit in memory; None: the system's. Left as it was in any case.
         threads: None: as many as there are cores.
     """
 

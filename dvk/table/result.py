@@ -38,10 +38,10 @@ class Side:
 class Key:
     """How rows were identified, and what was seen of it.
 
-    `source`: `option`, `config` (dvk.toml), `file`, `inferred` or `none`. `align`: `key`, or without a key `sequence`, `position`
-    or `bag`. `checked`: `full` when uniqueness was checked over all rows, `partial` when equal parts were skipped, `no`.
-    `duplicates` and `nulls`: (A, B) rows whose key occurs before, and rows with a null in the key, among the rows that were read;
-    `samples`: a few duplicated keys, as text.
+    `source`: `option`, `config` (dvk.toml), `file`, `inferred` or `none`. `align`: `key`, or without a key `sequence`,
+    `position` or `bag`. `checked`: `full` when uniqueness was checked over all rows, `partial` when equal parts were
+    skipped, `no`. `duplicates` and `nulls`: (A, B) rows whose key occurs before, and rows with a null in the key, among
+    the rows that were checked; `samples`: a few duplicated keys, as text.
     """
 
     columns: tuple[str, ...]
@@ -55,7 +55,10 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class SchemaChange:
-    """`kind`: `added`, `removed`, `renamed`, `retyped`, `reordered`, `nullability` or `format`; `score`: share of equal values for renames."""
+    """`kind`: `added`, `removed`, `renamed`, `retyped`, `reordered`, `nullability` or `format`.
+
+    `score`: of a rename that was inferred, the share of equal values.
+    """
 
     kind: str
     a: Column | None = None
@@ -65,7 +68,10 @@ class SchemaChange:
 
 @dataclass(frozen=True, slots=True)
 class RowCounts:
-    """Rows of each side and what became of them: a = removed + modified + unchanged, b = added + modified + unchanged."""
+    """Rows of each side and what became of them.
+
+    a = removed + modified + unchanged, b = added + modified + unchanged; moved rows are among the unchanged.
+    """
 
     a: int
     b: int
@@ -143,9 +149,10 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class RowChange:
-    """One row. `kind`: `added`, `removed`, `modified` or `moved`; rows are counted from 0 as in the file, the header not counted.
+    """One row. `kind`: `added`, `removed`, `modified` or `moved`.
 
-    `key`: label -> value; `cells`: label -> (old, new) of what differs; `values`: label -> value of an added or removed row.
+    Rows are counted from 0 as in the file, the header not counted. `key`: label -> value; `cells`: label -> (old, new)
+    of what differs; `values`: label -> value of an added or removed row.
     """
 
     kind: str
@@ -185,12 +192,16 @@ class TableDiff(Protocol):
         sort: str = "key",
         full: bool = False,
     ) -> Iterator[RowChange]:
-        """Rows one by one, in key order (`sort`: `key` or `position`); `full`: also unchanged cells of modified rows, in `values`."""
+        """Rows one by one, in key order (`sort`: `key` or `position`).
+
+        `full`: also unchanged cells of modified rows, in `values`.
+        """
 
     def changed_rows(self, kind: str) -> Iterator[pa.RecordBatch]:
         """All rows of one kind as Arrow, under the user's column labels.
 
-        Modified rows have `a_row`, `b_row`, the key columns, and `<label>__a`, `<label>__b` for each compared column with a change.
+        Modified rows have `a_row`, `b_row`, the key columns, and `<label>__a`, `<label>__b` for each compared column
+        with a change.
         """
 
     def close(self) -> None:
