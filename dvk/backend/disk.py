@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from dvk.backend.contract import Buffer
 from dvk.errors import StorageError, StorageFull
+from dvk.timings import Stage, stage
 
 if sys.platform != "win32":
     import fcntl
@@ -48,7 +49,8 @@ def write_all(fd: int, parts: Sequence[Buffer]) -> int:
             size += batch[-1].nbytes
             if size >= _MAX_WRITE:
                 break
-        written = os.writev(fd, batch)
+        with stage(Stage.WRITE, bytes_=size):
+            written = os.writev(fd, batch)
         if written <= 0:
             raise OSError(errno.EIO, "a write made no progress")
         while written:
@@ -63,14 +65,15 @@ def write_all(fd: int, parts: Sequence[Buffer]) -> int:
 
 def sync_fd(fd: int) -> None:
     """Make a file or folder durable. After an error it must not be synced and believed again."""
-    if sys.platform == "darwin":
-        try:
-            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
-            return
-        except OSError as e:
-            if e.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY):
-                raise
-    os.fsync(fd)
+    with stage(Stage.SYNC):
+        if sys.platform == "darwin":
+            try:
+                fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+                return
+            except OSError as e:
+                if e.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY):
+                    raise
+        os.fsync(fd)
 
 
 def make_durable_dirs(path: str) -> None:

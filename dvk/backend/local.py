@@ -53,6 +53,7 @@ from dvk.backend.disk import (
 )
 from dvk.backend.text import printable
 from dvk.errors import Corrupt, FormatError, StorageError
+from dvk.timings import Stage, stage
 
 _TMP = "tmp"
 _STALE_S = 24 * 3600
@@ -236,7 +237,8 @@ class LocalBackend(Backend):
             return self._read(file, key, offset, length)
 
     def _read(self, file: _OpenFile, key: str, offset: int, length: int) -> bytes:
-        data = os.pread(file.fd, length, offset)
+        with stage(Stage.READ, bytes_=length):
+            data = os.pread(file.fd, length, offset)
         if len(data) == length:
             return data
         parts = [data]

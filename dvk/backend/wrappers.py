@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from dvk.backend.contract import Backend, Buffer, Capabilities, Listed, WrongAnswer
 from dvk.errors import RemoteError
+from dvk.timings import Stage, stage
 
 _T = TypeVar("_T")
 _Calls = list[tuple[str, str]]
@@ -162,7 +163,8 @@ class RetryBackend(_Around):
 
     def put(self, key: str, parts: Sequence[Buffer], *, create_only: bool = False) -> None:
         kept = list(parts)
-        self._try(lambda: self.inner.put(key, kept, create_only=create_only))
+        size = sum(memoryview(part).nbytes for part in kept)
+        self._try(lambda: self.inner.put(key, kept, create_only=create_only), sent_bytes=size)
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         return self._try(lambda: self.inner.get(key, max_bytes=max_bytes))
@@ -180,14 +182,17 @@ class RetryBackend(_Around):
     def delete(self, key: str) -> None:
         self._try(lambda: self.inner.delete(key))
 
-    def _try(self, work: Callable[[], _T]) -> _T:
+    def _try(self, work: Callable[[], _T], *, sent_bytes: int = 0) -> _T:
         began = self._clock()
         bound = self._first_wait_s
         tries = 1
         wrong = 0
         while True:
             try:
-                return work()
+                with stage(Stage.REQUEST, bytes_=sent_bytes) as asking:
+                    answer = work()
+                    asking.add(bytes_=len(answer) if isinstance(answer, bytes) else 0)
+                return answer
             except RemoteError as e:
                 if not e.transient:
                     raise

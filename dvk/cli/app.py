@@ -26,8 +26,10 @@ from dvk.cli import exit_codes, signals
 from dvk.cli.grammar import Call, Common, Row, Table, parse, tree
 from dvk.cli.output import Bug, ColorWhen, OutputClosed, Terminal
 from dvk.cli.progress import Watcher
+from dvk.cli.timings import table as timings_table
 from dvk.cli.verb import Run
 from dvk.errors import DvkError, NotFound, StorageError, StorageFull
+from dvk.timings import Recorder, recording, started
 
 ABOUT = """Versions big files and folders beside the code in Git.
 
@@ -114,12 +116,18 @@ def run(
             return call
         words = call.words
         terminal = _terminal(call.common, environ, stdout, stderr)
+        if call.common.timings or environ.get("DVK_TIMINGS"):
+            with recording() as recorder:
+                started()
+                return _execute(call, terminal, environ, stdin, recorder)
         return _execute(call, terminal, environ, stdin)
     except (Exception, KeyboardInterrupt) as problem:
         return _last_words(problem, words, terminal)
 
 
-def _execute(call: Call, terminal: Terminal, environ: Mapping[str, str], stdin: TextIO) -> int:
+def _execute(
+    call: Call, terminal: Terminal, environ: Mapping[str, str], stdin: TextIO, recorder: Recorder | None = None
+) -> int:
     """Call the verb, then present its record and its errors. Raises what presenting raises."""
     result: object = None
     with Watcher(terminal) as watcher:
@@ -135,8 +143,9 @@ def _execute(call: Call, terminal: Terminal, environ: Mapping[str, str], stdin: 
             error = as_error(problem)
             if error is not problem:
                 error.__cause__ = problem
+    timings = None if recorder is None else recorder.report()
     if terminal.as_json:
-        terminal.document(call.words, result=result, error=error, notes=watcher.notes)
+        terminal.document(call.words, result=result, error=error, notes=watcher.notes, timings=timings)
         if error is not None and terminal.debug:
             terminal.trace(error)
     else:
@@ -146,6 +155,9 @@ def _execute(call: Call, terminal: Terminal, environ: Mapping[str, str], stdin: 
                 terminal.answer(lines)
         if error is not None:
             terminal.error(error)
+        if timings is not None:
+            for line in timings_table(timings):
+                terminal.say(line)
     terminal.flush()
     return work.exit_code if error is None else exit_codes.for_error(error)
 

@@ -2,8 +2,8 @@
 
 `dvk push --json origin` becomes `Call("push", verb, {"remote": "origin"}, ...)`: parsing runs nothing and
 prints nothing but help. Only the module of the verb that was named is imported and only its parameters are
-turned into options, so a start costs the same with three verbs or thirty. `--json`, `-q` and `--color` are
-understood before and after the verb.
+turned into options, so a start costs the same with three verbs or thirty. `--json`, `-q`, `--color` and `--timings`
+are understood before and after the verb.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Common:
     as_json: bool = False
     quiet: bool = False
     color: ColorWhen = ColorWhen.AUTO
+    timings: bool = False
     directory: str | None = None
 
 
@@ -65,6 +66,8 @@ _COLOR = Annotated[
     ColorWhen | None,
     typer.Option("--color", metavar="WHEN", help="auto, always or never.", show_default=False),
 ]
+
+_TIMINGS = Annotated[bool, typer.Option("--timings", help="Say where the time went, on standard error.")]
 
 
 class _Group(typer.core.TyperGroup):
@@ -135,13 +138,19 @@ def _command(words: str, verb: Verb) -> Any:
     """The typer command for one verb: its own parameters and the common ones; calling it returns a `Call`."""
 
     def parsed(
-        ctx: typer.Context, dvk_json: bool, dvk_quiet: bool, dvk_color: ColorWhen | None, **arguments: Any
+        ctx: typer.Context,
+        dvk_json: bool,
+        dvk_quiet: bool,
+        dvk_color: ColorWhen | None,
+        dvk_timings: bool,
+        **arguments: Any,
     ) -> Call:
         above = cast(Common, ctx.obj or Common())
         common = Common(
             as_json=dvk_json or above.as_json,
             quiet=dvk_quiet or above.quiet,
             color=dvk_color or above.color,
+            timings=dvk_timings or above.timings,
             directory=above.directory,
         )
         return Call(words, verb, arguments, common, None)
@@ -154,6 +163,7 @@ def _command(words: str, verb: Verb) -> Any:
         inspect.Parameter("dvk_json", keyword, default=False, annotation=_JSON),
         inspect.Parameter("dvk_quiet", keyword, default=False, annotation=_QUIET),
         inspect.Parameter("dvk_color", keyword, default=None, annotation=_COLOR),
+        inspect.Parameter("dvk_timings", keyword, default=False, annotation=_TIMINGS),
     ]
     parsed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     parsed.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -207,12 +217,14 @@ def tree(table: Table, about: Mapping[str, str], *, text: str, version: str) -> 
         as_json: _JSON = False,
         quiet: _QUIET = False,
         color: _COLOR = None,
+        timings: _TIMINGS = False,
         version: Annotated[
             bool,
             typer.Option("--version", "-V", callback=show_version, is_eager=True, help="Print the version."),
         ] = False,
     ) -> None:
-        ctx.obj = Common(as_json=as_json, quiet=quiet, color=color or ColorWhen.AUTO, directory=directory)
+        when = color or ColorWhen.AUTO
+        ctx.obj = Common(as_json=as_json, quiet=quiet, color=when, timings=timings, directory=directory)
 
     # Resolved here, since typer would look for the names of this function's scope in the module.
     callback.__annotations__ = {

@@ -28,6 +28,7 @@ from dvk.cli.redact import Redactor
 from dvk.cli.text import Line, Piece, pieces, plain, printable, styled
 from dvk.errors import DvkError, StorageError, StorageFull
 from dvk.events import Note
+from dvk.timings import Timings
 
 ENVELOPE_VERSION = 1
 
@@ -123,6 +124,7 @@ class Terminal:
         result: object = None,
         error: DvkError | None = None,
         notes: Sequence[Note] = (),
+        timings: Timings | None = None,
     ) -> None:
         """Write the one JSON document.
 
@@ -139,6 +141,8 @@ class Terminal:
         envelope["notes"] = [
             {"message": clean(n.message), "subject": clean(n.subject), "hint": clean(n.hint)} for n in notes
         ]
+        if timings is not None:
+            envelope["timings"] = to_json(timings)
         indent = 2 if self.out_is_terminal else None
         # ASCII only: whatever encoding the reader assumes, it sees the same text, and no escape sequence is
         # left.

@@ -10,8 +10,8 @@
         yield f"{size(result.sent_bytes)} to {result.remote}, {duration(result.seconds)}, verified"
 
 and a row in `dvk.cli.app.VERBS`. The function gets a `Run`, does its imports in its body, calls one command
-and returns its record (or None); it never prints. Parameters after `run` are typer's; `--json`, `-q` and
-`--color` are added to every verb. Rendering, JSON, progress, signals, errors and exit codes are
+and returns its record (or None); it never prints. Parameters after `run` are typer's; `--json`, `-q`,
+`--color` and `--timings` are added to every verb. Rendering, JSON, progress, signals, errors and exit codes are
 `dvk.cli.app`'s.
 """
 

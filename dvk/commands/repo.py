@@ -32,6 +32,7 @@ from dvk.store.names import show
 from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.roots import ConfirmedRoots
 from dvk.store.store import Store
+from dvk.timings import started
 from dvk.workspace.config import RemoteConfig
 from dvk.workspace.places import exclusive
 from dvk.workspace.pointer import Pointer
@@ -63,6 +64,7 @@ class Repo:
     """
 
     def __init__(self, path: str | os.PathLike[str] = ".", *, environ: Mapping[str, str] | None = None) -> None:
+        started()  # a verb opens its repository once it has imported what it needs
         self.environ: Mapping[str, str] = os.environ if environ is None else environ
         self.cwd = os.fsencode(os.path.abspath(os.fspath(path)))
         self.workspace = Workspace.discover(os.fsdecode(self.cwd), environ=self.environ)

@@ -27,6 +27,7 @@ from dvk.store import pack as packs
 from dvk.store.index import MERGE_FAN_IN, Segment, Table, format_segment, is_checked, parse_segment, prefixes
 from dvk.store.names import I64, U8
 from dvk.store.pack import TRAILER, Footer, PackKind, pack_key
+from dvk.timings import Stage, stage
 
 Index = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
@@ -78,7 +79,7 @@ class Catalog:
 
     def refresh(self) -> None:
         """Look again which packs and segments there are. Cheap when nothing changed."""
-        with self._lock:
+        with stage(Stage.INDEX), self._lock:
             for _ in range(5):
                 try:
                     self._load()
@@ -162,7 +163,8 @@ class Catalog:
                 self._keep_footer(name, footer)
             if not fresh:
                 return
-            self._segments.append(("", Segment.build(fresh)))
+            with stage(Stage.INDEX):
+                self._segments.append(("", Segment.build(fresh)))
             self._covered.update(name for name, _ in fresh)
             # Merged as they would be on disk, or an `add` of a terabyte would search a segment for each of its packs.
             while group := self._full_level(written=False):
@@ -171,7 +173,7 @@ class Catalog:
 
     def save_index(self) -> None:
         """Write what is indexed only in memory as a segment, and merge levels that are full."""
-        with self._lock:
+        with stage(Stage.INDEX), self._lock:
             loose = [item for item in self._segments if not item[0]]
             kept = [s for _, s in loose if s.packs]
             if not kept:

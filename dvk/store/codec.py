@@ -25,6 +25,7 @@ from dvk.errors import Corrupt, FormatError, NewerFormat
 from dvk.store.frames import ZSTD_MAGIC, compress, compress_entropy, decode_frame
 from dvk.store.planes import WIDTHS, decode_planes, encode_planes
 from dvk.store.probe import SAMPLE_BYTES, find_words, take_sample
+from dvk.timings import Stage, stage
 
 RAW: Final = 0
 ZSTD: Final = 1
@@ -151,6 +152,11 @@ def decode_block(codec: int, payload: Buffer, raw_bytes: int) -> bytes:
         FormatError: `raw_bytes` is not a size a block can have.
         Corrupt: `payload` is not what the codec writes, or does not decode to exactly `raw_bytes`.
     """
+    with stage(Stage.DECODE, bytes_=raw_bytes):
+        return _decode(codec, payload, raw_bytes)
+
+
+def _decode(codec: int, payload: Buffer, raw_bytes: int) -> bytes:
     found = _codec(codec)
     if not 1 <= raw_bytes <= MAX_BLOCK_BYTES:
         raise FormatError(f"a block holds 1 to {MAX_BLOCK_BYTES:,} bytes, not {raw_bytes:,}")
@@ -168,13 +174,17 @@ def encode_checked(
     Raises:
         Corrupt: it does not, so memory or a library is faulty, or another thread changed `raw`.
     """
-    codec, payload = encode_block(raw, hint=hint, level=level, codecs=codecs)
-    # `startswith` of equal lengths is a memcmp; `==` between bytes and memoryview goes item by item.
-    if codec != RAW and not decode_block(codec, payload, raw.nbytes).startswith(raw):
-        raise Corrupt(
-            f"a block encoded as {codec_name(codec)} did not decode to what went in; it was not stored",
-            hint="run the command again; if this comes back, test the memory of this machine",
-        )
+    with stage(Stage.ENCODE, bytes_=raw.nbytes):
+        codec, payload = encode_block(raw, hint=hint, level=level, codecs=codecs)
+    if codec == RAW:
+        return codec, payload
+    with stage(Stage.VERIFY, bytes_=raw.nbytes):
+        # `startswith` of equal lengths is a memcmp; `==` between bytes and memoryview goes item by item.
+        if not _decode(codec, payload, raw.nbytes).startswith(raw):
+            raise Corrupt(
+                f"a block encoded as {codec_name(codec)} did not decode to what went in; it was not stored",
+                hint="run the command again; if this comes back, test the memory of this machine",
+            )
     return codec, payload
 
 

@@ -34,6 +34,7 @@ from dvk.store.pages import Chunks, ListKind, ListWriter, format_page, page_id
 from dvk.store.store import as_column
 from dvk.store.threads import brisk, default_workers
 from dvk.store.writer import Writer
+from dvk.timings import Stage, stage
 
 SEGMENT_BYTES = 4 << 20
 #: Files up to this size share a buffer; longer ones are streamed.
@@ -127,7 +128,7 @@ class _Ingest:
                 self._submit(self._small_files, buffer, members)
                 buffer, used, members = None, 0, []
             if buffer is None:
-                buffer = self._buffers.get()
+                buffer = self._free_buffer()
             if self._read_small(i, size, memoryview(buffer)[used : used + size + 1]):
                 members.append((i, size))
                 used += size
@@ -135,6 +136,10 @@ class _Ingest:
             self._submit(self._small_files, buffer, members)
         while self._jobs:
             self._jobs.popleft().result()
+
+    def _free_buffer(self) -> bytearray:
+        with stage(Stage.WAIT):
+            return self._buffers.get()
 
     def _submit(self, work: Callable[[bytearray, list[tuple[int, int]]], None], *args: object) -> None:
         while self._jobs and self._jobs[0].done():
@@ -281,20 +286,24 @@ class _Ingest:
         offset = 0
         try:
             while True:
-                buffer = self._buffers.get()
+                buffer = self._free_buffer()
                 view = memoryview(buffer)
                 view[: len(carry)] = carry
                 room = view[len(carry) : len(carry) + SEGMENT_BYTES]
                 try:
-                    got = self._pread(i, fd, room, offset)
+                    with stage(Stage.READ) as reading:
+                        got = self._pread(i, fd, room, offset)
+                        reading.add(bytes_=got)
                 except BaseException:
                     self._buffers.put(buffer)  # or the next reader waits for it for ever
                     raise
-                hasher.update(room[:got])
+                with stage(Stage.HASH, bytes_=got):
+                    hasher.update(room[:got])
                 offset += got
                 final = got < len(room)
                 filled = view[: len(carry) + got]
-                cut = cutter.feed(filled, final=final)
+                with stage(Stage.CUT, bytes_=got):
+                    cut = cutter.feed(filled, final=final)
                 used = int(cut.lengths.sum())
                 carry = bytes(filled[used:])
                 waiting.append(self.pool.submit(self._segment, buffer, cut, used))
@@ -327,9 +336,10 @@ class _Ingest:
             view = memoryview(buffer)[:used]
             lengths = cut.lengths.tolist()
             names, start = [], 0
-            for length in lengths:
-                names.append(blake3(view[start : start + length]).digest())
-                start += length
+            with stage(Stage.HASH, bytes_=used, count=len(lengths)):
+                for length in lengths:
+                    names.append(blake3(view[start : start + length]).digest())
+                    start += length
             self.writer.add_chunks(names, lengths, view, hints=cut.hints)
             return Chunks(as_column(names), cut.lengths.astype(np.uint32))
         finally:

@@ -22,6 +22,7 @@ from dvk.ids import PackId, PageId
 from dvk.store.codec import ALL_CODECS, Hint, decode_block, encode_checked
 from dvk.store.pack import BLOCK_HEADER, MAX_BLOCK_BYTES, Footer, PackBuilder, PackKind, RecipeRow
 from dvk.store.threads import default_workers as default_workers
+from dvk.timings import Stage, stage
 
 U32 = npt.NDArray[np.uint32]
 
@@ -193,7 +194,7 @@ class PackWriter:
             codec, payload = encode_checked(raw, level=self._level, codecs=self._codecs)
         if isinstance(payload, memoryview):
             payload = bytes(payload)  # the caller's buffer is used again
-        with self._lock:
+        with stage(Stage.PACK, bytes_=len(payload)), self._lock:
             self.written.new_chunks += len(ids)
             self.written.new_bytes += raw_len
             self.written.encoded_bytes += BLOCK_HEADER.size + len(payload)
@@ -245,7 +246,8 @@ class PackWriter:
 
     def _put(self, kind: PackKind) -> None:
         builder, self._builders[kind] = self._builders[kind], PackBuilder(kind)
-        self._slots.acquire()
+        with stage(Stage.WAIT):
+            self._slots.acquire()
         try:
             put = self._pool.submit(self._put_now, builder)
         except BaseException:
@@ -256,7 +258,8 @@ class PackWriter:
     def _put_now(self, builder: PackBuilder) -> None:
         try:
             if self._error is None:
-                name, parts = builder.finish()
+                with stage(Stage.PACK, count=0):
+                    name, parts = builder.finish()
                 self._put_pack(builder.kind, name, parts)
                 self._published(builder.kind, name, builder.footer())
                 with self._counting:
@@ -283,6 +286,7 @@ class PackWriter:
                 if not self._builders[kind].empty:
                     self._put(kind)
                 puts = list(self._puts)
-            wait(puts)
+            with stage(Stage.WAIT):
+                wait(puts)
             if self._error is not None:
                 raise self._error

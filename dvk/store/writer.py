@@ -23,6 +23,7 @@ from dvk.store.names import U8
 from dvk.store.pack import Footer, PackKind, RecipeRow, pack_key
 from dvk.store.packwriter import PackWriter, Written
 from dvk.store.store import Store, as_column
+from dvk.timings import Stage, stage
 
 
 class Writer:
@@ -98,7 +99,8 @@ class Writer:
             ids: n chunk ids, computed from `raw`. lengths: n lengths that cover `raw` from its start.
             hints: what each chunk holds, if anybody knows.
         """
-        new = self.choose_new(ids, as_column(ids))
+        with stage(Stage.LOOKUP, count=len(ids)):
+            new = self.choose_new(ids, as_column(ids))
         return self._packs.add_new(new, ids, lengths, raw, hints=hints) if new else 0
 
     def add_encoded(
@@ -122,8 +124,9 @@ class Writer:
 
     def add_pages(self, names: Sequence[PageId], data: Sequence[bytes]) -> None:
         """Store those of several pages that are not here; one look-up for all."""
-        for i in self.choose_new(names, as_column(names)):
-            self._packs.add_page(names[i], data[i])
+        with stage(Stage.PAGES, bytes_=sum(map(len, data)), count=len(data)):
+            for i in self.choose_new(names, as_column(names)):
+                self._packs.add_page(names[i], data[i])
 
     def add_recipe(self, row: RecipeRow) -> None:
         """State which page is the root of a file's recipe, unless a whole one is here; its pages were added before."""

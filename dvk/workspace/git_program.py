@@ -29,6 +29,7 @@ from typing import IO
 from dvk.backend.text import printable, redact
 from dvk.errors import Busy, DvkError, NotFound, Refused, StorageError, StorageFull
 from dvk.store.names import show
+from dvk.timings import Stage, stage
 
 #: what `git rev-parse --local-env-vars` lists, without the configuration that the user gave for this run
 _REPOSITORY_VARIABLES = frozenset(
@@ -111,7 +112,7 @@ class GitProgram:
 
     def run(self, arguments: Sequence[bytes | str], *, cwd: bytes, stdin: bytes = b"") -> Finished:
         """Run git to its end and return what it said, whatever that is."""
-        with self._start(arguments, cwd) as process:
+        with stage(Stage.GIT, count=0), self._start(arguments, cwd) as process:
             out, err = process.communicate(stdin)
         return Finished(process.returncode, out, err)
 
@@ -153,7 +154,7 @@ class GitProgram:
             ended = False
             try:
                 rest = b""
-                while chunk := os.read(process.stdout.fileno(), _CHUNK):
+                while chunk := _read_some(process.stdout.fileno()):
                     *whole, rest = (rest + chunk).split(b"\0")
                     yield from whole
                 if rest.strip():
@@ -176,18 +177,24 @@ class GitProgram:
         self, arguments: Sequence[bytes | str], cwd: bytes, *, stderr: int = subprocess.PIPE
     ) -> subprocess.Popen[bytes]:
         try:
-            return subprocess.Popen(
-                [self.path, *arguments],
-                cwd=cwd,
-                env=self.environ,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-            )
+            with stage(Stage.GIT):
+                return subprocess.Popen(
+                    [self.path, *arguments],
+                    cwd=cwd,
+                    env=self.environ,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                )
         except FileNotFoundError as e:
             raise NotFound("the folder (or the git program) is gone", subject=show(cwd)) from e
         except OSError as e:
             raise StorageError(f"cannot run git: {os.strerror(e.errno or 0)}", subject=self.path) from e
+
+
+def _read_some(fd: int) -> bytes:
+    with stage(Stage.GIT, count=0):
+        return os.read(fd, _CHUNK)
 
 
 def _feed(process: subprocess.Popen[bytes], stdin: bytes) -> None:

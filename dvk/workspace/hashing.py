@@ -16,6 +16,7 @@ from dvk.events import Meter, OnEvent, ignore
 from dvk.ids import ID_BYTES
 from dvk.store.names import I64, U8
 from dvk.store.threads import brisk, default_workers
+from dvk.timings import Stage, stage
 from dvk.workspace.source import SourceFiles
 
 _PIECE_BYTES = 4 << 20
@@ -48,7 +49,8 @@ def _hash_one(source: SourceFiles, i: int, size: int, meter: Meter) -> bytes:
         hasher = blake3()
         done = 0
         while piece := os.read(fd, min(_PIECE_BYTES, size + 1 - done)):
-            hasher.update(piece)
+            with stage(Stage.HASH, bytes_=len(piece)):
+                hasher.update(piece)
             done += len(piece)
             meter.advance(bytes_=len(piece))
             if done > size:

@@ -26,6 +26,7 @@ from dvk.backend.disk import OPEN_DIR, storage_error
 from dvk.errors import DvkError, NotARepository, NotFound, Refused, UsageError
 from dvk.store.names import show
 from dvk.store.paths import check_path, why_bad
+from dvk.timings import Stage, stage
 from dvk.workspace import ignore
 from dvk.workspace.config import FILE_NAME, Config, ConfigFiles, home_dir
 from dvk.workspace.durable import read_small, remove_file, replace_file
@@ -220,7 +221,11 @@ class Workspace:
         check_path(path, subject=show(name))
         data = format_pointer(pointer)
         folder, _, last = name.rpartition(b"/")
-        with self._open_top() as top_fd, _folder(make_dirs(top_fd, folder)) as dir_fd:
+        with (
+            stage(Stage.POINTER, bytes_=len(data)),
+            self._open_top() as top_fd,
+            _folder(make_dirs(top_fd, folder)) as dir_fd,
+        ):
             replace_file(dir_fd, last, data, subject=show(name))
 
     def remove_pointer(self, path: bytes) -> bool:

@@ -31,6 +31,7 @@ from dvk.events import Meter, OnEvent, ignore
 from dvk.store.listing import Kind
 from dvk.store.names import I64, U8, Names, show
 from dvk.store.paths import bad_names, check_link, why_bad_component
+from dvk.timings import Stage, stage
 from dvk.workspace.handles import DirHandles, os_error, special_file
 from dvk.workspace.stats import TEMP_NAME as TEMP_NAME
 from dvk.workspace.stats import Scan as Scan
@@ -88,9 +89,10 @@ def scan_folder(root_fd: int, path: bytes, rules: Ignores | None = None, *, on_e
         NotFound, Refused, StorageError: the folder itself is missing, no directory, or cannot be read.
             What is wrong inside it does not raise: see `Scan.problems`.
     """
-    with DirHandles(root_fd) as dirs:
+    with stage(Stage.SCAN, count=0) as scanning, DirHandles(root_fd) as dirs:
         walk = _Walk(dirs, path, rules, Meter(on_event, "scan"))
         walk.run()
+        scanning.add(count=walk.rows)
         return walk.result()
 
 

@@ -36,6 +36,7 @@ from xxhash import xxh3_128_digest
 from dvk.ids import ID_BYTES
 from dvk.store.listing import Kind
 from dvk.store.names import I64, U8, Names
+from dvk.timings import Stage, stage
 from dvk.workspace.align import align
 from dvk.workspace.host import boot_id, sync_filesystem
 from dvk.workspace.stats import Scan, Stats
@@ -207,16 +208,18 @@ class StatCache:
         None when it is missing, damaged, of another format version or tracked path, or of an earlier boot
         without having been made durable.
         """
-        try:
-            fd = os.open(cache_file(state_dir, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            with open(fd, "rb", buffering=0) as file:
-                data = np.fromfile(file, np.uint8)
-        except OSError:
-            return None
-        cache = _decode(data, path)
+        with stage(Stage.STAT_CACHE) as loading:
+            try:
+                fd = os.open(cache_file(state_dir, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError:
+                return None
+            try:
+                with open(fd, "rb", buffering=0) as file:
+                    data = np.fromfile(file, np.uint8)
+            except OSError:
+                return None
+            loading.add(bytes_=len(data))
+            cache = _decode(data, path)
         if cache is None or not (cache.durable or (cache.boot and cache.boot == boot_id())):
             return None
         return cache
@@ -226,7 +229,13 @@ class StatCache:
 
         A failure costs time later and nothing else, so it does not raise. Not synced: damage is noticed.
         """
-        target = cache_file(state_dir, path)
+        with stage(Stage.STAT_CACHE) as saving:
+            data = _encode(self, path)
+            saving.add(bytes_=len(data))
+            return self._replace(cache_file(state_dir, path), data)
+
+    @staticmethod
+    def _replace(target: bytes, data: bytes) -> bool:
         folder = os.path.dirname(target)
         temp = os.path.join(folder, secrets.token_hex(16).encode() + b".tmp")
         try:
@@ -234,7 +243,7 @@ class StatCache:
             _clean(folder)
             fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             with open(fd, "wb") as file:
-                file.write(_encode(self, path))
+                file.write(data)
             os.rename(temp, target)
         except OSError:
             with contextlib.suppress(OSError):
@@ -244,6 +253,10 @@ class StatCache:
 
     def match(self, scan: Scan) -> Match:
         """What is known of the entries of `scan`, in its order."""
+        with stage(Stage.STAT_CACHE, count=0):
+            return self._match(scan)
+
+    def _match(self, scan: Scan) -> Match:
         n = len(scan)
         bare = (scan.kinds == Kind.LINK) | (scan.kinds == Kind.EMPTYDIR)
         if scan.names == self.names:
