@@ -5,8 +5,8 @@ store, ranges of a remote). *What are the rows* (`Table`: exact values, nothing 
 order). *What do both versions share* (`Plan`: rows that are equal on both sides because their bytes are, found without
 decoding them). The comparison in `dvk.table.compare` works on these alone, so a format is one reader and one planner.
 
-Values travel as Arrow record batches, whose columns are called `c0`, `c1`, ... by position in the table: the engine must
-never see a user's column name, since engines fold case and rename duplicates.
+Values travel as Arrow record batches, whose columns are called `c0`, `c1`, ... by position in the table: the engine
+must never see a user's column name, since engines fold case and rename duplicates.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Source(Protocol):
 
     @property
     def path(self) -> bytes | None:
-        """An absolute path of a plain file with exactly these bytes, for readers in native code; None if there is none."""
+        """An absolute path of a plain file with exactly these bytes, for native readers; None if there is none."""
 
     @property
     def bytes_read(self) -> int:
@@ -55,7 +55,9 @@ class Source(Protocol):
         """The recipe: chunk ids and lengths in file order. None where nothing is known (a plain file)."""
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Exactly the bytes [offset, offset + length), which must lie inside the file; verified by hash where it comes from a store.
+        """Exactly the bytes [offset, offset + length), which must lie inside the file.
+
+        Verified by hash where they come from a store.
 
         Raises:
             DataMissing, Corrupt, StorageError, RemoteUnreachable: as the store does.
@@ -66,8 +68,16 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that the reader of a result has to know; `code` is stable."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
-    """A column as the file declares it. Two columns may share a name: `occurrence` tells them apart (0 for the first)."""
+    """A column as the file declares it. Two may share a name: `occurrence` tells them apart (0 for the first)."""
 
     index: int
     name: str
@@ -110,7 +120,11 @@ class Table(Protocol):
 
     @property
     def declared_key(self) -> tuple[str, ...]:
-        """Labels of the columns that the file itself declares as identity (pandas index metadata); empty without one."""
+        """Labels of the columns that the file itself declares as identity (pandas index metadata), else empty."""
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """What was decided or left out in reading; grows while rows are read, so ask at the end."""
 
     def count_rows(self) -> int:
         """Rows of the whole table, counted by the reader and never by the comparison."""
@@ -120,14 +134,17 @@ class Table(Protocol):
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """(number of its first row, batch) in file order; the batch has one column `c<index>` for each of `columns`.
 
-        `regions`: only these rows (ascending, disjoint); None: all. A batch holds at most about 64 MiB, whatever the file.
+        `regions`: only these rows (ascending, disjoint); None: all. A batch holds at most about 64 MiB.
 
         Raises:
             TableError: the bytes are not what the format says; names file, version, byte offset and line or row.
         """
 
     def take(self, rows: I64, columns: Sequence[int]) -> pa.Table:
-        """The values of these rows (ascending, distinct), one column `c<index>` for each of `columns`; reads only near them."""
+        """The values of these rows (ascending, distinct), one column `c<index>` for each of `columns`.
+
+        Reads only near them.
+        """
 
     @property
     def rows_decoded(self) -> int:
@@ -153,9 +170,9 @@ class Aligned:
 class Plan:
     """What has to be read to compare two tables; everything else is equal, row for row, as a bag, on both sides.
 
-    `level`: `L0` same file, `L1` shared chunks of a text, `L2` shared column chunks, `L3` segment index, `L4` everything is
-    read. `skipped` rows of each side are equal and in neither region list. Exact for a keyed diff: for every key, the counts
-    of equal rows cancel (tabular.md 4.2).
+    `level`: `L0` same file, `L1` shared chunks of a text, `L2` shared column chunks, `L3` segment index, `L4` everything
+    is read. `skipped` rows of each side are equal and in neither region list. Exact for a keyed diff: for every key, the
+    counts of equal rows cancel.
     """
 
     level: str

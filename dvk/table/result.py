@@ -18,7 +18,22 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from dvk.table.contract import Column
+from dvk.table.contract import Column, Notice
+
+__all__ = [
+    "FORMAT",
+    "ColumnChange",
+    "Cost",
+    "Distribution",
+    "Key",
+    "Movement",
+    "Notice",
+    "RowChange",
+    "RowCounts",
+    "SchemaChange",
+    "Side",
+    "TableDiff",
+]
 
 #: The published name and version of the JSON form (docs/format/table-diff.schema.json).
 FORMAT = "dvk.table-diff/1"
@@ -137,14 +152,6 @@ class Cost:
     rows_decoded: int
     rows_skipped: int
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Something that the reader of a result has to know; `code` is stable."""
-
-    code: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
