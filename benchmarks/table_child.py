@@ -2,7 +2,7 @@
 
     python table_child.py pandas a.csv b.csv id
 
-It prints one JSON object: added, removed, modified; or error; or unsupported, where the tool has no way to be asked. Each
+It prints one JSON object: added, removed, modified; or error; or unsupported, where the tool cannot be asked. Each
 tool is used the way its own documentation shows first, with the key named, and without options that a user would only
 know after having been bitten.
 """
