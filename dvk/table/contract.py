@@ -170,9 +170,9 @@ class Aligned:
 class Plan:
     """What has to be read to compare two tables; everything else is equal, row for row, as a bag, on both sides.
 
-    `level`: `L0` same file, `L1` shared chunks of a text, `L2` shared column chunks, `L3` segment index, `L4` everything
-    is read. `skipped` rows of each side are equal and in neither region list. Exact for a keyed diff: for every key, the
-    counts of equal rows cancel.
+    `level`: `L0` same file, `L1` shared chunks of a text, `L2` shared column chunks, `L3` segment index, `L4`
+    everything is read. `skipped` rows of each side are equal and in neither region list. Exact for a keyed
+    diff: for every key, the counts of equal rows cancel.
     """
 
     level: str
