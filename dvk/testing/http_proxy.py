@@ -154,6 +154,9 @@ class HttpProxy:
                     return rule.fault
         return ""
 
+    def applied(self, method: str, path: str) -> None:
+        """Hears of each request that the server has answered, before the client does; for subclasses."""
+
     def track(self, s: socket.socket, *, live: bool) -> None:
         """Note a client's connection, to end it with the proxy."""
         with self._lock:
@@ -180,7 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.owner.track(self.connection, live=False)
 
     def handle(self) -> None:
-        with contextlib.suppress(OSError):
+        # Also what the server breaks off when it is killed: the client then sees the connection close.
+        with contextlib.suppress(OSError, http.client.HTTPException):
             super().handle()
 
     def log_message(self, format: str, *args: object) -> None:
@@ -214,6 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "error-in-200" and sending:
             return self._send(_Answer(200, [("Content-Type", "application/xml")], _xml("InternalError", "try again")))
         answer = self._forward(body)
+        self.owner.applied(self.command, self.path)
         if fault == "lost-reply":
             return self._reset()
         return self._send_spoilt(answer, fault) if fault else self._send(answer)

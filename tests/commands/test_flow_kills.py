@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 from flowkit import Flow, csv, noise
 
-DYING = str(Path(__file__).with_name("dying.py"))
+from dvk.testing import dying
+
+DYING = str(dying.__file__)
 KILLS = 8
 
 
