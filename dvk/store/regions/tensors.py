@@ -17,7 +17,7 @@ from dvk.store.regions.span import Doubt, Piece, Span
 #: A header of JSON takes some thirty times its length while it is parsed.
 _MAX_JSON_BYTES: Final = 4 << 20
 #: How deep a parser can go differs from machine to machine, and cuts must not.
-_MAX_JSON_DEPTH: Final = 64
+MAX_JSON_DEPTH: Final = 64
 _NESTING: Final = np.array([(chr(c) in "[{") - (chr(c) in "]}") for c in range(256)], np.int8)
 _SAFETENSORS_WIDTHS: Final = {
     "F64": 8, "I64": 8, "U64": 8, "C64": 4,
@@ -37,7 +37,7 @@ def split_safetensors(span: Span) -> list[Piece]:
     if length > (32 << 10) + span.size // 64:
         raise Doubt
     text = span.at(8, length)
-    if _depth(text) > _MAX_JSON_DEPTH:
+    if json_depth(text) > MAX_JSON_DEPTH:
         raise Doubt
     header: Any = json.loads(text)
     base = 8 + length
@@ -63,7 +63,7 @@ def split_safetensors(span: Span) -> list[Piece]:
     return pieces
 
 
-def _depth(text: bytes) -> int:
+def json_depth(text: bytes) -> int:
     """How deep brackets and braces nest, those in strings included."""
     return int(np.cumsum(_NESTING[np.frombuffer(text, np.uint8)], dtype=np.int32).max())
 
