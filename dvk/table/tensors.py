@@ -244,17 +244,33 @@ class _Comparison:
             return total
         equal = np.array(spans, np.int64).reshape(-1, 2)
 
-        def block(first: int) -> _Sums:
-            n = min(items, a.elements - first)
-            left = self._a.read_at(a.start + first * width_a, n * width_a)
-            if _inside(equal, first * width_a, (first + n) * width_a):
-                return _compare(left, a.dtype, left, b.dtype)
-            return _compare(left, a.dtype, self._b.read_at(b.start + first * width_b, n * width_b), b.dtype)
+        def read(source: Source, start: int, first: int, width: int) -> bytes:
+            return source.read_at(start + first * width, min(items, a.elements - first) * width)
 
+        def block(first: int) -> _Sums | None:
+            """What a block adds; None where both sides are the same bytes, of which nothing else is known yet."""
+            if alike and _inside(equal, first * width_a, min(first + items, a.elements) * width_a):
+                return None
+            left, right = read(self._a, a.start, first, width_a), read(self._b, b.start, first, width_b)
+            return None if alike and left == right else _compare(left, a.dtype, right, b.dtype)
+
+        def same_block(first: int) -> _Sums:
+            left = read(self._a, a.start, first, width_a)
+            return _compare(left, a.dtype, left, a.dtype)
+
+        alike = a.dtype == b.dtype
         pool = ThreadPoolExecutor(default_workers(), thread_name_prefix="dvk-tensors")
         try:
-            for sums in pool.map(block, range(0, a.elements, items)):
-                total.add(sums)
+            same = []
+            firsts = range(0, a.elements, items)
+            for first, sums in zip(firsts, pool.map(block, firsts), strict=True):
+                if sums is None:
+                    same.append(first)
+                else:
+                    total.add(sums)
+            if total.changed:  # only then does anybody ask for the norm and the NaNs of what did not change
+                for sums in pool.map(same_block, same):
+                    total.add(sums)
         finally:
             pool.shutdown(cancel_futures=True)
         return total
