@@ -20,9 +20,11 @@ from dvk.commands.spec import Target, find_target, parse_spec
 from dvk.errors import DvkError, NotFound, Refused, StorageError
 from dvk.events import OnEvent, ignore
 from dvk.ids import ID_BYTES, FileId
+from dvk.store.content import ContentSource
 from dvk.store.listing import Entries, Kind
 from dvk.store.names import I64, U8, show
-from dvk.store.restore import ContentSource, Sink, iter_file, restore
+from dvk.store.restore import Sink, restore
+from dvk.store.stream import iter_file
 from dvk.workspace.handles import kind_name, lstat_in
 from dvk.workspace.hashing import hash_files
 from dvk.workspace.materialize import WorkTree

@@ -34,9 +34,12 @@ from dvk.commands.tracked import (
 from dvk.commands.versions import history
 from dvk.errors import DataMissing, DvkError, NotFound, Refused
 from dvk.events import Note, OnEvent, ignore
+from dvk.ids import FileId
+from dvk.store.content import ContentSource, StoreContent
 from dvk.store.listing import Entries
 from dvk.store.names import I64, U8, show
-from dvk.store.restore import ContentSource, StoreContent, restore
+from dvk.store.restore import restore
+from dvk.store.reuse import Old
 from dvk.store.root import Root
 from dvk.workspace.handles import make_dirs
 from dvk.workspace.ignore import exclude_pattern, excluded, excluded_paths
@@ -267,7 +270,15 @@ class Materializer:
             problems = tree.delete()
             problems += tree.make_dirs()
             content = self._contents.get(path, self._here)
-            failed = restore(content, plan.ids, plan.sizes, tree, names=tree.shown(), on_event=self.on_event)
+            failed = restore(
+                content,
+                plan.ids,
+                plan.sizes,
+                tree,
+                names=tree.shown(),
+                find_old=lambda i: self._old(tree, plan, seen, i),
+                on_event=self.on_event,
+            )
             problems += [_with_a_way_out(path, error) for _, error in failed]
             problems += tree.link()
             problems += tree.set_modes()
@@ -280,6 +291,18 @@ class Materializer:
                 cache = cache.joined(seen.cache, without=seen.scan.names.take(plan.deletes))
             cache.save(self.repo.state, path)
         return problems
+
+    def _old(self, tree: WorkTree, plan: CheckoutPlan, seen: Look, i: int) -> Old | None:
+        """What stands in the place of file i and is a version that the store knows, to take bytes from."""
+        at = int(plan.expected[i])
+        if at < 0 or not seen.known[at] or not seen.is_file[at]:
+            return None
+        try:
+            chunks = self.store.chunks_of(FileId(seen.ids[at].tobytes()), int(seen.scan.stats.sizes[at]))
+        except DvkError:
+            return None  # a damaged store cannot tell; what the new file needs of it is another question
+        fd = tree.open_old(i) if chunks is not None else None
+        return Old(fd, chunks) if chunks is not None and fd is not None else None
 
     def _previous(self, path: bytes, selected: Selected) -> Entries | None:
         """The version that dvk put there last; None when it is not known, and then nothing is taken away."""

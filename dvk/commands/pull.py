@@ -18,12 +18,12 @@ from dvk.commands.tracked import file_entries
 from dvk.errors import DataMissing, DvkError, FormatError, NotFound, RemoteError, StorageError
 from dvk.events import Note, OnEvent, ignore
 from dvk.ids import PageId
+from dvk.store.content import ContentSource
 from dvk.store.fetch import Wanted, is_here
 from dvk.store.fetch import fetch as fetch_roots
 from dvk.store.listing import Entries
 from dvk.store.names import show
 from dvk.store.resolve import RemoteContent, Resolver
-from dvk.store.restore import ContentSource
 from dvk.store.roots import ConfirmedRoots, is_live
 from dvk.store.writer import Writer
 from dvk.workspace.pointer import Pointer

@@ -24,11 +24,11 @@ from dvk.commands.tracked import file_entries
 from dvk.errors import DataMissing, DvkError, FormatError, NotFound
 from dvk.events import Note, OnEvent, ignore
 from dvk.ids import PageId
+from dvk.store.content import ContentSource, StoreContent
 from dvk.store.listing import Entries
 from dvk.store.names import I64, Names, show
 from dvk.store.pages import read_entries
 from dvk.store.resolve import RemoteContent, Resolver
-from dvk.store.restore import ContentSource, StoreContent
 
 
 class Reader:

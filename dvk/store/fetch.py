@@ -24,13 +24,14 @@ from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, RemoteError
 from dvk.events import Meter, OnEvent, ignore
 from dvk.ids import ID_BYTES, PageId
 from dvk.store.codec import decode_block
+from dvk.store.content import Content
 from dvk.store.locator import Locator
 from dvk.store.names import I64, U8
 from dvk.store.pack import RecipeRow
 from dvk.store.pages import Chunks, iter_entries, read_recipe
 from dvk.store.placement import Blocks, Range, plan_ranges, read_range
-from dvk.store.resolve import Part, Resolver
-from dvk.store.restore import Content, restore
+from dvk.store.resolve import NotWhole, Part, Resolver
+from dvk.store.restore import restore
 from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.store import Store, as_column
 from dvk.store.threads import brisk
@@ -191,6 +192,8 @@ class _Fetch:
             try:
                 for part in self.resolver.resolve(w.root, under=under, found=found):
                     self._take(w, part)
+            except NotWhole:
+                raise  # the search is over
             except (KeyMissing, FormatError) as error:
                 self._search(w, under, error)
 
@@ -348,10 +351,9 @@ class _Proposed:
     def _chunks(self, name: bytes) -> Chunks | None:
         row = self._rows[name]
         try:
-            chunks = read_recipe(PageId(row.root), self._store.load_page)
-        except DataMissing:
+            return read_recipe(PageId(row.root), self._store.load_page, total_bytes=row.size)
+        except (DataMissing, FormatError):
             return None
-        return chunks if chunks.total_bytes == row.size else None
 
 
 class _Nowhere:

@@ -2,7 +2,8 @@
 
 It reads from anything that can place chunks (a local store by its index, a remote by a locator) and writes to a `Sink`,
 which knows nothing of stores. Small files that lie in the same blocks are done together, so that a block is decoded
-once; big ones are a stream of decoded blocks, written in order while the next ones are being decoded.
+once. Big ones are a stream, written in order while the next part is decoded, or copied from the older version that the
+file is to replace.
 
 >>> restore(StoreContent(store), ids, sizes, sink)          # doctest: +SKIP
 []
@@ -10,42 +11,42 @@ once; big ones are a stream of decoded blocks, written in order while the next o
 
 from __future__ import annotations
 
-import errno
 import os
-from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
-import numpy as np
 from blake3 import blake3
 
-from dvk.backend.contract import Backend, KeyMissing
+from dvk.backend.contract import KeyMissing
 from dvk.errors import (
     Corrupt,
     DataMissing,
     DvkError,
     RemoteDenied,
     RemoteUnreachable,
-    StorageError,
     StorageFull,
 )
 from dvk.events import Meter, OnEvent, ignore
-from dvk.ids import FileId
+from dvk.store.content import Content, ContentSource, StoreContent, pieces
 from dvk.store.names import I64, U8
-from dvk.store.pages import Chunks
+from dvk.store.outfile import CannotWrite, begin_writeback, empty, write_all
 from dvk.store.placement import Placement, read_blocks
-from dvk.store.store import Store
+from dvk.store.reuse import Old, OldChanged, Reuse, find_shared
+from dvk.store.stream import MAX_PART_BYTES, PART_BLOCKS, stream
 from dvk.store.threads import brisk, default_workers
 
-#: Output of one task; also about the length of a range that is read from a remote.
-TASK_BYTES = 8 << 20
-_STREAM_TASK_BYTES = 4 << 20
-#: Blocks that one task decodes: what it needs may lie in as many blocks as it has chunks, each of 1 MiB.
-_TASK_BLOCKS = 16
-#: No other file would fare better, and trying them all may take hours of waiting.
-_HOPELESS = (RemoteUnreachable, RemoteDenied)
+#: Larger files are a stream of parts; smaller ones are done together up to this.
+SMALL_BYTES = MAX_PART_BYTES
+#: After this much of a big file the disk is told to begin.
+_WRITEBACK_BYTES = 32 << 20
+
+#: What ends the whole run: no other file would fare better, and trying them all may take hours of waiting.
+_HOPELESS = (StorageFull, CannotWrite, RemoteUnreachable, RemoteDenied)
+
+#: For the number of a file the older version of it that is at hand, if there is one.
+FindOld = Callable[[int], Old | None]
 
 
 class Sink(Protocol):
@@ -61,64 +62,6 @@ class Sink(Protocol):
         """Close it and remove what was written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
-    """A file's chunks and where each lies: `first` is the position of the first one in `placement`."""
-
-    chunks: Chunks
-    placement: Placement
-    first: int = 0
-
-
-class ContentSource(Protocol):
-    """Knows the chunks of files and where they lie."""
-
-    @property
-    def backend(self) -> Backend:
-        """Where the blocks are read from."""
-
-    def contents(self, ids: U8, sizes: I64) -> list[Content | None]:
-        """For n files what they consist of; None where it is not known or not all here."""
-
-
-class StoreContent:
-    """Content by the index of a store."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._looked_again = False
-
-    @property
-    def backend(self) -> Backend:
-        return self.store.backend
-
-    def contents(self, ids: U8, sizes: I64) -> list[Content | None]:
-        out = self._contents(ids, sizes)
-        missing = np.array([i for i, c in enumerate(out) if c is None and sizes[i] > 0], np.intp)
-        if len(missing) and not self._looked_again:
-            self._looked_again = True  # once: another process may have added it, or our index is damaged
-            self.store.look_again()
-            for i, content in zip(missing.tolist(), self._contents(ids[missing], sizes[missing]), strict=True):
-                out[i] = content
-        return out
-
-    def _contents(self, ids: U8, sizes: I64) -> list[Content | None]:
-        found = self.store.chunks_of_many(ids, sizes)
-        known = [c for c in found if c is not None]
-        # One search for the chunks of all files together.
-        placement, here = self.store.place_some(Chunks.join(known))
-        out: list[Content | None] = []
-        at = 0
-        for chunks in found:
-            if chunks is None:
-                out.append(None)
-                continue
-            n = len(chunks)
-            out.append(Content(chunks, placement, at) if here[at : at + n].all() else None)
-            at += n
-        return out
-
-
 def restore(
     source: ContentSource,
     ids: U8,
@@ -126,6 +69,7 @@ def restore(
     sink: Sink,
     *,
     names: Sequence[str] = (),
+    find_old: FindOld | None = None,
     on_event: OnEvent = ignore,
     workers: int | None = None,
 ) -> list[tuple[int, DvkError]]:
@@ -134,13 +78,15 @@ def restore(
     Args:
         ids: uint8[n, 32] file ids; sizes: int64[n].
         names: n names for messages.
+        find_old: asked for big files; what the older version has in common with the new one is taken from it, and where
+            that turns out to be something else, the store gives it all. `sink` must then open files for reading too.
 
     Raises:
         StorageFull, StorageError (from writing), RemoteUnreachable, RemoteDenied, Interrupted: what ends the whole run,
             since the next file would fare no better; temporary files are gone.
     """
-    run = _Restore(source, ids, sizes, sink, names, workers or default_workers())
-    run.meter = Meter(on_event, "write", total_bytes=int(sizes.sum(dtype=np.uint64)), total_items=len(sizes))
+    run = _Restore(source, ids, sizes, sink, names, find_old, workers or default_workers())
+    run.meter = Meter(on_event, "write", total_bytes=int(sizes.sum(dtype="u8")), total_items=len(sizes))
     with brisk(), ThreadPoolExecutor(run.workers, thread_name_prefix="dvk-restore") as pool:
         try:
             run.all_files(pool)
@@ -154,10 +100,17 @@ class _Restore:
     meter: Meter
 
     def __init__(
-        self, source: ContentSource, ids: U8, sizes: I64, sink: Sink, names: Sequence[str], workers: int
+        self,
+        source: ContentSource,
+        ids: U8,
+        sizes: I64,
+        sink: Sink,
+        names: Sequence[str],
+        find_old: FindOld | None,
+        workers: int,
     ) -> None:
         self.source, self.ids, self.sizes, self.sink, self.names = source, ids, sizes, sink, names
-        self.workers = workers
+        self.find_old, self.workers = find_old, workers
         self.failed: list[tuple[int, DvkError]] = []
 
     def show(self, i: int) -> str:
@@ -172,10 +125,10 @@ class _Restore:
             for i, content in enumerate(found, start):
                 if content is None:
                     self._missing(i)
-                elif int(self.sizes[i]) <= TASK_BYTES and len(content.chunks) <= 4 * _TASK_BLOCKS:
+                elif int(self.sizes[i]) <= SMALL_BYTES and len(content.chunks) <= 4 * PART_BLOCKS:
                     small.append((i, content))
                 else:
-                    self._stream(pool, i, content)
+                    self._big(pool, i, content)
             self._all_small(pool, small)
 
     def _missing(self, i: int) -> None:
@@ -186,6 +139,38 @@ class _Restore:
             return
         message = f"its data ({name.hex()[:12]}, {int(self.sizes[i]):,} bytes) is not here"
         self.failed.append((i, DataMissing(message, subject=self.show(i))))
+
+    def _put(self, i: int, fill: Callable[[int], None]) -> None:
+        """Make one file; `fill` writes its content to a descriptor, and raises unless that is proven.
+
+        What is wrong with this file alone is noted; anything else is raised.
+        """
+        try:
+            fd = self.sink.create(i)
+            try:
+                fill(fd)
+            except BaseException:
+                self.sink.discard(i, fd)
+                raise
+            self.sink.finish(i, fd)
+        except _HOPELESS:
+            raise
+        except DvkError as error:
+            self._failed(i, error)
+
+    def _failed(self, i: int, error: DvkError) -> None:
+        """Note why file i could not be written, in its own name."""
+        if error.subject == self.show(i):
+            self.failed.append((i, error))
+            return
+        where = f" ({error.subject})" if error.subject else ""
+        kind = DataMissing if isinstance(error, KeyMissing) else type(error)
+        named = kind(f"{error.message}{where}", subject=self.show(i), hint=error.hint)
+        named.__cause__ = error
+        self.failed.append((i, named))
+
+    def _not_it(self, i: int) -> Corrupt:
+        return Corrupt("its stored bytes fail their hash", subject=self.show(i))
 
     # ------------------------------------------------------------ small files
 
@@ -209,7 +194,7 @@ class _Restore:
             c = item[1]
             own = c.placement.block[c.first : c.first + len(c.chunks)].tolist()
             apart = bool(group) and group[-1][1].placement is not c.placement
-            if apart or size >= TASK_BYTES or (group and len(blocks.union(own)) > _TASK_BLOCKS):
+            if apart or size >= SMALL_BYTES or (group and len(blocks.union(own)) > PART_BLOCKS):
                 jobs.append(pool.submit(self._small_files, group))
                 group, blocks, size = [], set(), 0
                 while len(jobs) > 2 * self.workers:
@@ -231,15 +216,15 @@ class _Restore:
         for i, c in group:
             blocks = placement.block[c.first : c.first + len(c.chunks)].tolist() if bad else ()
             error = next((bad[b] for b in blocks if b in bad), None)
-            if error is not None:
+            if error is None:
+                try:
+                    data = list(pieces(c, 0, len(c.chunks), raw))
+                except Corrupt as damaged:
+                    error = damaged
+            if error is None:
+                self._small(i, data[0] if len(data) == 1 else memoryview(b"".join(data)))
+            else:
                 self._failed(i, error)
-                continue
-            try:
-                pieces = list(_pieces(c, 0, len(c.chunks), raw))
-            except DvkError as damaged:
-                self._failed(i, damaged)
-                continue
-            self._one(i, pieces)
         self.meter.advance(bytes_=sum(int(self.sizes[i]) for i, _ in group), items=len(group))
 
     def _readable(self, placement: Placement, needed: list[int]) -> tuple[dict[int, bytes], dict[int, DvkError]]:
@@ -261,203 +246,70 @@ class _Restore:
                 bad[b] = error
         return raw, bad
 
-    def _failed(self, i: int, error: DvkError) -> None:
-        """Note why file i could not be written, in its own name."""
-        if error.subject == self.show(i):
-            self.failed.append((i, error))
-            return
-        where = f" ({error.subject})" if error.subject else ""
-        kind = DataMissing if isinstance(error, KeyMissing) else type(error)
-        named = kind(f"{error.message}{where}", subject=self.show(i), hint=error.hint)
-        named.__cause__ = error
-        self.failed.append((i, named))
-
-    def _one(self, i: int, pieces: list[memoryview]) -> None:
-        data = pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
+    def _small(self, i: int, data: memoryview) -> None:
         if blake3(data).digest() != self.ids[i].tobytes():
-            self.failed.append((i, Corrupt("its stored bytes fail their hash", subject=self.show(i))))
-            return
-        try:
-            fd = self.sink.create(i)
-        except StorageFull:
-            raise
-        except DvkError as error:
-            self.failed.append((i, error))
-            return
-        try:
-            write_all(fd, data, subject=self.show(i))
-        except BaseException:
-            self.sink.discard(i, fd)
-            raise
-        try:
-            self.sink.finish(i, fd)
-        except StorageFull:
-            raise
-        except DvkError as error:
-            self.failed.append((i, error))
+            self._failed(i, self._not_it(i))
+        else:
+            self._put(i, lambda fd: write_all(fd, data, subject=self.show(i)))
 
     # ------------------------------------------------------------ big files
 
-    def _stream(self, pool: ThreadPoolExecutor, i: int, content: Content) -> None:
-        try:
-            fd = self.sink.create(i)
-        except StorageFull:
-            raise
-        except DvkError as error:
-            self.failed.append((i, error))
-            return
-        hasher = blake3()
-        try:
-            for pieces in _decoded(self.source.backend, content, pool, self.workers):
-                for piece in pieces:
-                    hasher.update(piece)
-                    write_all(fd, piece, subject=self.show(i))
-                self.meter.advance(bytes_=sum(map(len, pieces)))
-            if hasher.digest() != self.ids[i].tobytes():
-                raise Corrupt("its stored bytes fail their hash", subject=self.show(i))
-        except DvkError as error:
-            self.sink.discard(i, fd)
-            # What names the file comes from writing it; what names a pack, from reading that.
-            of_writing = isinstance(error, StorageError) and error.subject == self.show(i)
-            if of_writing or isinstance(error, _HOPELESS):
-                raise
-            self._failed(i, error)
-            return
-        except BaseException:
-            self.sink.discard(i, fd)
-            raise
-        try:
-            self.sink.finish(i, fd)
-        except StorageFull:
-            raise
-        except DvkError as error:
-            self.failed.append((i, error))
-            return
-        self.meter.advance(items=1)
+    def _big(self, pool: ThreadPoolExecutor, i: int, content: Content) -> None:
+        failed = len(self.failed)
+        self._put(i, lambda fd: self._fill(pool, i, content, fd))
+        if len(self.failed) == failed:
+            self.meter.advance(items=1)
 
-
-def _pieces(content: Content, start: int, stop: int, raw: dict[int, bytes]) -> Iterator[memoryview]:
-    """The bytes of chunks `start` to `stop`, neighbours in a block joined."""
-    at = content.first
-    blocks = content.placement.block[at + start : at + stop]
-    offsets = content.placement.offset[at + start : at + stop].astype(np.int64)
-    lengths = content.chunks.lengths[start:stop].astype(np.int64)
-    if not len(blocks):
-        return
-    follows = (blocks[1:] == blocks[:-1]) & (offsets[1:] == offsets[:-1] + lengths[:-1])
-    starts = np.concatenate([[0], np.flatnonzero(~follows) + 1])
-    ends = np.concatenate([starts[1:], [len(blocks)]])
-    total = np.concatenate([[0], np.cumsum(lengths)])
-    for a, b in zip(starts.tolist(), ends.tolist(), strict=True):
-        data = memoryview(raw[int(blocks[a])])
-        begin, length = int(offsets[a]), int(total[b] - total[a])
-        if begin + length > len(data):
-            raise Corrupt("a chunk reaches beyond its block")
-        yield data[begin : begin + length]
-
-
-def _decoded(backend: Backend, content: Content, pool: ThreadPoolExecutor, workers: int) -> Iterator[list[memoryview]]:
-    """The bytes of a big file in order; tasks run ahead by a bounded number."""
-    lengths = content.chunks.lengths.astype(np.int64)
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    recent = _Recent()
-    jobs: deque[Future[list[memoryview]]] = deque()
-    start = 0
-    begun = 0
-    blocks = content.placement.block[content.first : content.first + len(lengths)]
-    jumps = np.cumsum(blocks[1:] != blocks[:-1])  # how often the file has gone to another block, after each chunk
-    try:
-        while start < len(lengths):
-            stop = int(np.searchsorted(ends, begun + _STREAM_TASK_BYTES))
-            before = int(jumps[start - 1]) if start else 0
-            stop = min(stop + 1, int(np.searchsorted(jumps, before + _TASK_BLOCKS)) + 1)
-            stop = min(len(lengths), max(stop, start + 1))
-            # Ends with a block where possible, so that no block is decoded twice.
-            while stop < len(lengths) and blocks[stop] == blocks[stop - 1] and ends[stop] - begun < TASK_BYTES:
-                stop += 1
-            jobs.append(pool.submit(_decode_part, backend, content, start, stop, recent))
-            start, begun = stop, int(ends[stop - 1])
-            while len(jobs) > workers + 1 or (begun == total and jobs):
-                yield jobs.popleft().result()
-        while jobs:
-            yield jobs.popleft().result()
-    finally:
-        for job in jobs:
-            job.cancel()
-
-
-class _Recent:
-    """The last few decoded blocks: an edited file jumps back and forth between old blocks and new ones."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[int, bytes] = OrderedDict()
-
-    def get(self, wanted: Sequence[int]) -> dict[int, bytes]:
-        return {b: raw for b in wanted if (raw := self._kept.get(b)) is not None}
-
-    def keep(self, raw: dict[int, bytes]) -> None:
-        for b, data in list(raw.items())[-4:]:
-            self._kept[b] = data
-        while len(self._kept) > 16:
+    def _fill(self, pool: ThreadPoolExecutor, i: int, content: Content, fd: int) -> None:
+        old = self.find_old(i) if self.find_old is not None else None
+        if old is not None:
             try:
-                self._kept.popitem(last=False)
-            except KeyError:
-                return  # another thread emptied it first
+                reuse, shared = Reuse(old, fd, subject=self.show(i)), find_shared(content.chunks, old.chunks)
+                if shared.max(initial=-1) >= 0 and self._streamed(pool, i, content, fd, reuse, shared):
+                    return
+            except OldChanged:
+                pass  # as good as a file that is not there
+            finally:
+                os.close(old.fd)
+            empty(fd, subject=self.show(i))
+        if not self._streamed(pool, i, content, fd):
+            raise self._not_it(i)
 
-
-def _decode_part(backend: Backend, content: Content, start: int, stop: int, recent: _Recent) -> list[memoryview]:
-    at = content.first
-    wanted = np.unique(content.placement.block[at + start : at + stop]).tolist()
-    raw = recent.get(wanted)
-    fresh = read_blocks(backend, content.placement.blocks, [b for b in wanted if b not in raw])
-    recent.keep(fresh)
-    return list(_pieces(content, start, stop, raw | fresh))
-
-
-def iter_file(source: ContentSource, file_id: FileId, size: int, *, subject: str) -> Iterator[memoryview]:
-    """The bytes of a file in order, for a pipe: each chunk is proven before it is yielded, the whole at the end.
-
-    Raises:
-        DataMissing: it is not here. Corrupt: what follows, or the whole, is not what the id says.
-    """
-    ids = np.frombuffer(file_id, np.uint8).reshape(1, 32)
-    content = source.contents(ids, np.array([size], np.int64))[0]
-    if content is None:
-        raise DataMissing(f"its data ({file_id.hex()[:12]}, {size:,} bytes) is not here", subject=subject)
-    hasher = blake3()
-    recent = _Recent()
-    step = 64
-    for start in range(0, len(content.chunks), step):
-        stop = min(start + step, len(content.chunks))
-        data = b"".join(_decode_part(source.backend, content, start, stop, recent))
-        at = 0
-        for n, length in enumerate(content.chunks.lengths[start:stop].tolist(), start):
-            if blake3(data[at : at + length]).digest() != content.chunks.ids[n].tobytes():
-                raise Corrupt("a stored chunk fails its hash", subject=subject)
-            at += length
-        hasher.update(data)
-        yield memoryview(data)
-    if hasher.digest() != file_id:
-        raise Corrupt("its stored bytes fail their hash", subject=subject)
-
-
-def write_all(fd: int, data: memoryview | bytes, *, subject: str) -> None:
-    """Write everything; a short write is continued.
-
-    Raises:
-        StorageFull, StorageError
-    """
-    view = memoryview(data)
-    try:
-        while view:
-            view = view[os.write(fd, view) :]
-    except OSError as error:
-        raise storage_error(error, subject=subject) from error
-
-
-def storage_error(error: OSError, *, subject: str) -> StorageError:
-    """The category of an error of a medium."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFull("no space left on the device", subject=subject, hint="free some space and run it again")
-    return StorageError(f"cannot be written ({error.strerror})", subject=subject)
+    def _streamed(
+        self,
+        pool: ThreadPoolExecutor,
+        i: int,
+        content: Content,
+        fd: int,
+        reuse: Reuse | None = None,
+        shared: I64 | None = None,
+    ) -> bool:
+        """Write everything; whether it is the file that it should be."""
+        name = self.show(i)
+        source = stream(
+            self.source.backend,
+            content,
+            pool,
+            lambda data, at: write_all(fd, data, at=at, subject=name),
+            workers=self.workers,
+            reuse=reuse,
+            shared=shared,
+        )
+        hasher = blake3()
+        done = begun = 0
+        writeback: list[Future[None]] = []
+        try:
+            for data in source:
+                hasher.update(data)
+                done += len(data)
+                self.meter.advance(bytes_=len(data))
+                if done - begun >= _WRITEBACK_BYTES:
+                    writeback.append(pool.submit(begin_writeback, fd, begun, done - begun))
+                    begun = done
+        finally:
+            source.close()
+            wait(writeback)  # nobody may use the descriptor after this
+        right = hasher.digest() == self.ids[i].tobytes()
+        if not right:
+            self.meter.advance(bytes_=-done)
+        return bool(right)

@@ -150,6 +150,20 @@ class WorkTree:
             raise os_error(error, path, "written") from error
         return fd
 
+    def open_old(self, index: int) -> int | None:
+        """A descriptor, for reading, of what file `index` is to replace; None where that is not what the plan saw."""
+        expected = self._expected[index]
+        if expected < 0:
+            return None
+        try:
+            fd = open_regular(self._dirs, self._target(index))
+        except DvkError:
+            return None  # something else stands there now, which `finish` will name
+        if signature(os.fstat(fd)) == self.plan.scan.stats.row(expected):
+            return fd
+        os.close(fd)
+        return None
+
     def finish(self, index: int, fd: int) -> None:
         """Give the verified content its name. On any error the temporary file is gone, the target untouched.
 

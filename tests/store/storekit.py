@@ -18,9 +18,10 @@ from blake3 import blake3
 
 from dvk.backend.contract import Backend
 from dvk.errors import ChangedWhileRead, DvkError, NotFound, StorageError
+from dvk.store.content import StoreContent
 from dvk.store.ingest import ingest
 from dvk.store.pack import PackBuilder, PackKind, pack_key, parse_footer_of
-from dvk.store.restore import StoreContent, restore
+from dvk.store.restore import restore
 from dvk.store.store import Store
 from dvk.store.writer import Writer
 

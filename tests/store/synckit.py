@@ -22,6 +22,7 @@ from dvk.errors import DvkError
 from dvk.events import Event, Note
 from dvk.ids import FileId, PageId
 from dvk.store import locator, pack, packwriter, pages, push_known, push_sections
+from dvk.store.content import StoreContent
 from dvk.store.fetch import Wanted, fetch, is_here
 from dvk.store.listing import Entries, Kind
 from dvk.store.locator import locator_key
@@ -29,10 +30,10 @@ from dvk.store.pack import RecipeRow
 from dvk.store.pages import Chunks, ListKind, ListWriter, read_entries, write_listing
 from dvk.store.push import Pushed, Version, push
 from dvk.store.record import Record, parse_record, record_key
-from dvk.store.restore import StoreContent, iter_file
 from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.roots import is_live
 from dvk.store.store import Store, as_column
+from dvk.store.stream import iter_file
 from dvk.store.writer import Writer
 
 EMPTY = object()  #: an empty directory

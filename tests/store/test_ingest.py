@@ -414,7 +414,8 @@ from storekit import PROFILE, Folder, Paths
 from pathlib import Path
 from dvk.backend.local import LocalBackend
 from dvk.store.ingest import ingest
-from dvk.store.restore import StoreContent, restore
+from dvk.store.content import StoreContent
+from dvk.store.restore import restore
 from dvk.store.store import Store
 from dvk.store.writer import Writer
 

@@ -19,10 +19,13 @@ from dvk.backend.memory import MemoryBackend
 from dvk.errors import Corrupt, DataMissing, DvkError, Refused, RemoteUnreachable, StorageError, StorageFull
 from dvk.ids import FileId
 from dvk.store import restore as restore_module
+from dvk.store import stream as stream_module
+from dvk.store.content import Content, StoreContent
 from dvk.store.pack import PackBuilder, PackKind, RecipeRow
 from dvk.store.pages import Chunks, ListKind, format_page, page_id
-from dvk.store.restore import Content, StoreContent, iter_file, restore
+from dvk.store.restore import restore
 from dvk.store.store import Store
+from dvk.store.stream import iter_file
 from dvk.testing.faults import FaultBackend
 
 MIB = 1 << 20
@@ -289,7 +292,8 @@ from pathlib import Path
 from storekit import Folder, add, noise
 from dvk.backend.memory import MemoryBackend
 from dvk.errors import StorageError
-from dvk.store.restore import StoreContent, restore
+from dvk.store.content import StoreContent
+from dvk.store.restore import restore
 from dvk.store.store import Store
 import numpy as np
 
@@ -371,6 +375,7 @@ def test_files_that_lie_far_apart_do_not_fill_memory(monkeypatch: pytest.MonkeyP
         return real(backend, where, wanted)
 
     monkeypatch.setattr(restore_module, "read_blocks", counted)
+    monkeypatch.setattr(stream_module, "read_blocks", counted)
     contents = [block[3] for block in blocks] + [scattered]
     got, failed = get(store, column(contents), sizes_of(contents), tmp_path / "out")
     assert not failed and got == dict(enumerate(contents))
