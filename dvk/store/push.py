@@ -164,7 +164,7 @@ class _Push:
         key = record_key(rid)
         backend.put(key + ".ok", [format_mark(rid)])  # P6
         seen = {item.key: item.size_bytes for item in backend.list(key)}  # P7
-        if key + ".x" in seen:
+        if key + ".x" in seen or key + ".e" in seen:
             raise _Conflict(set(), {rid})
         # Everything hangs on the record, so that the remote took it is worth a look, too.
         if seen.get(key) != len(data) or key + ".ok" not in seen:

@@ -45,7 +45,7 @@ def record_id(data: bytes) -> RecordId:
 
 
 def record_key(rid: bytes, suffix: str = "") -> str:
-    """`j/<rid>`, `j/<rid>.ok` or `j/<rid>.x`."""
+    """`j/<rid>`, or with a mark: `.ok`, `.x`, `.e`."""
     return f"j/{rid.hex()}{suffix}"
 
 

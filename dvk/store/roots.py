@@ -32,10 +32,10 @@ _HEADER = "dvk confirmed roots 1"
 
 
 def is_live(remote: Backend, rid: bytes) -> bool:
-    """Whether a record exists, is confirmed and is not retired: one listing."""
+    """Whether a record can be relied on: it exists, is confirmed, not retired and never given up. One listing."""
     key = record_key(rid)
     seen = {item.key for item in remote.list(key)}
-    return key in seen and key + ".ok" in seen and key + ".x" not in seen
+    return key in seen and key + ".ok" in seen and not {key + ".x", key + ".e"} & seen
 
 
 def load_record(remote: Backend, rid: bytes) -> Record:

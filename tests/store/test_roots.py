@@ -186,6 +186,10 @@ def test_a_record_is_live_when_confirmed_and_not_retired() -> None:
     remote.put(key + ".x", [format_mark(name)])
     assert not is_live(remote, name)
     remote.delete(key + ".x")
+    assert is_live(remote, name)
+    remote.put(key + ".e", [format_mark(name)])
+    assert not is_live(remote, name), "given up once, it is no base for anybody, confirmed or not"
+    remote.delete(key + ".e")
     remote.delete(key)
     assert not is_live(remote, name)
 
