@@ -117,7 +117,9 @@ def parse_locator(data: bytes, *, kind: int, wanted: bytes, subject: str) -> Loc
 
     def bad(what: str) -> Corrupt:
         return Corrupt(
-            f"the locator {what}", subject=subject, hint="the next `dvk push` of this version writes it again"
+            f"the locator {what}",
+            subject=subject,
+            hint="`dvk push --verify full` by whoever has this version writes it again",
         )
 
     if not _HEAD.size + 8 <= len(data) <= MAX_BYTES:
@@ -348,12 +350,12 @@ def format_section(
     return [*inner, *pages]
 
 
-def parse_section(data: Buffer, *, single: bool, subject: str) -> Section:
-    """Read a section from its blocks. `single`: of a file of one chunk, which has no leaf.
+def parse_section(data: Buffer, *, single: bool, subject: str, limit: int = MAX_BYTES) -> Section:
+    """Read a section from its blocks, of at most `limit` bytes. `single`: of a file of one chunk, which has no leaf.
 
     The pages are taken apart, not yet proven: whoever reads them compares their ids.
     """
-    stream = memoryview(decode_blocks(data, subject=subject))
+    stream = memoryview(decode_blocks(data, subject=subject, limit=limit))
     pages: list[bytes] = []
     while bytes(stream[:8]) != _PLACE_MAGIC:
         n = page_length(stream, subject=subject)

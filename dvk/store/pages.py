@@ -429,10 +429,11 @@ def load_page(kind: ListKind, ref_id: PageId, load: Load) -> Page:
     return parse_page(data, kind, subject=subject)
 
 
-def leaf_refs(kind: ListKind, root: PageId, load: Load) -> Iterator[PageRef]:
+def leaf_refs(kind: ListKind, root: PageId, load: Load, *, total_bytes: int | None = None) -> Iterator[PageRef]:
     """References to all leaves in order, loading only the pages above them.
 
-    The root's own totals are learned by loading it. Each page must hold what its parent stated.
+    The root's own totals are learned by loading it. Each page must hold what its parent stated, and the root
+    `total_bytes`, where that is known: a list that claims terabytes is not gone through for a file of kilobytes.
     """
 
     def below(ref: PageRef, page: Page) -> Iterator[PageRef]:
@@ -449,6 +450,8 @@ def leaf_refs(kind: ListKind, root: PageId, load: Load) -> Iterator[PageRef]:
             yield from below(child, got)
 
     top = load_page(kind, root, load)
+    if total_bytes is not None and top.total_bytes != total_bytes:
+        raise Corrupt("a list is not of the length it should have", subject=f"page {root.hex()[:12]}")
     last = b""
     for ref in below(PageRef(root, top.entries, top.files, top.total_bytes, _first(top.body)), top):
         if kind is ListKind.LISTING and ref.first <= last and last:
@@ -544,17 +547,17 @@ def read_entries(root: PageId, load: Load, *, under: bytes = b"") -> Entries:
     return Entries.join(list(iter_entries(root, load, under=under)))
 
 
-def iter_recipe(root: PageId, load: Load) -> Iterator[Chunks]:
-    """The chunks of a file leaf by leaf."""
-    for ref in leaf_refs(ListKind.RECIPE, root, load):
+def iter_recipe(root: PageId, load: Load, *, total_bytes: int | None = None) -> Iterator[Chunks]:
+    """The chunks of a file leaf by leaf; `total_bytes` is its length, where that is known."""
+    for ref in leaf_refs(ListKind.RECIPE, root, load, total_bytes=total_bytes):
         chunks = load_leaf(ListKind.RECIPE, ref, load)
         assert isinstance(chunks, Chunks)
         yield chunks
 
 
-def read_recipe(root: PageId, load: Load) -> Chunks:
-    """The chunks of a file as one set of columns (36 bytes a chunk)."""
-    return Chunks.join(list(iter_recipe(root, load)))
+def read_recipe(root: PageId, load: Load, *, total_bytes: int | None = None) -> Chunks:
+    """The chunks of a file as one set of columns (36 bytes a chunk); `total_bytes` as `iter_recipe`."""
+    return Chunks.join(list(iter_recipe(root, load, total_bytes=total_bytes)))
 
 
 def edit_listing(root: PageId, load: Load, emit: Emit, *, put: Entries, remove: Sequence[bytes]) -> PageRef:

@@ -26,8 +26,8 @@ from dvk.store.names import I64, U8
 from dvk.store.pack import MAX_BLOCK_BYTES
 from dvk.store.pages import MIN_ENTRIES, Chunks, ListKind, PageRef, leaf_refs, load_leaf
 from dvk.store.placement import Placement
-from dvk.store.resolve import Resolver
 from dvk.store.root import FILE, FOLDER, Root
+from dvk.store.section_reader import SectionReader
 from dvk.store.store import Store, as_column
 
 #: Chunks that are looked up together.
@@ -63,10 +63,10 @@ class Known:
     """
 
     def __init__(
-        self, local: Store, resolver: Resolver, is_live: Callable[[bytes], bool], *, avoid: Container[bytes] = ()
+        self, local: Store, reader: SectionReader, is_live: Callable[[bytes], bool], *, avoid: Container[bytes] = ()
     ) -> None:
         self.local = local
-        self._resolver, self._is_live = resolver, is_live
+        self._reader, self._is_live = reader, is_live
         self.chunks = KnownChunks(avoid=avoid)
         self.leaves = KnownLeaves()
         self.nested: dict[bytes, tuple[Ref, bytes]] = {}  #: file id -> its own locator in a page pack, live record
@@ -100,12 +100,12 @@ class Known:
     def _absorb_folder(self, new: Root, root: Root, locator: Locator) -> None:
         """Take in an earlier folder: whole sections that the new one shares, and of the others what is on them."""
         live = self._is_live(locator.record)
-        leaves = self._resolver.leaves(root, locator)
+        leaves = self._reader.leaves(root, locator)
         # Sections that are shared need no reading, unless their record no longer vouches for them.
         shared = self._leaf_ids(new) if live else frozenset()
         which = self._open(root, leaves, shared)
-        sections = self._resolver.sections(locator, which)
-        read = [self._resolver.leaf_contents(root, leaves[i], s) for i, s in zip(which, sections, strict=True)]
+        sections = self._reader.sections(locator, which)
+        read = [self._reader.leaf_contents(root, leaves[i], s) for i, s in zip(which, sections, strict=True)]
         # Everything could be read; from here on it is believed.
         external = self._external.setdefault(root, {})
         for section, (entries, contents, rows) in zip(sections, read, strict=True):
@@ -141,7 +141,7 @@ class Known:
                 pairs.append((now, old))
                 if old not in self._locators:
                     unread[old] = ref
-        self._locators.update(zip(unread, self._resolver.nested(list(unread.items())), strict=True))
+        self._locators.update(zip(unread, self._reader.nested(list(unread.items())), strict=True))
         for now, old in pairs:
             self._absorb_file(now, old, self._locators[old], record, keep=not live)
 
@@ -159,10 +159,10 @@ class Known:
     def _absorb_file(self, new: Root, root: Root, locator: Locator, record: bytes, *, keep: bool) -> None:
         """Take in an earlier file. `keep` its recipe, too, since this clone may lack it."""
         live = self._is_live(record)
-        leaves = self._resolver.leaves(root, locator)
+        leaves = self._reader.leaves(root, locator)
         which = self._open(root, leaves, self._leaf_ids(new) if live else frozenset())
-        sections = self._resolver.sections(locator, which)
-        read = [self._resolver.recipe_leaf(root, leaves[i], s) for i, s in zip(which, sections, strict=True)]
+        sections = self._reader.sections(locator, which)
+        read = [self._reader.recipe_leaf(root, leaves[i], s) for i, s in zip(which, sections, strict=True)]
         if any(len(c) != len(s.placed.placement.block) for c, s in zip(read, sections, strict=True)):
             raise FormatError("a placement does not fit its recipe", subject=root.text)
         for section, chunks in zip(sections, read, strict=True):
@@ -174,7 +174,7 @@ class Known:
         self._read.setdefault(root, set()).update(which)
         if keep and any(locator.root) and len(which) == len(leaves):
             self._files[root.id] = File(Chunks.join(read), locator.root, locator.profile)
-            self._pages.update(self._resolver.pages_of(locator))
+            self._pages.update(self._reader.pages_of(locator))
             self._pages.update((leaves[i], s.leaf) for i, s in zip(which, sections, strict=True))
 
     def _vouch(self, placement: Placement, record: bytes) -> None:

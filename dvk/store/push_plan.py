@@ -33,9 +33,9 @@ from dvk.store.names import U8
 from dvk.store.pack import MAX_PACK_BYTES, PackKind, pack_key
 from dvk.store.pages import Chunks
 from dvk.store.push_known import Known
-from dvk.store.resolve import CONNECTIONS, Resolver
 from dvk.store.root import FILE, Root
 from dvk.store.roots import ConfirmedRoots, Records
+from dvk.store.section_reader import CONNECTIONS, SectionReader
 from dvk.store.store import Store
 
 
@@ -98,13 +98,13 @@ class Plan:
         self._lock = threading.Lock()
         self.store: Descriptor | None = None
         self.pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="dvk-push")
-        self.resolver = Resolver(remote, on_event=on_event)
+        self.reader = SectionReader(remote)
         self._records = Records(remote.backend, avoid=avoid.records)
-        self.known = Known(local, self.resolver, self._records.is_live, avoid=avoid.packs)
+        self.known = Known(local, self.reader, self._records.is_live, avoid=avoid.packs)
 
     def close(self) -> None:
         """Stop the threads; waits for requests that are under way."""
-        self.resolver.close()
+        self.reader.close()
         self.pool.shutdown(wait=True, cancel_futures=True)
 
     @property
@@ -200,7 +200,7 @@ class Plan:
 
     def _locator(self, root: Root) -> Locator | None:
         try:
-            return self.resolver.locator(root)
+            return self.reader.locator(root)
         except FormatError as error:
             self.on_event(Note(f"{error}; it will be written again"))
             return None

@@ -290,14 +290,13 @@ class Store(Catalog):
             return roots.get(name) or self.load_page(name)
 
         try:
-            chunks = read_recipe(PageId(row.root), load)
+            return read_recipe(PageId(row.root), load, total_bytes=row.size)
         except DataMissing:
             return None  # a writer was killed between the row and the page
         except FormatError as error:
             with self._lock:
                 self._damaged_recipes[row.file] = error
             return None
-        return chunks if chunks.total_bytes == row.size else None
 
     def why_missing(self, file_id: bytes) -> DvkError | None:
         """The damage that hides a file, where that is why `chunks_of` does not know it."""

@@ -22,9 +22,9 @@ from dvk.store.descriptor import KEY, Descriptor, format_descriptor
 from dvk.store.pack import PackBuilder, PackKind, pack_key
 from dvk.store.push import Version, push
 from dvk.store.record import format_mark
-from dvk.store.resolve import Resolver
 from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.roots import ConfirmedRoots
+from dvk.store.section_reader import SectionReader
 from dvk.store.store import Store
 
 pytestmark = pytest.mark.timeout(60)
@@ -45,7 +45,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 def relied_on(remote: Remote, root: Root) -> set[str]:
     """All packs that a reader of this root opens."""
     out: set[str] = set()
-    with Resolver(Store(remote.inner)) as resolver:
+    with SectionReader(Store(remote.inner)) as resolver:
 
         def take(found: loc.Locator) -> None:
             out.update(pack_key(PackKind.PAGES, r.pack) for r in found.sections)
@@ -256,14 +256,15 @@ def test_what_a_remote_lost_of_a_base_is_sent_again(kind: str, tmp_path: Path) -
     arrives(remote.inner, v2, edited)
 
 
-def test_a_push_whose_record_is_retired_at_the_last_moment_makes_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mark", [".x", ".e"])
+def test_a_push_whose_record_is_marked_at_the_last_moment_makes_another(tmp_path: Path, mark: str) -> None:
     remote, local = Remote(), new_store()
     root = add_folder(local, TREE)
     retired: list[str] = []
 
     def retire() -> None:
         retired.append(next(k for k in remote.keys("j/") if k.endswith(".ok"))[:-3])
-        remote.inner.put(retired[0] + ".x", [format_mark(bytes.fromhex(retired[0][2:]))])
+        remote.inner.put(retired[0] + mark, [format_mark(bytes.fromhex(retired[0][2:]))])
 
     confirmed = lambda op, key: op == "list" and key.startswith("j/")  # noqa: E731
     _, done = pushed_with(remote.inner, confirmed, retire, local, tmp_path, Version(root))

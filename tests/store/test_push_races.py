@@ -30,7 +30,7 @@ from dvk.backend.local import LocalBackend
 from dvk.backend.memory import MemoryBackend
 from dvk.errors import DvkError, RemoteError
 from dvk.store import push as push_module
-from dvk.store import push_data, push_plan, resolve
+from dvk.store import push_data, push_plan, section_reader
 from dvk.store.descriptor import KEY
 from dvk.store.fetch import Wanted, fetch
 from dvk.store.push import Version, push
@@ -148,7 +148,7 @@ def one_thread_each() -> Iterator[None]:
     """Pushers whose own threads take turns, so that a schedule says all."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(push_plan, "CONNECTIONS", 1)
-        patch.setattr(resolve, "CONNECTIONS", 1)
+        patch.setattr(section_reader, "CONNECTIONS", 1)
         patch.setattr(push_data, "_IN_FLIGHT", 1)
         patch.setattr(push_data, "default_workers", lambda: 1)
         kit.small_pages(patch)
