@@ -101,26 +101,31 @@ class TensorDiff:
         """There is nothing to give back; so that it is used as a table's diff is."""
 
 
-def compare_tensors(a: Source, b: Source) -> TensorDiff:
-    """Compare two files of tensors of any of the formats that `tensor_format` knows.
+def compare_tensors(a: Source | None, b: Source | None) -> TensorDiff:
+    """Compare two files of tensors of any of the formats that `tensor_format` knows; None: there is none.
 
     Raises:
         TableError: one is malformed, a pickle, or holds objects.
         DataMissing, Corrupt, StorageError, RemoteUnreachable: as the sources do.
     """
-    started, before = time.monotonic(), a.bytes_read + b.bytes_read
+    started = time.monotonic()
+    sources = [s for s in (a, b) if s is not None]
+    before = sum(s.bytes_read for s in sources)
     file_a, file_b = _read(a), _read(b)
-    work = _Comparison(a, b)
     changes: list[TensorChange] = []
-    unchanged = 0
-    with brisk():
-        for name, tensor in file_b.tensors.items():
-            old = file_a.tensors.get(name)
-            change = work.one(name, old, tensor)
-            if change is None:
-                unchanged += 1
-            else:
-                changes.append(change)
+    unchanged = not_read = 0
+    if a is None or b is None:
+        changes += [TensorChange(name, "added", b=_shape(t)) for name, t in file_b.tensors.items()]
+    else:
+        work = _Comparison(a, b)
+        with brisk():
+            for name, tensor in file_b.tensors.items():
+                change = work.one(name, file_a.tensors.get(name), tensor)
+                if change is None:
+                    unchanged += 1
+                else:
+                    changes.append(change)
+        not_read = work.not_read
     for name, tensor in file_a.tensors.items():
         if name not in file_b.tensors:
             changes.append(TensorChange(name, "removed", a=_shape(tensor)))
@@ -130,14 +135,16 @@ def compare_tensors(a: Source, b: Source) -> TensorDiff:
         tuple(changes),
         _metadata(file_a, file_b),
         unchanged,
-        work.not_read,
-        a.bytes_read + b.bytes_read - before,
-        a.size + b.size,
+        not_read,
+        sum(s.bytes_read for s in sources) - before,
+        sum(s.size for s in sources),
         time.monotonic() - started,
     )
 
 
-def _read(source: Source) -> TensorFile:
+def _read(source: Source | None) -> TensorFile:
+    if source is None:
+        return TensorFile("", {})
     format = tensor_format(source.read_at(0, min(16, source.size)), source.name)
     if not format:
         raise TableError("is no file of tensors that dvk reads (safetensors, npy, npz)", subject=source.label)

@@ -209,6 +209,18 @@ class GitRepo:
         """The commit that is checked out; None before the first one."""
         return self._objects.resolve("HEAD")
 
+    def merge_base(self, a: str, b: str) -> CommitId | None:
+        """The best common ancestor of two revisions; None when their histories share nothing.
+
+        Raises:
+            NotFound, UsageError: as `resolve`.
+        """
+        ends = [self.resolve(a), self.resolve(b)]
+        done = self._need("history").run(["merge-base", *ends], cwd=self.top)
+        if done.code not in (0, 1):
+            raise failure(done, self.top)
+        return CommitId(os.fsdecode(done.out.split(b"\n")[0])) if done.ok else None
+
     def branch(self) -> str | None:
         """The branch that is checked out, also before its first commit; None when HEAD is detached."""
         if self._library is not None:

@@ -1,0 +1,103 @@
+"""Two sources of bytes to the difference of two tables. What imports this needs pyarrow and DuckDB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+
+from dvk.commands.diff_content import Contents
+from dvk.table.cache import Cache
+from dvk.table.compare import compare
+from dvk.table.contract import I64, Column, Plan, ReadOptions, Region, Source, Table
+from dvk.table.open import open_table
+from dvk.table.options import CompareOptions
+from dvk.table.plan import plan
+from dvk.table.result import TableDiff
+
+
+class NoRows:
+    """The table that is not there, of a file that was added or removed: the columns of the other side and no row."""
+
+    def __init__(self, like: Table) -> None:
+        self._like = like
+
+    @property
+    def source(self) -> Source:
+        return self._like.source
+
+    @property
+    def format(self) -> str:
+        return self._like.format
+
+    @property
+    def is_text(self) -> bool:
+        return self._like.is_text
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return self._like.columns
+
+    @property
+    def declared_key(self) -> tuple[str, ...]:
+        return self._like.declared_key
+
+    def count_rows(self) -> int:
+        return 0
+
+    def batches(
+        self,
+        columns: Sequence[int],  # noqa: ARG002
+        *,
+        regions: Sequence[Region] | None = None,  # noqa: ARG002
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        return iter(())
+
+    def take(self, rows: I64, columns: Sequence[int]) -> pa.Table:  # noqa: ARG002
+        fields = [pa.field(f"c{i}", self.columns[i].type) for i in columns]
+        return pa.schema(fields).empty_table()
+
+    @property
+    def rows_decoded(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        """The other side closes the source."""
+
+
+def compare_tables(a: Source | None, b: Source | None, how: Contents, declared: tuple[str, ...]) -> TableDiff:
+    """The difference of two tables, one of which may be missing; closing it closes the sources.
+
+    Raises:
+        TableError: a file is no table as its format says, or they cannot be compared as asked.
+    """
+    read = how.read or ReadOptions()
+    options = _options(how, declared)
+    opened: list[Table] = []
+    try:
+        if a is not None:
+            opened.append(open_table(a, read))
+        if b is not None:
+            opened.append(open_table(b, read, like=opened[0] if opened else None))
+        left = opened[0] if a is not None else NoRows(opened[0])
+        right = opened[-1] if b is not None else NoRows(opened[0])
+        chosen = (
+            Plan.everything(left, right)
+            if a is None or b is None
+            else plan(left, right, cache=Cache(how.cache) if how.cache else None)
+        )
+        return compare(left, right, options, plan=chosen)
+    except BaseException:
+        for table in opened:
+            table.close()
+        raise
+
+
+def _options(how: Contents, declared: tuple[str, ...]) -> CompareOptions:
+    options = how.compare or CompareOptions()
+    if how.key:
+        return replace(options, key=how.key, key_source="option")
+    if not options.key and declared:
+        return replace(options, key=declared, key_source="config")
+    return options
