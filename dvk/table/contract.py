@@ -198,6 +198,7 @@ class ReadOptions:
     header: bool = True
     null_values: tuple[str, ...] = ()
     ragged: str = "error"  # "error", "pad" or "skip"
+    temp_dir: bytes | None = None  # for what has to be expanded first; by default where the system keeps such files
 
 
 @dataclass(frozen=True, slots=True)
