@@ -5,6 +5,7 @@
     ├── NotARepository      no Git work tree (or plain dvk folder) here
     ├── NotFound            a path, revision, remote or key that was named does not exist
     ├── Refused             dvk could do it and will not: user data or somebody's rule is in the way
+    │   └── Unsafe          collecting garbage could delete what somebody needs; nothing was deleted
     ├── Busy                another process holds what we need; try again
     ├── ChangedWhileRead    a file changed under our hands; nothing of it was recorded
     ├── DataMissing         the data of a known id is not here (and maybe nowhere)
@@ -63,6 +64,10 @@ class NotFound(DvkError):
 
 class Refused(DvkError):
     kind = "refused"
+
+
+class Unsafe(Refused):
+    kind = "unsafe"
 
 
 class Busy(DvkError):

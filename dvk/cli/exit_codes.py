@@ -34,6 +34,7 @@ from dvk.errors import (
     StorageError,
     StorageFull,
     TableError,
+    Unsafe,
     UsageError,
 )
 
@@ -79,6 +80,7 @@ TABLE: tuple[Row, ...] = (
     _row(19, RemoteError, "the remote answered wrongly"),
     _row(20, NotOurs, "there is something else where the remote should be"),
     _row(21, TableError, "a file is no table as its format says, or cannot be compared as asked"),
+    _row(22, Unsafe, "collecting garbage now could delete what somebody needs; nothing was deleted"),
     _row(130, Interrupted, "Ctrl-C; the same command continues"),
     Row(
         OUTPUT_CLOSED,

@@ -63,7 +63,7 @@ class Records:
         self._remote, self._avoid = remote, avoid
         self._lock = threading.Lock()
         self._live: dict[bytes, Future[bool]] = {}
-        self._roots: dict[bytes, Future[frozenset[str]]] = {}
+        self._records: dict[bytes, Future[tuple[Record, frozenset[str]] | None]] = {}
 
     def is_live(self, rid: bytes) -> bool:
         """Whether a record is confirmed and not retired."""
@@ -71,14 +71,32 @@ class Records:
 
     def covers(self, rid: bytes, root: str, *, store: str) -> bool:
         """Whether a record is live and names a root: what a locator or a list of ours says of it is only a hint."""
-        return self.is_live(rid) and root in self._once(self._roots, rid, lambda: self._load_roots(rid, store))
+        if not self.is_live(rid):
+            return False
+        found = self._load(rid)
+        return found is not None and found[0].store == store and root in found[1]
 
-    def _load_roots(self, rid: bytes, store: str) -> frozenset[str]:
-        try:
-            record = load_record(self._remote, rid)
-        except (KeyMissing, FormatError):
-            return frozenset()  # nothing may be skipped because of it
-        return frozenset(record.roots) if record.store == store else frozenset()
+    def packs(self, rid: bytes) -> frozenset[str]:
+        """The keys of the packs that a record names, without those of its bases; none where it is not there."""
+        found = self._load(rid)
+        return frozenset() if found is None else frozenset((*found[0].packs, *found[0].reused))
+
+    def bases(self, rid: bytes) -> frozenset[bytes]:
+        """The records whose packs a record relies on, too; none where it is not there."""
+        found = self._load(rid)
+        return frozenset() if found is None else frozenset(bytes.fromhex(b) for b in found[0].bases)
+
+    def _load(self, rid: bytes) -> tuple[Record, frozenset[str]] | None:
+        """A record with its roots; None where it is not there or damaged: nothing may be skipped because of it."""
+
+        def ask() -> tuple[Record, frozenset[str]] | None:
+            try:
+                record = load_record(self._remote, rid)
+            except (KeyMissing, FormatError):
+                return None
+            return record, frozenset(record.roots)
+
+        return self._once(self._records, rid, ask)
 
     def _once(self, table: dict[bytes, Future[_T]], key: bytes, ask: Callable[[], _T]) -> _T:
         with self._lock:
@@ -95,16 +113,21 @@ class Records:
 
 
 def condemned(remote: Backend) -> set[str]:
-    """The pack keys in all condemned lists (docs/format/gc.md).
+    """The pack keys in all condemned lists. Raises as `condemned_lists`."""
+    return {pack for packs in condemned_lists(remote).values() for pack in packs}
+
+
+def condemned_lists(remote: Backend) -> dict[str, list[str]]:
+    """Every condemned list (docs/format/gc.md): its key and the keys of the packs in it.
 
     Raises:
         FormatError: a list that cannot be read might condemn anything.
     """
-    out: set[str] = set()
+    out: dict[str, list[str]] = {}
     for item in remote.list("g/c-"):
         subject = f"{remote.name}/{item.key}"
         try:
-            out.update(_parse_condemned(item.key, remote.get(item.key, max_bytes=_MAX_LIST_BYTES)))
+            out[item.key] = _parse_condemned(item.key, remote.get(item.key, max_bytes=_MAX_LIST_BYTES))
         except KeyMissing:
             continue  # its collector has finished and removed it
         except (ValueError, KeyError, TypeError, RecursionError, FormatError) as error:
@@ -114,6 +137,12 @@ def condemned(remote: Backend) -> set[str]:
                 hint="upgrade dvk, or ask whoever collects garbage there to finish with `dvk gc --exclusive`",
             ) from error
     return out
+
+
+def format_condemned(packs: Iterable[str], *, store: str) -> bytes:
+    """The bytes of a condemned list."""
+    raw = {"format": 1, "packs": sorted(set(packs)), "store": store}
+    return (json.dumps(raw, sort_keys=True, separators=(",", ":")) + "\n").encode("ascii")
 
 
 def _parse_condemned(key: str, data: bytes) -> list[str]:

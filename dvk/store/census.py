@@ -1,0 +1,197 @@
+"""What lies on a remote, as a collector of garbage must see it: records with their marks, packs, condemned lists.
+
+Everything that a collector deletes follows from one census, so a census believes nothing: a record that does not parse, a
+mark without its record, a base that a live record names and that is not there, two listings that disagree: each stops
+the collection. docs/format/record.md says what the marks mean.
+
+>>> census = take_census(remote, pool)                                    # doctest: +SKIP
+>>> sorted(census.packs.keys() - census.named(census.live))               # doctest: +SKIP
+['p/3f/3f0c...']
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from dvk.backend.contract import KeyMissing
+from dvk.errors import DvkError, FormatError, NotOurs, Unsafe
+from dvk.store.record import Record, record_key
+from dvk.store.roots import condemned_lists, load_record
+from dvk.store.store import Store
+
+_RECORD = re.compile(r"j/([0-9a-f]{64})(|\.ok|\.x|\.e)")
+_PACK = re.compile(r"[pm]/([0-9a-f]{2})/\1[0-9a-f]{62}")
+_NO_PLAN = "nothing was deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """One look at a remote. Records are named by their ids in hex, packs by their keys.
+
+    `live`: records that keep what they name. `dead`: retired, or given up before they were confirmed. An intent without a
+    mark is live: it names packs of a push that may be under way.
+    """
+
+    store: str
+    records: dict[str, Record]
+    confirmed: frozenset[str]
+    retired: frozenset[str]
+    expired: frozenset[str]
+    dead: frozenset[str]
+    packs: dict[str, int]
+    lists: dict[str, tuple[str, ...]]
+    leftovers: tuple[str, ...]  #: keys of marks whose record is removed already
+
+    @property
+    def live(self) -> frozenset[str]:
+        """Records that are not dead."""
+        return frozenset(self.records) - self.dead
+
+    @property
+    def intents(self) -> frozenset[str]:
+        """Live records that nobody confirmed: pushes under way, or their remains."""
+        return self.live - self.confirmed
+
+    def bases(self, rid: str) -> frozenset[str]:
+        """All bases of a record, those of its bases too."""
+        out: set[str] = set()
+        todo = list(self.records[rid].bases)
+        while todo:
+            base = todo.pop()
+            if base not in out:
+                out.add(base)
+                todo += self.records[base].bases if base in self.records else ()
+        return frozenset(out)
+
+    def named(self, rids: Iterable[str]) -> frozenset[str]:
+        """Packs that records name, directly or through bases, retired bases included."""
+        out: set[str] = set()
+        seen: set[str] = set()
+        for rid in rids:
+            for one in ({rid} | self.bases(rid)) - seen:
+                seen.add(one)
+                if (record := self.records.get(one)) is not None:
+                    out.update(record.packs, record.reused)
+        return frozenset(out)
+
+
+def take_census(remote: Store, pool: Executor) -> Census:
+    """Look at everything: two listings of records, one of packs, every record, every condemned list.
+
+    Raises:
+        NotOurs: no store is there. NewerFormat: it needs features that this dvk does not know to collect.
+        Unsafe: what is seen cannot be whole or cannot be read; names the object.
+    """
+    found = remote.describe_again()
+    if found is None:
+        raise NotOurs("there is no dvk store here", subject=remote.name)
+    found.require("gc", subject=remote.name)
+    backend = remote.backend
+    keys = {item.key for item in backend.list("j/")}
+    records: dict[str, Record] = {}
+    marks: dict[str, set[str]] = {"": set(), ".ok": set(), ".x": set(), ".e": set()}
+    for key in keys:
+        match = _RECORD.fullmatch(key)
+        if match is None:
+            raise Unsafe(
+                f"something that is no record lies among the records; {_NO_PLAN}",
+                subject=f"{remote.name}/{key}",
+                hint="a newer dvk may have put it there: upgrade; if nobody knows it, remove it by hand",
+            )
+        marks[match[2]].add(match[1])
+    names = sorted(marks[""])
+    for rid, record in zip(names, pool.map(lambda rid: _load(remote, rid, found.store), names), strict=True):
+        records[rid] = record
+    orphans = (marks[".ok"] | marks[".x"] | marks[".e"]) - marks[""]
+    for rid in sorted(orphans - marks[".x"] - marks[".e"]):
+        raise Unsafe(
+            f"a record is confirmed and not there, so this listing has a hole; {_NO_PLAN}",
+            subject=f"{remote.name}/{record_key(bytes.fromhex(rid))}",
+            hint="`dvk remote check` says whether listings of this remote can be trusted",
+        )
+    # A mark counts only where no confirmation is seen after it was: this look is a second one.
+    doubtful = sorted((marks[".e"] - marks[".ok"]) & marks[""])
+    late = pool.map(lambda rid: backend.stat(record_key(bytes.fromhex(rid), ".ok")), doubtful)
+    saved = {rid for rid, size in zip(doubtful, late, strict=True) if size is not None}
+    dead = (marks[".x"] & marks[""]) | (set(doubtful) - saved)
+    out = Census(
+        store=found.store,
+        records=records,
+        confirmed=frozenset(marks[".ok"] & marks[""]) | frozenset(saved),
+        retired=frozenset(marks[".x"] & marks[""]),
+        expired=frozenset(marks[".e"] & marks[""]),
+        dead=frozenset(dead),
+        packs=_packs(remote),
+        lists=_lists(remote),
+        leftovers=tuple(sorted(k for k in keys if (m := _RECORD.fullmatch(k)) and m[1] in orphans)),
+    )
+    _look_for_holes(remote, out, keys)
+    return out
+
+
+def _load(remote: Store, rid: str, store: str) -> Record:
+    try:
+        record = load_record(remote.backend, bytes.fromhex(rid))
+    except (KeyMissing, FormatError) as error:
+        raise Unsafe(
+            f"a record cannot be read ({error.message}), so nobody knows what it needs; {_NO_PLAN}",
+            subject=f"{remote.name}/{record_key(bytes.fromhex(rid))}",
+            hint=error.hint or "bring it back from a version or a copy of the bucket",
+        ) from error
+    if record.store != store:
+        raise Unsafe(
+            f"a record belongs to another store; {_NO_PLAN}",
+            subject=f"{remote.name}/{record_key(bytes.fromhex(rid))}",
+            hint="two stores were mixed in one place: copy them apart first",
+        )
+    return record
+
+
+def _packs(remote: Store) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for prefix in ("p/", "m/"):
+        for item in remote.backend.list(prefix):
+            if _PACK.fullmatch(item.key) is None:
+                raise Unsafe(
+                    f"something that is no pack lies among the packs; {_NO_PLAN}",
+                    subject=f"{remote.name}/{item.key}",
+                    hint="a newer dvk may have put it there: upgrade; if nobody knows it, remove it by hand",
+                )
+            out[item.key] = item.size_bytes
+    return out
+
+
+def _lists(remote: Store) -> dict[str, tuple[str, ...]]:
+    try:
+        return {key: tuple(packs) for key, packs in condemned_lists(remote.backend).items()}
+    except DvkError as error:
+        raise Unsafe(f"{error.message}; {_NO_PLAN}", subject=error.subject, hint=error.hint) from error
+
+
+def _look_for_holes(remote: Store, census: Census, keys: set[str]) -> None:
+    """A listing that leaves something out would make it garbage."""
+    again = {item.key for item in remote.backend.list("j/")}
+    for key in sorted(keys - again):
+        if f"{key[:66]}.x" in keys or f"{key[:66]}.e" in keys:
+            continue  # another collector removes what it retired
+        raise Unsafe(
+            f"one listing has it and the next has not; {_NO_PLAN}",
+            subject=f"{remote.name}/{key}",
+            hint="`dvk remote check` says whether listings of this remote can be trusted",
+        )
+    for rid in sorted(census.live):
+        for base in sorted(census.bases(rid) - census.records.keys()):
+            raise Unsafe(
+                f"record {rid[:12]} relies on a record that is not there, so this listing has a hole; {_NO_PLAN}",
+                subject=f"{remote.name}/{record_key(bytes.fromhex(base))}",
+                hint="`dvk remote check` says whether listings of this remote can be trusted",
+            )
+    for key in sorted(census.named(census.live & census.confirmed) - census.packs.keys()):
+        raise Unsafe(
+            f"a record relies on this pack and it is not there: lost, or left out of the listing; {_NO_PLAN}",
+            subject=f"{remote.name}/{key}",
+            hint="`dvk push --verify full` from a clone that holds the data sends again what is lost",
+        )
