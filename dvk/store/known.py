@@ -165,7 +165,11 @@ class SeenOnce:
 
     def first(self, ids: U8) -> Rows:
         """Positions of chunks that were in no call before, each once; from now on they were."""
-        fresh, at = np.unique(prefixes(ids), return_index=True)
+        return self.first_of(prefixes(ids))
+
+    def first_of(self, numbers: U64) -> Rows:
+        """As `first`, of things that a number of 64 bits stands for."""
+        fresh, at = np.unique(numbers, return_index=True)
         for run in self._runs:
             where = np.minimum(np.searchsorted(run, fresh), len(run) - 1)
             new = run[where] != fresh
@@ -181,11 +185,14 @@ class SeenOnce:
 class KnownLeaves:
     """Leaf page id -> the section that describes it, and the record whose packs that section relies on."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, avoid: Container[bytes] = ()) -> None:
+        self._avoid = avoid  # packs that must not be relied on
         self._refs: dict[bytes, tuple[Ref, bytes]] = {}
 
     def add(self, leaf: bytes, ref: Ref, record: bytes) -> None:
-        self._refs.setdefault(leaf, (ref, record))
+        """Remember a section, if its pack may be relied on."""
+        if ref.pack not in self._avoid:
+            self._refs.setdefault(leaf, (ref, record))
 
     def get(self, leaf: bytes) -> tuple[Ref, bytes] | None:
         return self._refs.get(leaf)

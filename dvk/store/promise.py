@@ -62,6 +62,12 @@ def promise(
             hint="nothing was promised; if that is what it should be now, push again",
         )
     again.require("write", subject=remote.name)
+    if not {*store.codecs, *store.profiles} <= {*again.codecs, *again.profiles}:
+        raise RemoteError(
+            "dvk.json allows less than it did at the beginning: two upgrades met, and the smaller one came last",
+            subject=remote.name,
+            hint="`dvk remote upgrade` with the newest dvk in the team, then push again; nothing was promised",
+        )
     key = record_key(rid)
     backend.put(key + ".ok", [format_mark(rid)])  # P6
     seen = {item.key: item.size_bytes for item in backend.list(key)}  # P7

@@ -23,28 +23,23 @@ from contextlib import closing
 from dataclasses import replace
 
 from dvk import __version__
-from dvk.errors import NotOurs, RemoteError, StorageError
+from dvk.backend.contract import KeyMissing
+from dvk.errors import FormatError, RemoteError, StorageError
 from dvk.events import Note, OnEvent, ignore
-from dvk.store.locator import Locator, format_locator, locator_key
+from dvk.store.locator import MAX_BYTES, Locator, format_locator, locator_key, parse_locator
 from dvk.store.pack import PackKind, pack_key
+from dvk.store.promise import Conflict, promise
+from dvk.store.push_audit import Audit
 from dvk.store.push_data import Uploader, Vanished, send_data
 from dvk.store.push_plan import Avoid, Plan, Pushed, Version
 from dvk.store.push_sections import Sections
-from dvk.store.record import Record, format_mark, format_record, record_id, record_key
-from dvk.store.roots import condemned, is_live
+from dvk.store.record import Record
 from dvk.store.store import Store
 
 __all__ = ["Pushed", "Version", "plan_push", "push"]
 
 _ATTEMPTS = 5
-
-
-class _Conflict(Exception):
-    """Something that was relied on is condemned, gone or retired."""
-
-    def __init__(self, packs: set[bytes], records: set[bytes]) -> None:
-        super().__init__()
-        self.packs, self.records = packs, records
+_LOCATOR_END_BYTES = 64
 
 
 def plan_push(
@@ -69,25 +64,37 @@ def push(
     Args:
         versions: oldest first.
         state: a directory of this clone for what it knows of remotes.
-        verify_all: read every pack back whole, not only its end and one block.
+        verify_all: read every pack back whole, not only its end and one block, and all that the versions rely on that
+            are there already. What is gone or damaged of that is sent again, as far as it is here.
 
     Raises:
         RemoteError: the remote answered wrongly, or nothing could be agreed after several attempts.
         Corrupt, DataMissing: a block of the local store is damaged or gone. Refused: the remote takes no such data.
     """
+    if not verify_all:
+        return _push(local, remote, versions, state, None, on_event)
+    with closing(Audit(remote, on_event=on_event)) as audit:
+        return _push(local, remote, versions, state, audit, on_event)
+
+
+def _push(
+    local: Store, remote: Store, versions: Sequence[Version], state: str, audit: Audit | None, on_event: OnEvent
+) -> Pushed:
     avoid = Avoid()
     moved = 0
     vanished: Vanished | None = None
     for _ in range(_ATTEMPTS):
-        plan = Plan(local, remote, versions, state, avoid=avoid, on_event=on_event, read_resumed=verify_all)
+        plan = Plan(local, remote, versions, state, avoid=avoid, on_event=on_event, audit=audit)
         with closing(plan):
             plan.make()
-            run = _Push(plan, verify_all=verify_all)
+            run = _Push(plan, verify_all=audit is not None)
             try:
                 done = run.execute()
                 done.moved_bytes += moved
+                done.lost = tuple(sorted(avoid.lost))
+                done.read_back_bytes = audit.read_bytes if audit is not None else 0
                 return done
-            except _Conflict as conflict:
+            except Conflict as conflict:
                 avoid.packs |= conflict.packs
                 avoid.records |= conflict.records
             except Vanished as error:
@@ -145,35 +152,19 @@ class _Push:
     # ------------------------------------------------------------ P3 to P7
 
     def _promise(self, uploader: Uploader, sections: Sections, locators: list[Locator]) -> bytes:
-        plan, backend = self.plan, self.backend
-        record = self._record(uploader, sections)
-        data = format_record(record)
-        rid = record_id(data)
-        backend.put(record_key(rid), [data])  # P3
-        dead = condemned(backend) & {*record.packs, *record.reused}  # P4
-        self._check(record, dead, uploader, sections)  # P5
-        list(plan.pool.map(lambda found: self._put_locator(found, rid, uploader), locators))
-        again = self.remote.describe_again()
-        if again is None or plan.store is None or again.store != plan.store.store:
-            raise NotOurs(
-                "the store on this remote was replaced during the push",
-                subject=self.remote.name,
-                hint="nothing was promised; if that is what it should be now, push again",
-            )
-        again.require("write", subject=self.remote.name)
-        key = record_key(rid)
-        backend.put(key + ".ok", [format_mark(rid)])  # P6
-        seen = {item.key: item.size_bytes for item in backend.list(key)}  # P7
-        if key + ".x" in seen or key + ".e" in seen:
-            raise _Conflict(set(), {rid})
-        # Everything hangs on the record, so that the remote took it is worth a look, too.
-        if seen.get(key) != len(data) or key + ".ok" not in seen:
-            raise RemoteError(
-                "the record of this push is not on the remote, though that took it",
-                subject=f"{self.remote.name}/{key}",
-                hint="`dvk remote check` names what is wrong with this remote; nothing was promised, push again",
-            )
-        return rid
+        plan = self.plan
+        assert plan.store is not None
+        covered = {pack_key(PackKind.DATA, name): plan.known.origin.get(name, b"") for name in sections.used_packs}
+        covered |= {pack_key(PackKind.PAGES, ref.pack): base for ref, base in sections.used_refs}
+        return promise(
+            self.remote,
+            self._record(uploader, sections),
+            store=plan.store,
+            pool=plan.pool,
+            sizes={**uploader.written, **plan.resumed},
+            covered=covered,
+            put_locators=lambda rid: list(plan.pool.map(lambda x: self._put_locator(x, rid, uploader), locators)),
+        )
 
     def _record(self, uploader: Uploader, sections: Sections) -> Record:
         """Everything that the new locators lead to: our packs, old packs by name, or through the records of others."""
@@ -200,34 +191,35 @@ class _Push:
             nonce=secrets.token_hex(16),
         )
 
-    def _check(self, record: Record, dead: set[str], uploader: Uploader, sections: Sections) -> None:
-        """P5: what is relied on exists, whole, and nobody retired a base."""
-        plan = self.plan
-        sizes = {**uploader.written, **plan.resumed}
-        named = {*record.packs, *record.reused}
-        # A live base answers for its packs. That they exist is asked all the same, for a remote that lost some.
-        covered = {pack_key(PackKind.DATA, name): plan.known.origin.get(name, b"") for name in sections.used_packs}
-        covered |= {pack_key(PackKind.PAGES, ref.pack): base for ref, base in sections.used_refs}
-        asked = sorted(named | covered.keys())
-        there = dict(zip(asked, plan.pool.map(self.backend.stat, asked), strict=True))
-        bases = [bytes.fromhex(b) for b in record.bases]
-        live = plan.pool.map(lambda b: is_live(self.backend, b), bases)
-        fallen = {b for b, alive in zip(bases, live, strict=True) if not alive}
-        for key, size in there.items():
-            if size is None:
-                dead.add(key)
-                if base := covered.get(key, b""):
-                    fallen.add(base)
-            elif size != sizes.get(key, size):
-                raise RemoteError(
-                    f"a pack that was sent with {sizes[key]:,} bytes has {size:,} now",
-                    subject=f"{self.remote.name}/{key}",
-                    hint="`dvk remote check` names what is wrong with this remote; nothing was promised, push again",
-                )
-        if dead or fallen:
-            raise _Conflict({bytes.fromhex(k.rsplit("/", 1)[-1]) for k in dead}, fallen)
-
     def _put_locator(self, locator: Locator, rid: bytes, uploader: Uploader) -> None:
+        """Put a locator and look at its end, which has the checksum of all of it."""
+        key = locator_key(locator.kind, locator.id)
         data = format_locator(replace(locator, record=rid))
-        self.backend.put(locator_key(locator.kind, locator.id), [data])
+        self.backend.put(key, [data])
+        if not self._is_ours(key, data) and not self._is_theirs(key, locator):
+            raise RemoteError(
+                "the remote does not hold the locator that was sent",
+                subject=f"{self.remote.name}/{key}",
+                hint="`dvk remote check` names what is wrong with it; nothing was promised, push again",
+            )
         uploader.count(len(data))
+
+    def _is_ours(self, key: str, data: bytes) -> bool:
+        try:
+            if self.verify_all:
+                return self.backend.get(key, max_bytes=len(data)) == data
+            end = data[-_LOCATOR_END_BYTES:]
+            return self.backend.get_range(key, len(data) - len(end), len(end)) == end
+        except (KeyMissing, FormatError):
+            return False  # another one that is shorter or longer, or none
+
+    def _is_theirs(self, key: str, locator: Locator) -> bool:
+        """Whether somebody who pushes the same has written it after us; one that we found wanting does not count."""
+        try:
+            data = self.backend.get(key, max_bytes=MAX_BYTES)
+            found = parse_locator(data, kind=locator.kind, wanted=locator.id, subject=f"{self.remote.name}/{key}")
+        except (KeyMissing, FormatError):
+            return False
+        avoid = self.plan.avoid
+        stale = found.record in avoid.records or any(r.pack in avoid.packs for r in found.sections)
+        return not stale and (found.size, found.files) == (locator.size, locator.files)

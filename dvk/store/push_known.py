@@ -68,7 +68,8 @@ class Known:
         self.local = local
         self._reader, self._is_live = reader, is_live
         self.chunks = KnownChunks(avoid=avoid)
-        self.leaves = KnownLeaves()
+        self.leaves = KnownLeaves(avoid=avoid)
+        self._avoid = avoid
         self.nested: dict[bytes, tuple[Ref, bytes]] = {}  #: file id -> its own locator in a page pack, live record
         self.origin: dict[bytes, bytes] = {}  #: data pack -> live record that covers it
         self._files: dict[bytes, File] = {}  # recipes learned from the remote
@@ -115,7 +116,7 @@ class Known:
                 name = entries.ids[k].tobytes()
                 if isinstance(content, Ref):
                     external[entries.names[k]] = (Root(FILE, name, int(entries.sizes[k])), content)
-                    if live:
+                    if live and content.pack not in self._avoid:
                         self.nested.setdefault(name, (content, locator.record))
                 elif content is not None:
                     part = slice(content.first, content.first + len(content.chunks))

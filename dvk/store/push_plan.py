@@ -32,6 +32,7 @@ from dvk.store.locator import Locator, locator_key
 from dvk.store.names import U8
 from dvk.store.pack import MAX_PACK_BYTES, PackKind, pack_key
 from dvk.store.pages import Chunks
+from dvk.store.push_audit import Audit, vanished
 from dvk.store.push_known import Known
 from dvk.store.root import FILE, Root
 from dvk.store.roots import ConfirmedRoots, Records
@@ -59,6 +60,8 @@ class Pushed:
     moved_bytes: int = 0  #: of packs and locators
     packs: int = 0
     record: bytes = b""
+    lost: tuple[str, ...] = ()  #: keys of packs that live records promised and that were gone or damaged
+    read_back_bytes: int = 0  #: of what was there before, where everything was to be read back
 
 
 @dataclass(slots=True)
@@ -67,6 +70,7 @@ class Avoid:
 
     packs: set[bytes] = field(default_factory=set)
     records: set[bytes] = field(default_factory=set)
+    lost: dict[str, str] = field(default_factory=dict)  #: packs that live records promised: key -> what is wrong
 
 
 class Plan:
@@ -81,11 +85,11 @@ class Plan:
         *,
         avoid: Avoid,
         on_event: OnEvent = ignore,
-        read_resumed: bool = False,
+        audit: Audit | None = None,
     ) -> None:
         self.local, self.remote, self.state = local, remote, state
         self.avoid, self.on_event = avoid, on_event
-        self.read_resumed = read_resumed
+        self.audit = audit  #: reads back what is covered, and what an earlier run sent
         self.versions = list({v.root: v for v in versions}.values())  # one path's version may be another's too
         self.out = Pushed()
         self.adopted: dict[str, bytes] = {}  #: covered root -> the record that covers it
@@ -100,6 +104,7 @@ class Plan:
         self.pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="dvk-push")
         self.reader = SectionReader(remote)
         self._records = Records(remote.backend, avoid=avoid.records)
+        self._misled: dict[Root, bytes] = {}  # roots whose locator is of no use, though their record is live
         self.known = Known(local, self.reader, self._records.is_live, avoid=avoid.packs)
 
     def close(self) -> None:
@@ -139,6 +144,8 @@ class Plan:
             self._resume()
             known = self.confirmed.read()
         found = list(self.pool.map(lambda v: self._look(v.root, known), self.versions))
+        while self._distrust([(v.root, rid) for v, (rid, _) in zip(self.versions, found, strict=True) if rid]):
+            found = list(self.pool.map(lambda v: self._look(v.root, known), self.versions))
         rest: list[tuple[Version, Locator | None]] = []
         for version, (record, locator) in zip(self.versions, found, strict=True):
             if record is None:
@@ -176,24 +183,56 @@ class Plan:
         if self.remote.backend.stat(key) != size:
             return False
         # Whoever wants everything read back means what an earlier run sent, too.
-        return not self.read_resumed or (
-            blake3(self.remote.backend.get(key, max_bytes=MAX_PACK_BYTES)).digest() == name
-        )
+        return self.audit is None or (blake3(self.remote.backend.get(key, max_bytes=MAX_PACK_BYTES)).digest() == name)
+
+    def _distrust(self, covered: Sequence[tuple[Root, bytes]]) -> bool:
+        """Look whether what covered versions rely on is there, or whole; False when it is.
+
+        What is not is avoided from now on, with the records that promised it, so that it is sent again.
+        """
+        bad = self._vanished({rid for _, rid in covered})
+        misled = False
+        if self.audit is not None and not bad:
+            for root, rid in covered:
+                found = self.audit.look(root)
+                if found is None:
+                    misled = True
+                    self._misled[root] = rid
+                    self.on_event(Note(f"the locator of {root.text[:14]} is of no use; it will be written again"))
+                elif found:
+                    bad |= found
+                    self.avoid.records.add(rid)
+        for key, why in bad.items():
+            self.on_event(Note(f"{why}; what it held is sent again", subject=f"{self.remote.name}/{key}"))
+        self.avoid.lost |= bad
+        self.avoid.packs |= {bytes.fromhex(key.rsplit("/", 1)[-1]) for key in bad}
+        return bool(bad) or misled
+
+    def _vanished(self, rids: set[bytes]) -> dict[str, str]:
+        """The packs that these records name and that are not there; all records that rely on one are avoided."""
+        packs = {rid: self._records.packs(rid) for rid in rids}
+        gone = vanished(self.remote.backend, frozenset().union(*packs.values()), self.pool)
+        if not gone:
+            return {}
+        fallen = {rid for rid in rids if not gone.isdisjoint(packs[rid])}
+        while more := {rid for rid in rids - fallen if not fallen.isdisjoint(self._records.bases(rid))}:
+            fallen |= more
+        self.avoid.records |= fallen
+        return dict.fromkeys(sorted(gone), "a pack that was there is gone")
 
     def _look(self, root: Root, known: dict[str, bytes]) -> tuple[bytes | None, Locator | None]:
         """The live record that covers a root, or None; and the root's locator if that was read."""
         if root.kind == FILE and root.size == 0:
             return b"", None  # nothing is stored for nothing
-        if self.store is None:
+        if self.store is None or root in self._misled:
             return None, None
         rid = known.get(root.text)
-        if (
-            rid
-            and self._records.covers(rid, root.text, store=self.store.store)
-            and self.remote.backend.stat(locator_key(root.kind, root.id)) is not None
-        ):
+        covered = rid is not None and self._records.covers(rid, root.text, store=self.store.store)
+        if covered and self.remote.backend.stat(locator_key(root.kind, root.id)) is not None:
             return rid, None
         locator = self._locator(root)
+        if covered and locator is None and rid is not None:
+            self._misled[root] = rid
         if locator is not None and self._records.covers(locator.record, root.text, store=self.store.store):
             return locator.record, locator
         return None, locator
@@ -213,6 +252,8 @@ class Plan:
             return
         if own is not None and self._take_in(version.root, version.root, own):
             return
+        if version.root in self._misled:
+            self._take_in_record(self._misled[version.root])
         waiting, seen = deque(version.previous), {version.root}
         while waiting:
             root = waiting.popleft()
@@ -237,6 +278,17 @@ class Plan:
             what = f"what it says of {root.text[:14]} cannot be read, so that is not reused ({error})"
             self.on_event(Note(what, subject=self.remote.name))
             return False
+
+    def _take_in_record(self, rid: bytes) -> None:
+        """Learn what lies in the packs that a live record names, where no locator tells."""
+        for key in sorted(self._records.packs(rid)):
+            name = bytes.fromhex(key.rsplit("/", 1)[-1])
+            if key.startswith(f"{PackKind.DATA.prefix}/") and name not in self.avoid.packs:
+                try:
+                    self.known.chunks.add_pack(name, self.remote.footer(name, PackKind.DATA))
+                except (FormatError, KeyMissing):
+                    continue  # what it holds is sent again
+                self.known.origin.setdefault(name, rid)
 
     # ------------------------------------------------------------ which chunks are new
 

@@ -78,7 +78,7 @@ class Resolver:
                 found = found or self.reader.locator(root)
                 if found is None:
                     break
-                for part in self._by_locator(root, found, under):
+                for part in self.by_locator(root, found, under=under):
                     yielded = True
                     yield part
                 self.records[root.text] = found.record
@@ -108,7 +108,12 @@ class Resolver:
 
     # ------------------------------------------------------------ by its locator
 
-    def _by_locator(self, root: Root, found: Locator, under: bytes) -> Iterator[Part]:
+    def by_locator(self, root: Root, found: Locator, *, under: bytes = b"") -> Iterator[Part]:
+        """What the locator alone says, without a second try and without a search.
+
+        Raises:
+            Corrupt, KeyMissing: what it leads to is damaged or gone.
+        """
         refs = self.reader.leaf_refs(root, found)
         if root.kind == FILE:
             yield self._file(root, found)

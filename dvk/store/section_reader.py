@@ -45,7 +45,13 @@ class SectionReader:
 
     def __init__(self, remote: Store) -> None:
         self.remote = remote
+        self._used: set[bytes] = set()
         self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="dvk-resolve")
+
+    def take_used(self) -> set[bytes]:
+        """The page packs that locators led to since the last call, whether or not they had to be read."""
+        used, self._used = self._used, set()
+        return used
 
     def close(self) -> None:
         """Stop the threads; waits for requests that are under way."""
@@ -88,6 +94,7 @@ class SectionReader:
         """The bytes of several ranges of page packs, read in parallel; neighbours are one request."""
         if any(r.length > MAX_SECTION_BYTES for r in refs):
             raise Corrupt("a locator leads to more bytes than a section can have", subject=self.remote.name)
+        self._used.update(r.pack for r in refs)
         order = sorted(range(len(refs)), key=lambda i: (refs[i].pack, refs[i].offset))
         runs: list[list[int]] = []
         for i in order:
@@ -153,6 +160,7 @@ class SectionReader:
 
     def leaf_refs(self, root: Root, found: Locator) -> list[PageRef]:
         """As `leaves`, with the totals that the pages above them state."""
+        self._used.update(r.pack for r in found.sections)
         top = PageId(found.root if root.kind == FILE else root.id)
         if not any(top):
             refs = [PageRef(PageId(root.id), 1, 0, root.size, b"")]

@@ -89,7 +89,7 @@ def test_nothing_is_asked_for_what_is_here(crowd: tuple[Remote, list[Root], Root
 
 
 def test_a_push_again_sends_nothing_and_asks_little(tmp_path: Path) -> None:
-    """dvk.json, the record once, and for each root whether its locator is still there."""
+    """dvk.json, the record once, for each root whether its locator is still there, for each pack whether it is."""
     remote, local = Remote(), new_store()
     roots = kit.add_files(local, [chunks(i, 2) for i in range(30)])
     done = send(local, remote.store, tmp_path / "1", *roots)
@@ -98,12 +98,12 @@ def test_a_push_again_sends_nothing_and_asks_little(tmp_path: Path) -> None:
     again = send(local, remote.store, tmp_path / "1", *roots)
     assert (len(again.covered), again.sent, again.moved_bytes) == (30, [], 0)
     counts = remote.counting.counts
-    assert (counts.put, counts.list, counts.get, counts.stat, counts.get_range) == (0, 1, 2, 30, 0)
+    assert (counts.put, counts.list, counts.get, counts.stat, counts.get_range) == (0, 1, 2, 32, 0)
     # A clone that knows nothing reads the locators instead.
     remote.counting.reset()
     again = send(local, remote.store, tmp_path / "2", *roots)
     counts = remote.counting.counts
-    assert (len(again.covered), counts.put, counts.list, counts.get, counts.stat) == (30, 0, 1, 32, 0)
+    assert (len(again.covered), counts.put, counts.list, counts.get, counts.stat) == (30, 0, 1, 32, 2)
     assert remote.objects() == before
     rid = record_key(done.record)
     assert {key for op, key in counts.calls if op == "list"} == {rid}
