@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dvk.commands.materializer import CheckoutResult, Materializer
+from dvk.commands.materializer import CheckoutResult, Materializer, Target
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import join_path, not_here
 from dvk.errors import Busy, DataMissing, DvkError, NotFound, UsageError, one_or_many
@@ -22,9 +22,6 @@ from dvk.store.writer import Writer
 from dvk.workspace.git import CommitId
 from dvk.workspace.pointer import Pointer, pointer_name
 from dvk.workspace.selection import Selected, normal_prefixes
-
-Target = tuple[bytes, tuple[bytes, ...], Pointer]
-"""A tracked path, parts inside it (none: as selected) and its pointer."""
 
 
 def checkout(
@@ -60,7 +57,7 @@ def checkout(
             _from_revision(run, rev, wanted, stage=stage)
         else:
             targets = tracked(repo, wanted, run.result.failures)
-            run.hide([path for path, _, _ in targets])
+            run.begin(targets)
             for path, under, pointer in targets:
                 run.one(path, pointer, under)
             if not wanted:
@@ -147,7 +144,7 @@ def _from_revision(run: Materializer, rev: str, wanted: Sequence[bytes], *, stag
             run.one(path, pointer, under)
             continue
         run.ws.write_pointer(path, pointer)
-        run.hide([path])
+        run.begin([(path, under, pointer)])
         pointers.append(pointer_name(path))
         run.one(path, pointer, under)
     if stage and pointers and run.ws.git is not None:

@@ -1,7 +1,7 @@
 """Brings tracked paths in step with versions: what `checkout` and `pull` both do once they know which version.
 
     run = Materializer(repo, on_event=on_event)
-    run.hide([path])                       # out of Git's sight before it appears
+    run.begin([(path, (), pointer)])       # out of Git's sight before it appears, and known as dvk's
     run.one(path, pointer)                 # any number of these
     run.remove_left_behind()
     result = run.finish()
@@ -32,23 +32,28 @@ from dvk.commands.tracked import (
     read_unknown,
 )
 from dvk.commands.versions import history
-from dvk.errors import DataMissing, DvkError, NotFound, Refused
+from dvk.errors import Corrupt, DataMissing, DvkError, NotFound, Refused
 from dvk.events import Note, OnEvent, ignore
 from dvk.ids import FileId
 from dvk.store.content import ContentSource, StoreContent
+from dvk.store.fetch import Wanted
 from dvk.store.listing import Entries
 from dvk.store.names import I64, U8, show
 from dvk.store.restore import restore
 from dvk.store.reuse import Old
 from dvk.store.root import Root
+from dvk.store.unproven import Unproven
 from dvk.workspace.handles import make_dirs
 from dvk.workspace.ignore import exclude_pattern, excluded, excluded_paths
-from dvk.workspace.materialize import WorkTree
+from dvk.workspace.materialize import Tally, WorkTree
 from dvk.workspace.plan import CheckoutPlan, Holds, Mask, content_needed, plan_checkout
 from dvk.workspace.pointer import Pointer
 from dvk.workspace.probe import clean_leftovers, find_folded
 from dvk.workspace.selection import Selected, Selection, edit
 from dvk.workspace.statcache import Clock, StatCache, forget, read_clock
+
+#: A tracked path, parts inside it (none: as selected) and its pointer.
+Target = tuple[bytes, tuple[bytes, ...], Pointer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,24 +95,31 @@ class Materializer:
         on_event: OnEvent = ignore,
         entries_of: Callable[[bytes, Pointer, Selected], Entries] | None = None,
         contents: Mapping[bytes, ContentSource] | None = None,
+        unproven: Unproven[Wanted] | None = None,
     ) -> None:
         self.repo, self.ws, self.store = repo, repo.workspace, repo.store
         self.force, self.on_event = force, on_event
         self.rules = repo.workspace.ignore_rules()
         self.selection = Selection.load(repo.state)
         self.placed = Placed(repo.state)
-        self._placed = self.placed.read()
+        self._versions = self.placed.versions()
         self._now: dict[bytes, Pointer | None] = {}
         self._owned_by_git: set[bytes] = set()
         self.result = CheckoutResult(dry_run=dry_run)
         self._entries_of = entries_of or (lambda _, p, s: pointer_entries(self.store, p, s))
         self._contents = contents or {}
-        self._here = StoreContent(self.store)
+        self._unproven = unproven
+        self._here = StoreContent(self.store) if unproven is None else unproven
 
     # ------------------------------------------------------------ one path
 
-    def hide(self, paths: Sequence[bytes]) -> None:
-        """Keep data out of Git's sight before it appears; a clone has no such rules yet."""
+    def begin(self, targets: Sequence[Target]) -> None:
+        """Before data appears keep it out of Git's sight, and remember that it is dvk's, should this run be killed."""
+        self._hide([path for path, _, _ in targets])
+        if not self.result.dry_run:
+            self.placed.begin({path: pointer for path, _, pointer in targets})
+
+    def _hide(self, paths: Sequence[bytes]) -> None:
         git = self.ws.git
         if git is None:
             return
@@ -132,6 +144,7 @@ class Materializer:
         Args:
             under: parts of the folder to look at; they become selected. Empty: what is selected.
         """
+        failed = len(self.result.failures)
         try:
             done = self._one(path, pointer, under)
         except DataMissing as error:
@@ -145,7 +158,7 @@ class Materializer:
         self.result.not_present += done.not_present
         if done.written or done.deleted:
             self.result.paths.append(done)
-        else:
+        elif len(self.result.failures) == failed:
             self.result.in_step += 1
 
     def _one(self, path: bytes, pointer: Pointer, under: tuple[bytes, ...]) -> CheckedOut:
@@ -182,15 +195,16 @@ class Materializer:
             cleared = self._clear(path, seen)
             seen = Look.nothing(path)
         previous = self._previous(path, scope)
-        needed = content_needed(target, seen.scan, seen.known, previous=previous)
+        versions = [entries for _, entries in previous]
+        needed = content_needed(target, seen.scan, seen.known, previous=versions)
         seen = read_unknown(self.repo.root_fd, seen, needed, on_event=self.on_event)
         plan = plan_checkout(
             target,
             seen.scan,
             known=seen.known,
             ids=seen.ids,
-            holds=self._holder(path, previous),
-            previous=previous,
+            holds=self._holder(previous),
+            previous=versions,
             selected=None,
             collisions=find_folded(self.repo.root_fd, path, target.names) if pointer.is_dir else (),
             force=self.force,
@@ -210,10 +224,9 @@ class Materializer:
             return done
         self._select(path, pointer, selected)
         self._now[path] = pointer
-        failed = self._carry_out(path, pointer, plan, seen, clock, whole=scope.everything)
-        if failed:
-            self.result.failures += failed
-        return done
+        tally, problems = self._carry_out(path, pointer, plan, seen, clock, whole=scope.everything)
+        self.result.failures += problems
+        return replace(done, written=tally.written, written_bytes=tally.written_bytes, deleted=tally.deleted + cleared)
 
     def _count(self, pointer: Pointer, selected: Selected, scope: Selected, target: Entries) -> int:
         """How many files are asked for, of which `target` may be a part."""
@@ -260,7 +273,7 @@ class Materializer:
 
     def _carry_out(
         self, path: bytes, pointer: Pointer, plan: CheckoutPlan, seen: Look, clock: Clock | None, *, whole: bool
-    ) -> list[DvkError]:
+    ) -> tuple[Tally, list[DvkError]]:
         if seen.scan.leftovers:
             clean_leftovers(self.repo.root_fd, path, seen.scan.leftovers)
         with WorkTree(self.repo.root_fd, path, plan) as tree:
@@ -279,18 +292,31 @@ class Materializer:
                 find_old=lambda i: self._old(tree, plan, seen, i),
                 on_event=self.on_event,
             )
-            problems += [_with_a_way_out(path, error) for _, error in failed]
+            lost = self._tell(plan, failed)
+            problems += [_with_a_way_out(path, error) for error in lost]
             problems += tree.link()
             problems += tree.set_modes()
             written = tree.entries()
+            tally = tree.tally()
         if clock is not None:
             cache = StatCache.of(written.scan, written.ids, clock=clock, settled=written.settled)
-            if whole and not problems and not plan.conflicts and len(written.scan) == len(plan.target):
+            if whole and not failed and not problems and not plan.conflicts and len(written.scan) == len(plan.target):
                 cache = replace(cache, root_id=pointer.id)
             elif seen.cache is not None:
                 cache = cache.joined(seen.cache, without=seen.scan.names.take(plan.deletes))
             cache.save(self.repo.state, path)
-        return problems
+        return tally, problems
+
+    def _tell(self, plan: CheckoutPlan, failed: Sequence[tuple[int, DvkError]]) -> list[DvkError]:
+        """Pass on what was proven by being written; the errors of files that no one else will speak of."""
+        unproven = self._unproven
+        if unproven is None:
+            return [error for _, error in failed]
+        done = np.ones(len(plan.write), np.bool_)
+        done[[i for i, _ in failed]] = False
+        unproven.proven(plan.ids[done])
+        # What a remote says of these files is not true, and whoever settles that names the remote.
+        return [e for i, e in failed if not (isinstance(e, Corrupt) and plan.ids[i].tobytes() in unproven)]
 
     def _old(self, tree: WorkTree, plan: CheckoutPlan, seen: Look, i: int) -> Old | None:
         """What stands in the place of file i and is a version that the store knows, to take bytes from."""
@@ -304,29 +330,29 @@ class Materializer:
         fd = tree.open_old(i) if chunks is not None else None
         return Old(fd, chunks) if chunks is not None and fd is not None else None
 
-    def _previous(self, path: bytes, selected: Selected) -> Entries | None:
-        """The version that dvk put there last; None when it is not known, and then nothing is taken away."""
-        pointer = self._placed.get(path)
-        if pointer is None:
-            return None
-        try:
-            return pointer_entries(self.store, pointer, selected)
-        except DataMissing:
-            return None
+    def _previous(self, path: bytes, selected: Selected) -> list[tuple[Pointer, Entries]]:
+        """The versions that dvk put there last; none when they are not known, and then nothing is taken away."""
+        out = []
+        for pointer in self._versions.get(path, ()):
+            try:
+                out.append((pointer, pointer_entries(self.store, pointer, selected)))
+            except DataMissing:
+                continue
+        return out
 
     @cached_property
     def _on_remotes(self) -> set[str]:
         return self.repo.confirmed(self.ws.config.remotes())
 
-    def _holder(self, path: bytes, previous: Entries | None) -> Holds:
+    def _holder(self, previous: Sequence[tuple[Pointer, Entries]]) -> Holds:
         """Which contents could be brought back: from the store, and those of a version that a remote holds.
 
         The latter is all there is after a pull that kept nothing in the store.
         """
-        pointer = self._placed.get(path)
-        if previous is None or pointer is None or root_of(pointer).text not in self._on_remotes:
+        pushed = [entries for pointer, entries in previous if root_of(pointer).text in self._on_remotes]
+        there = {row.tobytes() for entries in pushed for row in entries.ids}
+        if not there:
             return self.store.holds
-        there = {row.tobytes() for row in previous.ids}
 
         def holds(ids: U8, sizes: I64) -> Mask:
             found = self.store.holds(ids, sizes)
@@ -399,9 +425,9 @@ class Materializer:
         self.result.removed.append(path)
 
     def _leads_back(self, path: bytes) -> bool:
-        """Whether some commit of a branch or tag has the version that was put here last, so that it can come back."""
-        pointer = self._placed.get(path)
-        return pointer is not None and root_of(pointer) in self._committed
+        """Whether commits of branches or tags have the versions that were put here last, so that they can come back."""
+        versions = self._versions.get(path, ())
+        return bool(versions) and all(root_of(pointer) in self._committed for pointer in versions)
 
     @cached_property
     def _committed(self) -> set[Root]:
@@ -415,18 +441,18 @@ class Materializer:
     def _plan_removal(self, path: bytes, seen: Look) -> CheckoutPlan | None:
         """What would have to be deleted for nothing to be left; None when it is not known to be dvk's."""
         previous = self._previous(path, self.selection.get(path) or Selected(None))
-        if previous is None:
+        if not previous:
             return None
-        seen = read_unknown(
-            self.repo.root_fd, seen, content_needed(Entries.empty(), seen.scan, seen.known, previous=previous)
-        )
+        versions = [entries for _, entries in previous]
+        needed = content_needed(Entries.empty(), seen.scan, seen.known, previous=versions)
+        seen = read_unknown(self.repo.root_fd, seen, needed)
         return plan_checkout(
             Entries.empty(),
             seen.scan,
             known=seen.known,
             ids=seen.ids,
-            holds=self._holder(path, previous),
-            previous=previous,
+            holds=self._holder(previous),
+            previous=versions,
             force=self.force,
             subject=path,
         )

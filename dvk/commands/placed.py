@@ -1,7 +1,9 @@
 """Which version of each tracked path this worktree last had from dvk: what a checkout may take away again.
 
 A file that was part of that version and is unchanged was put there (or recorded) by dvk; any other file in a folder
-is the user's own, whatever its name. Losing this record costs nothing but tidiness: without it nothing is deleted.
+is the user's own, whatever its name. A checkout that is killed leaves files of two versions, so the one that it was
+on its way to is remembered before the first file appears. Losing this record costs nothing but tidiness: without it
+nothing is deleted.
 """
 
 from __future__ import annotations
@@ -11,40 +13,71 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
 
 from dvk.workspace.pointer import Pointer
 
 _VERSION = 1
+_MAX_BEGUN = 4  # runs that were killed one after the other, each on its way to another version
 
 
 class Placed:
-    """Path -> pointer of the version that was last added or checked out, in one small file of the worktree."""
+    """Path -> pointer of the version that was last added or checked out, in one small file of the worktree.
+
+    Beside it the versions that were begun since, in the order of their beginning, until one of them is there.
+    """
 
     def __init__(self, state_dir: bytes) -> None:
         self._path = os.path.join(state_dir, b"placed.json")
 
     def read(self) -> dict[bytes, Pointer]:
-        """All of them; empty when there is no record or it is damaged."""
+        """All that are there; empty when there is no record or it is damaged."""
+        return self._read()[0]
+
+    def versions(self) -> dict[bytes, tuple[Pointer, ...]]:
+        """Of which versions files may be there: the one that was there last, and those that were begun since."""
+        placed, begun = self._read()
+        out = {path: (pointer,) for path, pointer in placed.items()}
+        for path, pointers in begun.items():
+            out[path] = (*out.get(path, ()), *pointers)
+        return out
+
+    def begin(self, pointers: Mapping[bytes, Pointer]) -> None:
+        """Remember what is about to be put there. A failure to write is not an error: see above."""
+
+        def change(placed: dict[bytes, Pointer], begun: dict[bytes, tuple[Pointer, ...]]) -> None:
+            for path, pointer in pointers.items():
+                known = begun.get(path, ())
+                if (small := _bare(pointer)) not in (placed.get(path), *known):
+                    begun[path] = (*known, small)[-_MAX_BEGUN:]
+
+        self._change(change)
+
+    def update(self, changes: Mapping[bytes, Pointer | None]) -> None:
+        """Remember what is there, or forget (None) paths. A failure to write is not an error: see above."""
+
+        def change(placed: dict[bytes, Pointer], begun: dict[bytes, tuple[Pointer, ...]]) -> None:
+            for path, pointer in changes.items():
+                begun.pop(path, None)
+                if pointer is None:
+                    placed.pop(path, None)
+                else:
+                    placed[path] = _bare(pointer)
+
+        self._change(change)
+
+    def _read(self) -> tuple[dict[bytes, Pointer], dict[bytes, tuple[Pointer, ...]]]:
         try:
             with open(self._path, encoding="ascii") as file:
                 raw = json.load(file)
             if raw["version"] != _VERSION:
-                return {}
-            return {
-                bytes.fromhex(path): Pointer(kind, bytes.fromhex(name), size, files=files, exec=executable)
-                for path, (kind, name, size, files, executable) in raw["paths"].items()
-            }
+                return {}, {}
+            placed = {bytes.fromhex(path): _parse(row) for path, row in raw["paths"].items()}
+            begun = {bytes.fromhex(path): tuple(map(_parse, rows)) for path, rows in raw.get("begun", {}).items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return {}
-
-    def update(self, changes: Mapping[bytes, Pointer | None]) -> None:
-        """Remember or forget (None) paths. A failure to write is not an error: see above."""
-        try:
-            with self._alone():
-                self._change(changes)
-        except OSError:
-            return
+            return {}, {}
+        return placed, begun
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -58,18 +91,38 @@ class Placed:
         finally:
             os.close(fd)
 
-    def _change(self, changes: Mapping[bytes, Pointer | None]) -> None:
-        known = self.read()
-        before = dict(known)
-        for path, pointer in changes.items():
-            if pointer is None:
-                known.pop(path, None)
-            else:
-                known[path] = Pointer(pointer.kind, pointer.id, pointer.size, pointer.files, pointer.exec)
-        if known == before:
+    def _change(self, change: Callable[[dict[bytes, Pointer], dict[bytes, tuple[Pointer, ...]]], None]) -> None:
+        try:
+            with self._alone():
+                placed, begun = self._read()
+                before = dict(placed), dict(begun)
+                change(placed, begun)
+                if (placed, begun) != before:
+                    self._write(placed, begun)
+        except OSError:
             return
-        rows = {p.hex(): (x.kind, x.id.hex(), x.size, x.files, x.exec) for p, x in sorted(known.items())}
+
+    def _write(self, placed: Mapping[bytes, Pointer], begun: Mapping[bytes, tuple[Pointer, ...]]) -> None:
+        raw = {
+            "version": _VERSION,
+            "paths": {p.hex(): _row(x) for p, x in sorted(placed.items())},
+            "begun": {p.hex(): [_row(x) for x in xs] for p, xs in sorted(begun.items())},
+        }
         temporary = self._path + b"." + secrets.token_hex(8).encode() + b".tmp"
         with open(temporary, "x", encoding="ascii") as file:
-            json.dump({"version": _VERSION, "paths": rows}, file)
+            json.dump(raw, file)
         os.replace(temporary, self._path)
+
+
+def _bare(pointer: Pointer) -> Pointer:
+    """Without where it came from, which is nobody's business here."""
+    return Pointer(pointer.kind, pointer.id, pointer.size, pointer.files, pointer.exec)
+
+
+def _row(pointer: Pointer) -> tuple[str, str, int, int | None, bool]:
+    return pointer.kind, pointer.id.hex(), pointer.size, pointer.files, pointer.exec
+
+
+def _parse(row: tuple[Literal["file", "dir"], str, int, int | None, bool]) -> Pointer:
+    kind, name, size, files, executable = row
+    return Pointer(kind, bytes.fromhex(name), size, files=files, exec=executable)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dvk.commands.checkout import Target, tracked
+from dvk.commands.checkout import tracked
 from dvk.commands.earlier import fetch_by_earlier
-from dvk.commands.materializer import CheckoutResult, Materializer
+from dvk.commands.materializer import CheckoutResult, Materializer, Target
 from dvk.commands.repo import Remote, Repo, root_of
 from dvk.commands.sources import Sources
 from dvk.commands.tracked import file_entries
@@ -25,6 +25,7 @@ from dvk.store.listing import Entries
 from dvk.store.names import show
 from dvk.store.resolve import RemoteContent, Resolver
 from dvk.store.roots import ConfirmedRoots, is_live
+from dvk.store.unproven import Unproven
 from dvk.store.writer import Writer
 from dvk.workspace.pointer import Pointer
 from dvk.workspace.selection import Selected, Selection
@@ -89,13 +90,25 @@ def _at(repo: Repo, rev: str, wanted: Sequence[bytes], failures: list[DvkError])
     return found
 
 
-def _fetch(repo: Repo, targets: Sequence[Target], out: FetchResult, remote: str | None, on_event: OnEvent) -> None:
+def _fetch(
+    repo: Repo,
+    targets: Sequence[Target],
+    out: FetchResult,
+    remote: str | None,
+    on_event: OnEvent,
+    unproven: Unproven[Wanted] | None = None,
+) -> None:
+    """Fetch what targets lack from the remotes in turn; what none of them has goes to `out.failures`.
+
+    Args:
+        unproven: see `dvk.store.fetch.fetch`.
+    """
     selection = Selection.load(repo.state)
     asked = [
         Wanted(root_of(pointer), under or _selected(selection, path, pointer), show(path))
         for path, under, pointer in targets
     ]
-    out.paths = len(asked)
+    out.paths = max(out.paths, len(asked))
     missing = [w for w in asked if not is_here(repo.store, w)]
     if not missing:
         return
@@ -110,7 +123,9 @@ def _fetch(repo: Repo, targets: Sequence[Target], out: FetchResult, remote: str 
     try:
         for source in sources:
             with sources.asking(source):
-                done = fetch_roots(source.store, repo.store, missing, on_event=on_event, dry_run=out.dry_run)
+                done = fetch_roots(
+                    source.store, repo.store, missing, unproven=unproven, on_event=on_event, dry_run=out.dry_run
+                )
                 repo.remember_store(source)
                 _confirm(repo, source, done.records)
                 out.url = out.url or source.url
@@ -211,22 +226,43 @@ def pull(
         # Naming a folder asks for all of it, whatever was asked for before.
         targets = [(p, under or ((b"",) if x.is_dir and p in wanted else ()), x) for p, under, x in targets]
     with repo.writing():
+        unproven: Unproven[Wanted] = Unproven(repo.store)
         if store:
-            _fetch(repo, targets, fetched, remote, on_event)
+            _fetch(repo, targets, fetched, remote, on_event, unproven)
         with repo.changing_files():
             if store:
-                run = Materializer(repo, force=force, on_event=on_event)
+                run = Materializer(repo, force=force, on_event=on_event, unproven=unproven)
             else:
                 run = _direct(repo, targets, fetched, remote, force=force, on_event=on_event)
-            run.hide([path for path, _, _ in targets])
+            run.begin(targets)
             failed = {e.subject for e in fetched.failures}
             for path, under, pointer in targets:
                 if show(path) not in failed:
                     run.one(path, pointer, under)
+            again = _settle(repo, unproven, targets, fetched)
+            if again:
+                _fetch(repo, again, fetched, remote, on_event)
+                failed = {e.subject for e in fetched.failures}
+                for path, under, pointer in again:
+                    if show(path) not in failed:
+                        run.one(path, pointer, under)
             if not wanted and store:
                 run.remove_left_behind()
             result = run.finish()
     return PullResult(fetched, result, result.not_present, [*fetched.failures, *result.failures])
+
+
+def _settle(repo: Repo, unproven: Unproven[Wanted], targets: Sequence[Target], out: FetchResult) -> list[Target]:
+    """Keep what the checkout proved and prove the rest. Returns the targets of which something was disproven.
+
+    These have to be fetched again: it says what is wrong, and another remote may have the right thing.
+    """
+    if not len(unproven):
+        return []
+    with Writer(repo.store) as writer:
+        names = {wanted.name for wanted, _ in unproven.settle(writer)} - {e.subject for e in out.failures}
+    out.fetched -= len(names)
+    return [target for target in targets if show(target[0]) in names]
 
 
 def _keep_pages(repo: Repo, pages: list[tuple[PageId, bytes]], on_event: OnEvent) -> None:

@@ -164,7 +164,7 @@ class RemovalPlanner:
             seen = read_unknown(
                 self.repo.root_fd,
                 seen,
-                content_needed(Entries.empty(), seen.scan, seen.known, previous=entries),
+                content_needed(Entries.empty(), seen.scan, seen.known, previous=[entries]),
                 on_event=self.on_event,
             )
             plan = plan_checkout(
@@ -173,7 +173,7 @@ class RemovalPlanner:
                 known=seen.known,
                 ids=seen.ids,
                 holds=self._holds(target),
-                previous=entries,
+                previous=[entries],
                 force=self.force,
                 subject=where,
             )

@@ -2,16 +2,16 @@
 
 A fetch resolves roots to chunks and their places, asks the local index what is missing, reads the missing blocks in
 coalesced ranges on many connections, proves every chunk by its id, and appends. That the chunks of a recipe make up
-the file is proven before the recipe is kept: the local store never knows a file that it could not restore.
+the file is proven before the recipe is kept (see `dvk.store.unproven`): the local store never knows a file that it
+could not restore.
 Interrupted anywhere, the same call goes on where it stopped, since what is stored is found by id.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -19,22 +19,20 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from dvk.backend.contract import Backend, KeyMissing
+from dvk.backend.contract import KeyMissing
 from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, RemoteError
 from dvk.events import Meter, OnEvent, ignore
 from dvk.ids import ID_BYTES, PageId
 from dvk.store.codec import decode_block
 from dvk.store.content import Content
 from dvk.store.locator import Locator
-from dvk.store.names import I64, U8
-from dvk.store.pack import RecipeRow
-from dvk.store.pages import Chunks, iter_entries, read_recipe
+from dvk.store.pages import Chunks, iter_entries
 from dvk.store.placement import Blocks, Range, plan_ranges, read_range
 from dvk.store.resolve import NotWhole, Part, Resolver
-from dvk.store.restore import restore
 from dvk.store.root import FILE, FOLDER, Root
-from dvk.store.store import Store, as_column
+from dvk.store.store import Store
 from dvk.store.threads import brisk
+from dvk.store.unproven import Unproven
 from dvk.store.writer import Writer
 
 U32 = npt.NDArray[np.uint32]
@@ -93,13 +91,21 @@ def is_here(local: Store, wanted: Wanted) -> bool:
 
 
 def fetch(
-    remote: Store, local: Store, wanted: Iterable[Wanted], *, on_event: OnEvent = ignore, dry_run: bool = False
+    remote: Store,
+    local: Store,
+    wanted: Iterable[Wanted],
+    *,
+    unproven: Unproven[Wanted] | None = None,
+    on_event: OnEvent = ignore,
+    dry_run: bool = False,
 ) -> Fetched:
     """Copy what is missing from `remote` into `local`. Safe to repeat after any interruption.
 
     A root that cannot be had is reported in `failures`; the others still arrive.
 
     Args:
+        unproven: takes the recipes that came, up to some thousands; whoever gives it settles them. Without it they are
+            proven here, and `failures` has what they say of other files than their own.
         dry_run: only look what is missing; `moved_bytes` and `new_bytes` say what it would be.
 
     Raises:
@@ -116,7 +122,7 @@ def fetch(
             out.failures.append((w, error))
     damaged = len(out.failures)
     with brisk(), Resolver(remote, on_event=on_event) as resolver, Writer(local, dry_run=dry_run) as writer:
-        run = _Fetch(remote, resolver, writer, out, on_event)
+        run = _Fetch(remote, resolver, writer, Unproven(local) if unproven is None else unproven, out, on_event)
         try:
             for start in range(0, len(missing), _ROOTS_AT_ONCE):
                 run.group(missing[start : start + _ROOTS_AT_ONCE])
@@ -126,7 +132,10 @@ def fetch(
             raise
         finally:
             run.close()
-        run.prove()
+        if unproven is None:
+            run.prove()
+        else:
+            writer.flush()
         failed = {w.root.text for w, _ in out.failures}
         out.roots = len(missing) - (len(out.failures) - damaged)
         out.records = {text: rid for text, rid in resolver.records.items() if text not in failed}
@@ -136,14 +145,20 @@ def fetch(
 
 
 class _Fetch:
-    def __init__(self, remote: Store, resolver: Resolver, writer: Writer, out: Fetched, on_event: OnEvent) -> None:
-        self.remote, self.resolver, self.writer, self.out = remote, resolver, writer, out
+    def __init__(
+        self,
+        remote: Store,
+        resolver: Resolver,
+        writer: Writer,
+        unproven: Unproven[Wanted],
+        out: Fetched,
+        on_event: OnEvent,
+    ) -> None:
+        self.remote, self.resolver, self.writer, self.unproven, self.out = remote, resolver, writer, unproven, out
         self.meter = Meter(on_event, "download", total_bytes=0)
         self._pool = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="dvk-fetch")
         self._roots = ThreadPoolExecutor(_ROOTS_AT_ONCE, thread_name_prefix="dvk-roots")
         self._lock = threading.Lock()
-        self._unproven: dict[bytes, RecipeRow] = {}
-        self._claims: dict[bytes, list[Wanted]] = {}  # file -> what needs its recipe
 
     def close(self) -> None:
         """Stop the threads; waits for requests that are under way."""
@@ -175,7 +190,7 @@ class _Fetch:
         for w, found, side_by_side in zip(wanted, locators, small, strict=True):
             if not side_by_side:
                 self._arrived(w, lambda w=w, found=found: self._one(w, found))  # type: ignore[misc]
-        if len(self._unproven) >= _RECIPES_AT_ONCE:
+        if len(self.unproven) >= _RECIPES_AT_ONCE:
             self.prove()
 
     def _arrived(self, w: Wanted, work: Callable[[], None]) -> bool:
@@ -225,36 +240,18 @@ class _Fetch:
                 self._chunks(together.slice(start, stop), p.blocks, p.block[at], p.offset[at])
         self.writer.end_of_path()
         self.writer.add_pages([name for name, _ in part.pages], [data for _, data in part.pages])
-        with self._lock:
-            for row in part.recipes:
-                self._unproven.setdefault(row.file, row)
-                self._claims.setdefault(row.file, []).append(w)
+        for row in part.recipes:
+            self.unproven.add(row, w)
 
     # ------------------------------------------------------------ recipes
 
     def prove(self) -> None:
-        """Make everything durable, and keep those recipes whose chunks together are their file.
-
-        Nothing but a whole read can tell: a recipe is the word of whoever pushed it, and the first one that a store
-        keeps wins over what an `add` of the real file would build later.
-        """
-        self.writer.flush()
-        rows, claims = list(self._unproven.values()), self._claims
-        self._unproven, self._claims = {}, {}
-        if not rows or self.writer.dry_run:
-            return
-        store = self.writer.store
-        known = store.holds(as_column(r.file for r in rows), np.array([r.size for r in rows], np.int64))
-        rows = [row for row, here in zip(rows, known.tolist(), strict=True) if not here]
-        failed = dict(_disproven(store, rows))
-        self.writer.add_recipes([row for i, row in enumerate(rows) if i not in failed])
-        self.writer.flush()
+        """Make everything durable, and keep those recipes whose chunks together are their file."""
         told = {id(w) for w, _ in self.out.failures}
-        for i, error in failed.items():
-            for w in claims[rows[i].file]:
-                if id(w) not in told:
-                    told.add(id(w))
-                    self.out.failures.append((w, error))
+        for w, error in self.unproven.settle(self.writer):
+            if id(w) not in told:
+                told.add(id(w))
+                self.out.failures.append((w, error))
 
     # ------------------------------------------------------------ chunks
 
@@ -323,66 +320,3 @@ class _Fetch:
         with self._lock:
             self.out.moved_bytes += r.length
         self.meter.advance(bytes_=r.length)
-
-
-class _Proposed:
-    """Files as unproven recipes have them, by the index of a store."""
-
-    def __init__(self, store: Store, rows: Sequence[RecipeRow]) -> None:
-        self._store = store
-        self._rows = {r.file: r for r in rows}
-
-    @property
-    def backend(self) -> Backend:
-        return self._store.backend
-
-    def contents(self, ids: U8, sizes: I64) -> list[Content | None]:  # noqa: ARG002
-        """For n files what they would consist of; None where that is not all here."""
-        found = [self._chunks(ids[i].tobytes()) for i in range(len(ids))]
-        placement, here = self._store.place_some(Chunks.join([c for c in found if c is not None]))
-        out: list[Content | None] = []
-        at = 0
-        for chunks in found:
-            n = 0 if chunks is None else len(chunks)
-            out.append(None if chunks is None or not here[at : at + n].all() else Content(chunks, placement, at))
-            at += n
-        return out
-
-    def _chunks(self, name: bytes) -> Chunks | None:
-        row = self._rows[name]
-        try:
-            return read_recipe(PageId(row.root), self._store.load_page, total_bytes=row.size)
-        except (DataMissing, FormatError):
-            return None
-
-
-class _Nowhere:
-    """A sink for files that are only to be hashed."""
-
-    def create(self, index: int) -> int:  # noqa: ARG002
-        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-
-    def finish(self, index: int, fd: int) -> None:  # noqa: ARG002
-        os.close(fd)
-
-    def discard(self, index: int, fd: int) -> None:  # noqa: ARG002
-        os.close(fd)
-
-
-def _disproven(store: Store, rows: Sequence[RecipeRow]) -> Iterator[tuple[int, DvkError]]:
-    """The numbers of recipes that do not make up their file, each with the reason."""
-    sizes = np.array([r.size for r in rows], np.int64)
-    for i, error in restore(_Proposed(store, rows), as_column(r.file for r in rows), sizes, _Nowhere()):
-        name = rows[i].file.hex()[:12]
-        if isinstance(error, DataMissing):
-            yield i, DataMissing(f"some chunks of {name} did not come", hint="run the same command again")
-        elif not isinstance(error, FormatError):
-            raise error  # the local store cannot be read: nothing is known of the recipe
-        else:
-            yield (
-                i,
-                Corrupt(
-                    f"what the remote has for {name} is another content ({error.message}); it was not kept",
-                    hint="whoever has this version can `dvk push` it",
-                ),
-            )

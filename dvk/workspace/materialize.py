@@ -52,6 +52,15 @@ class _Writing:
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """What a checkout did, in files and links."""
+
+    written: int
+    written_bytes: int
+    deleted: int
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
     """The entries that are in step after a checkout, for `StatCache.of`.
 
@@ -93,6 +102,7 @@ class WorkTree:
         self._rows = np.zeros((n, 4), np.int64)
         self._done = np.zeros(n, np.bool_)
         self._settled = np.zeros(n, np.bool_)
+        self._deleted = 0
         self._link_rows: dict[int, tuple[int, int, int, int]] = {}
         self._mode_rows: dict[int, tuple[int, int, int, int]] = {}
 
@@ -267,6 +277,7 @@ class WorkTree:
                             "was changed while the checkout was under way: not deleted", subject=show(path)
                         )
                     os.unlink(last, dir_fd=dir_fd)
+                self._deleted += 1
                 parents.add(parent)
             except FileNotFoundError:
                 continue
@@ -380,6 +391,11 @@ class WorkTree:
             finally:
                 os.close(fd)
         return problems
+
+    def tally(self) -> Tally:
+        """What was done so far; a file that could not be written does not count."""
+        written = int(np.count_nonzero(self._done)) + len(self._link_rows)
+        return Tally(written, int(self.plan.sizes[self._done].sum()), self._deleted)
 
     def entries(self) -> Written:
         """The entries that are in step now: those that were, and those that this made so."""

@@ -90,7 +90,7 @@ class CheckoutPlan:
         return max(0, growth + int(both.sum()) - freed)
 
 
-def content_needed(target: Entries, scan: Scan, known: Mask, *, previous: Entries | None = None) -> I64:
+def content_needed(target: Entries, scan: Scan, known: Mask, *, previous: Sequence[Entries] = ()) -> I64:
     """Which files of `scan` the caller has to hash before `plan_checkout` can decide about them.
 
     Files whose id is not known and that `target` wants to have a content of, or that `previous` put there.
@@ -101,8 +101,8 @@ def content_needed(target: Entries, scan: Scan, known: Mask, *, previous: Entrie
         return unknown
     names = scan.names.take(unknown)
     wanted = align(names, target.names) >= 0
-    if previous is not None:
-        wanted |= align(names, previous.names) >= 0
+    for version in previous:
+        wanted |= align(names, version.names) >= 0
     return unknown[wanted]
 
 
@@ -113,7 +113,7 @@ def plan_checkout(
     known: Mask,
     ids: U8,
     holds: Holds,
-    previous: Entries | None = None,
+    previous: Sequence[Entries] = (),
     selected: Mask | None = None,
     collisions: Sequence[tuple[bytes, bytes]] = (),
     force: bool = False,
@@ -126,9 +126,9 @@ def plan_checkout(
         scan: the n entries that are there.
         known, ids: bool[n], uint8[n, 32]: the ids of what is there. Unknown content is a conflict.
         holds: tells which contents could be brought back from a store.
-        previous: the entries that dvk put there last, if known. What of them is not in `target` is
-            deleted when it is unchanged and held. Without it nothing is deleted: a file that is not in
-            `target` may be the user's own.
+        previous: the versions that dvk put there last, as far as known: one, or more after a run that was killed
+            on its way to another. What of them is not in `target` is deleted when it is as one of them had it, and
+            held. Without them nothing is deleted: a file that is not in `target` may be the user's own.
         selected: bool[m], entries that this worktree asked for; the others are left alone.
         collisions: pairs of paths that this filesystem takes for one (see `probe.find_folded`):
             neither is written, nor anything below them.
@@ -146,7 +146,7 @@ class _Planner:
         known: Mask,
         ids: U8,
         holds: Holds,
-        previous: Entries | None,
+        previous: Sequence[Entries],
         force: bool,
         subject: bytes,
     ) -> None:
@@ -242,17 +242,18 @@ class _Planner:
         return self._held
 
     def unchanged_links(self) -> Mask:
-        """bool[n]: links that are as `previous` had them."""
-        scan, previous = self.scan, self.previous
+        """bool[n]: links that are as some previous version had them."""
+        scan = self.scan
         out = np.zeros(len(scan), np.bool_)
         rows = np.flatnonzero(scan.kinds == Kind.LINK)
-        if previous is None or not len(rows):
+        if not len(rows):
             return out
-        before = align(scan.names.take(rows), previous.names)
-        ours, theirs = _link_numbers(scan.kinds), _link_numbers(previous.kinds)
-        for i, j in zip(rows.tolist(), before.tolist(), strict=True):
-            if j >= 0 and previous.kinds[j] == Kind.LINK:
-                out[i] = scan.targets[int(ours[i])] == previous.targets[int(theirs[j])]
+        names, ours = scan.names.take(rows), _link_numbers(scan.kinds)
+        for version in self.previous:
+            before, theirs = align(names, version.names), _link_numbers(version.kinds)
+            for i, j in zip(rows.tolist(), before.tolist(), strict=True):
+                if j >= 0 and version.kinds[j] == Kind.LINK:
+                    out[i] |= scan.targets[int(ours[i])] == version.targets[int(theirs[j])]
         return out
 
     def replaceable(self, at: I64) -> Mask:
@@ -267,28 +268,31 @@ class _Planner:
 
     def deletable(self) -> Mask:
         """bool[n]: what dvk put there, unchanged since, and could bring back."""
-        scan, previous = self.scan, self.previous
+        scan = self.scan
         out = np.zeros(len(scan), np.bool_)
-        if previous is None or not len(scan):
+        empty = np.zeros(len(scan), np.bool_)
+        if not len(scan):
             return out
-        before = align(scan.names, previous.names)
-        rows = np.flatnonzero((before >= 0) & self.scan_file & self.known)
-        same = (self.ids[rows] == previous.ids[before[rows]]).all(axis=1)
-        was_file = np.isin(previous.kinds[before[rows]], (Kind.FILE, Kind.EXEC))
-        out[rows[same & was_file]] = True
+        for version in self.previous:
+            before = align(scan.names, version.names)
+            rows = np.flatnonzero((before >= 0) & self.scan_file & self.known)
+            same = (self.ids[rows] == version.ids[before[rows]]).all(axis=1)
+            was_file = np.isin(version.kinds[before[rows]], (Kind.FILE, Kind.EXEC))
+            out[rows[same & was_file]] = True
+            empty |= (before >= 0) & (scan.kinds == Kind.EMPTYDIR)
         if out.any():
             out &= self.held()
-        out |= self.unchanged_links()
-        empty: Mask = (before >= 0) & (scan.kinds == Kind.EMPTYDIR)
-        return out | empty
+        return out | self.unchanged_links() | empty
 
     def plan_deletes(self, matched: Mask, deletable: Mask) -> Mask:
         """bool[n]: what was there before and should be no more."""
         deletes = np.zeros(len(self.scan), np.bool_)
-        if self.previous is None:
-            return deletes
         gone = np.flatnonzero(~matched)
-        gone = gone[align(self.scan.names.take(gone), self.previous.names) >= 0]
+        names = self.scan.names.take(gone)
+        ours = np.zeros(len(gone), np.bool_)
+        for version in self.previous:
+            ours |= align(names, version.names) >= 0
+        gone = gone[ours]
         for i in gone[~deletable[gone]].tolist():
             if not self.force:
                 self.keep(i, "is no longer part of this version and would be deleted")

@@ -142,7 +142,7 @@ def checkout(
         known=np.ones(len(scan), np.bool_),
         ids=hashed(top, b"f", scan),
         holds=holder(set(store.values()) if held is None else held),
-        previous=entries_of(previous) if previous is not None else None,
+        previous=[entries_of(previous)] if previous is not None else (),
         selected=selected,
         force=force,
         subject=b"f",
