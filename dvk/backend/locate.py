@@ -26,12 +26,26 @@ from dvk.backend.text import printable, redact
 from dvk.errors import UsageError
 
 if TYPE_CHECKING:
+    from dvk.backend.obstore_options import Plan, Unfit
     from dvk.backend.remote_fs import Medium
 
-__all__ = ["RemoteSettings", "RemoteUrl", "open_backend", "parse_remote_url"]
+__all__ = ["RemoteSettings", "RemoteUrl", "library_of", "open_backend", "parse_remote_url", "wanted_library"]
+
+LIBRARY_VARIABLE = "DVK_BACKEND"
 
 _ALIASES = {"gcs": "gs", "abfs": "az", "abfss": "az", "sftp": "ssh"}
-_SCHEMES = ("file", "s3", "gs", "az", "ssh", "http", "https")
+_SCHEMES = ("file", "s3", "gs", "az", "ssh", "hdfs", "http", "https")
+_BUCKETS = ("s3", "gs", "az")
+#: scheme -> module, class, the package to install
+_FSSPEC_LIBRARIES = {
+    "s3": ("s3fs", "S3FileSystem", "s3fs"),
+    "gs": ("gcsfs", "GCSFileSystem", "gcsfs"),
+    "az": ("adlfs", "AzureBlobFileSystem", "adlfs"),
+    "ssh": ("sshfs", "SSHFileSystem", "sshfs"),
+    "hdfs": ("fsspec.implementations.arrow", "HadoopFileSystem", "pyarrow"),
+    "http": ("fsspec.implementations.http", "HTTPFileSystem", "aiohttp"),
+    "https": ("fsspec.implementations.http", "HTTPFileSystem", "aiohttp"),
+}
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _HOST = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
@@ -41,7 +55,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
 class RemoteUrl:
     """A checked URL. `str()` gives its one canonical form, which is also what trust is remembered for."""
 
-    scheme: str  #: one of file, s3, gs, az, ssh, http, https
+    scheme: str  #: one of file, s3, gs, az, ssh, hdfs, http, https
     authority: str  #: the bucket, container or host; "" for file
     path: str  #: absolute for file, else without slashes at either end
 
@@ -82,7 +96,7 @@ def parse_remote_url(url: str) -> RemoteUrl:
         raise _refuse(url, "chains of filesystems (`::`) are not allowed")
     match = _URL.fullmatch(url)
     if match is None:
-        if re.match(r"(?i)(s3|gs|gcs|az|abfss?|ssh|sftp|https?|file):", url):
+        if re.match(r"(?i)(s3|gs|gcs|az|abfss?|ssh|sftp|hdfs|https?|file):", url):
             raise _refuse(url, "two slashes are missing after the colon", hint="like s3://bucket/prefix")
         raise _refuse(
             url,
@@ -134,68 +148,146 @@ def open_backend(url: RemoteUrl | str, *, settings: RemoteSettings, environ: Map
         url = parse_remote_url(url)
     if url.scheme == "file":
         return LocalBackend(url.path)
-    connect = _connector(url, settings, environ)
+    wanted = wanted_library(settings, environ)
+    connect = _connector(url, settings, dict(environ), wanted)
     from dvk.backend.remote_fs import FsspecBackend
 
     return FsspecBackend(
         connect,
         name=printable(str(url)),
-        create_only=url.scheme in ("s3", "gs", "az"),
+        create_only=url.scheme in _BUCKETS,
         read_only=url.read_only,
         profile=settings.profile or environ.get("AWS_PROFILE", "") if url.scheme == "s3" else "",
     )
 
 
-def _connector(url: RemoteUrl, settings: RemoteSettings, environ: Mapping[str, str]) -> Callable[[], Medium]:
-    """A function that makes the medium, after checking that its library is there."""
-    if url.scheme == "s3":
-        frozen = dict(environ)
-        _need("s3fs", url, "s3fs")
+def wanted_library(settings: RemoteSettings, environ: Mapping[str, str]) -> str:
+    """What the user wants for buckets: auto, obstore or fsspec. `DVK_BACKEND` is stronger than the settings.
 
-        def connect() -> Medium:
+    Raises:
+        UsageError: the variable says something else.
+    """
+    wanted = environ.get(LIBRARY_VARIABLE) or settings.backend
+    if wanted not in ("auto", "obstore", "fsspec"):
+        raise UsageError("is one of auto, obstore, fsspec", subject=LIBRARY_VARIABLE)
+    return wanted
+
+
+def library_of(url: RemoteUrl, *, settings: RemoteSettings, environ: Mapping[str, str]) -> tuple[str, str]:
+    """The library that would talk to a bucket, and why not the fast one (or nothing). Contacts nothing.
+
+    Raises:
+        UsageError: as `open_backend`.
+    """
+    library = _FSSPEC_LIBRARIES[url.scheme][2]
+    if url.scheme not in _BUCKETS:
+        return library, ""
+    if wanted_library(settings, environ) == "fsspec":
+        return library, "as the settings say"
+    if not _installed("obstore"):
+        return library, "`pip install 'dvk[fast]'` makes small requests faster"
+    plan = _plan(url, settings, environ, offline=True)
+    from dvk.backend.obstore_options import Unfit
+
+    return (library, plan.reason) if isinstance(plan, Unfit) else ("obstore", "")
+
+
+def _connector(
+    url: RemoteUrl, settings: RemoteSettings, environ: Mapping[str, str], wanted: str
+) -> Callable[[], Medium]:
+    """A function that makes the medium, after checking that its library is there."""
+    plain = _slow_connector(url, settings, environ)
+    if url.scheme not in _BUCKETS or wanted == "fsspec" or (wanted == "auto" and not _installed("obstore")):
+        _need(url)
+        return plain
+    if not _installed("obstore"):
+        raise UsageError(
+            "obstore is not installed", subject=LIBRARY_VARIABLE, hint="pip install 'dvk[fast]', or say auto"
+        )
+    has_plain = _installed(_FSSPEC_LIBRARIES[url.scheme][0])
+
+    def connect() -> Medium:
+        from dvk.backend.obstore_options import Unfit
+        from dvk.backend.remote_fs import obstore_survives
+
+        plan = _plan(url, settings, environ)
+        if isinstance(plan, Unfit) and wanted == "obstore":
+            raise UsageError(f"obstore cannot be used: {plan.reason}", subject=printable(str(url)))
+        if isinstance(plan, Unfit) or not obstore_survives():
+            _need(url)
+            return plain()
+        from dvk.backend.obstore_medium import ObstoreMedium
+
+        # s3fs comes with dvk and explains what obstore does not; the libraries for other clouds do not.
+        slow = plain if url.scheme == "s3" and has_plain else None
+        return ObstoreMedium(plan, url.path, settings=settings, slow=slow)
+
+    return connect
+
+
+def _plan(
+    url: RemoteUrl, settings: RemoteSettings, environ: Mapping[str, str], *, offline: bool = False
+) -> Plan | Unfit:
+    from dvk.backend.obstore_options import plan_azure, plan_gcs, plan_s3
+
+    if url.scheme == "s3":
+        return plan_s3(url.authority, url.path, settings, environ, offline=offline)
+    make = {"gs": plan_gcs, "az": plan_azure}[url.scheme]
+    return make(url.authority, url.path, settings, environ)
+
+
+def _slow_connector(url: RemoteUrl, settings: RemoteSettings, environ: Mapping[str, str]) -> Callable[[], Medium]:
+    if url.scheme == "s3":
+
+        def connect_s3() -> Medium:
             from dvk.backend.s3 import S3Medium
 
-            return S3Medium(url.authority, url.path, settings=settings, environ=frozen)
+            return S3Medium(url.authority, url.path, settings=settings, environ=environ)
 
-        return connect
+        return connect_s3
     base = f"{url.authority}/{url.path}".rstrip("/")
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     atomic = True
+    module, name, _ = _FSSPEC_LIBRARIES[url.scheme]
     if url.scheme == "gs":
-        module, name, package = "gcsfs", "GCSFileSystem", "gcsfs"
         options["token"] = "anon" if settings.anon else None
     elif url.scheme == "az":
-        module, name, package = "adlfs", "AzureBlobFileSystem", "adlfs"
         options["account_name"] = environ.get("AZURE_STORAGE_ACCOUNT_NAME") or environ.get("AZURE_STORAGE_ACCOUNT")
         options["anon"] = settings.anon
-    elif url.scheme == "ssh":
-        module, name, package = "sshfs", "SSHFileSystem", "sshfs"
+    elif url.scheme in ("ssh", "hdfs"):
         host, _, port = url.authority.rpartition(":") if url.authority[-1] != "]" else (url.authority, "", "")
         options |= {"host": (host or url.authority).strip("[]")} | ({"port": int(port)} if host and port else {})
         base, atomic = f"/{url.path}", False
     else:
-        module, name, package = "fsspec.implementations.http", "HTTPFileSystem", "aiohttp"
         base = str(url)
-    _need(module, url, package)
 
     def connect_any() -> Medium:
         from dvk.backend.remote_fs import FsspecMedium
 
+        if url.read_only:
+            from dvk.backend.http_mirror import no_redirects_elsewhere
+
+            options["get_client"] = no_redirects_elsewhere
         make = getattr(importlib.import_module(module), name)
         return FsspecMedium(make(**options), base, atomic_put=atomic)
 
     return connect_any
 
 
-def _need(module: str, url: RemoteUrl, package: str) -> None:
+def _installed(*modules: str) -> bool:
+    return all(importlib.util.find_spec(name.partition(".")[0]) is not None for name in modules)
+
+
+def _need(url: RemoteUrl) -> None:
     """Raise unless the library is installed, before anything slow is imported."""
-    for name in (module.partition(".")[0], package):
-        if importlib.util.find_spec(name) is None:
-            raise UsageError(
-                f"{url.scheme}:// remotes need the package {package}",
-                subject=printable(str(url)),
-                hint=f"pip install {package}",
-            )
+    module, _, package = _FSSPEC_LIBRARIES[url.scheme]
+    if not _installed(module, package):
+        other = ", or pip install 'dvk[fast]'" if url.scheme in _BUCKETS else ""
+        raise UsageError(
+            f"{url.scheme}:// remotes need the package {package}",
+            subject=printable(str(url)),
+            hint=f"pip install {package}{other}",
+        )
 
 
 def _local_path(url: str, path: str) -> str:

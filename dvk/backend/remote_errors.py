@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from dvk.backend.contract import KeyExists, KeyMissing, WrongAnswer
 from dvk.backend.text import redact
@@ -29,11 +30,17 @@ from dvk.errors import (
     StorageFull,
 )
 
-_MISSING = {"NoSuchKey", "404", "NotFound", "NoSuchVersion"}
+MISSING = {"BlobNotFound", "NoSuchKey", "404", "NotFound", "NoSuchVersion"}
 _EXISTS = {"PreconditionFailed", "412", "FileAlreadyExists"}
 CONFLICT = {"ConditionalRequestConflict", "409", "Conflict"}
 BAD_RANGE = {"InvalidRange", "416", "RequestedRangeNotSatisfiable"}
-_DENIED = {"AccessDenied", "403", "Forbidden", "401", "Unauthorized", "AllAccessDisabled", "AccountProblem"}
+_DENIED = {"AccessDenied", "403", "Forbidden", "401", "Unauthorized", "AllAccessDisabled", "AccountProblem"} | {
+    "AuthenticationFailed",
+    "AuthorizationFailure",
+    "AuthorizationPermissionMismatch",
+    "InvalidAuthenticationInfo",
+    "NoAuthenticationInformation",
+}
 _EXPIRED = {
     "ExpiredToken",
     "ExpiredTokenException",
@@ -136,8 +143,9 @@ def translate_remote(
 
     Raises nothing; a `DvkError` is handed back as it is.
     """
-    if isinstance(e, DvkError):
-        return e
+    for cause in _chain(e):
+        if isinstance(cause, DvkError):
+            return cause
     subject = f"{name}/{key}" if key else name
     code = code_of(e)
     if code:
@@ -152,7 +160,8 @@ def translate_remote(
         return RemoteError(
             f"the secure connection could not be trusted: {detail}",
             subject=name,
-            hint="behind a company proxy or private authority, point AWS_CA_BUNDLE to its certificate",
+            hint="behind a company proxy or private authority, point "
+            f"{'AWS_CA_BUNDLE' if name.startswith('s3:') else 'SSL_CERT_FILE'} to its certificate",
         )
     if "FlexibleChecksumError" in names:
         return WrongAnswer(
@@ -183,12 +192,12 @@ def _from_answer(e: Exception, code: str, name: str, subject: str, create_only: 
     said = redact(str(error.get("Message") or ""))
     says = f"the server says {redact(code)}" + (f": {said}" if said and said != code else "")
     status = meta.get("HTTPStatusCode")
-    if code == "NoSuchBucket":
+    if code in ("NoSuchBucket", "ContainerNotFound"):
         bucket = redact(str(error.get("BucketName") or name.partition("://")[2].partition("/")[0]))
         return NotFound(f"no bucket {bucket!r}", subject=name, hint="check the URL, the region and the endpoint")
     if create_only and (code in _EXISTS):
         return KeyExists("already there", subject=subject)
-    if code in _MISSING:
+    if code in MISSING:
         return KeyMissing("no such object", subject=subject)
     if code in _EXPIRED:
         return RemoteDenied(f"the sign-in has expired ({code})", subject=name, hint=_sign_in(name, profile))
@@ -206,8 +215,14 @@ def _from_answer(e: Exception, code: str, name: str, subject: str, create_only: 
         )
     if code in ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"):
         return RemoteError(_skew(headers), subject=name, hint="set the clock (for example `timedatectl set-ntp true`)")
-    if code in _REGION:
-        region = redact(headers.get("x-amz-bucket-region") or str(error.get("Region") or ""))
+    region = redact(headers.get("x-amz-bucket-region") or str(error.get("Region") or ""))
+    if status in (301, 302, 303, 307, 308) and not region and headers.get("location"):
+        return RemoteError(
+            f"the server redirects to {redact(urlsplit(headers['location']).netloc)!r}, which dvk does not follow",
+            subject=name,
+            hint="if that is the right server, make it the remote's endpoint_url",
+        )
+    if code in _REGION or status in (301, 302, 307, 308):
         right = f": it is in {region}" if region else ""
         return RemoteError(
             f"the bucket is not in the region that was asked{right}",

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ from dvk.backend.contract import (
     check_range,
     is_key,
 )
-from dvk.backend.remote_errors import BAD_RANGE, CONFLICT, code_of, translate_remote
+from dvk.backend.remote_errors import BAD_RANGE, CONFLICT, MISSING, code_of, translate_remote
 from dvk.errors import Corrupt, FormatError, RemoteError, StorageError
 
 # Some filesystems allocate what is asked for before they look what there is.
@@ -56,8 +57,8 @@ class Medium(Protocol):
     def read_range(self, key: str, offset: int, length: int) -> tuple[bytes, int | None]:
         """Bytes from `offset` and the stated size of the whole object; `length` is at least 1."""
 
-    def write(self, key: str, data: bytes, *, create_only: bool) -> None:
-        """Store the object, whole or not at all."""
+    def write(self, key: str, parts: Sequence[Buffer], *, create_only: bool) -> None:
+        """Store the concatenation of `parts`, whole or not at all."""
 
     def walk(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Key and size of all objects that start with `prefix`, page by page; maybe of others too."""
@@ -73,9 +74,20 @@ _live: weakref.WeakSet[FsspecBackend] = weakref.WeakSet()
 _inherited: list[Medium] = []  # kept from finalizers, which would talk to the parent's event loop
 
 
+_obstore_died = False
+
+
 def _forget_after_fork() -> None:
+    global _obstore_died
+    # Whoever had it: its threads are one set for the whole process, and a child waits for them for ever.
+    _obstore_died = _obstore_died or "obstore" in sys.modules
     for backend in list(_live):
         backend._after_fork()
+
+
+def obstore_survives() -> bool:
+    """Whether obstore can work in this process: no parent had it loaded before it forked."""
+    return not _obstore_died
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)
@@ -109,9 +121,8 @@ class FsspecBackend(Backend):
         check_key(key)
         self._check_writable(key)
         kept = list(parts)
-        data = kept[0] if len(kept) == 1 and isinstance(kept[0], bytes) else b"".join(kept)
         try:
-            self._open().write(key, data, create_only=create_only)
+            self._open().write(key, kept, create_only=create_only)
         except Exception as e:
             if create_only and code_of(e) in CONFLICT and self.stat(key) is not None:
                 raise KeyExists("already there", subject=f"{self.name}/{key}") from e
@@ -254,7 +265,10 @@ class FsspecMedium:
     def head(self, key: str) -> int | None:
         try:
             info = self._fs.info(self._path(key))
-        except FileNotFoundError:
+        except FileNotFoundError as e:
+            # fsspec's HTTP says this of every failure, and what really happened is its cause.
+            if isinstance(e.__cause__, Exception) and code_of(e.__cause__) not in MISSING:
+                raise e.__cause__ from None
             return None
         if info.get("type", "file") != "file":
             return None
@@ -280,8 +294,9 @@ class FsspecMedium:
                 return b"", size
         return bytes(self._fs.cat_file(self._path(key), start=offset, end=offset + length)), None
 
-    def write(self, key: str, data: bytes, *, create_only: bool) -> None:
+    def write(self, key: str, parts: Sequence[Buffer], *, create_only: bool) -> None:
         path = self._path(key)
+        data = parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
         if self._atomic_put:
             if create_only:
                 self._fs.pipe_file(path, data, mode="create")

@@ -12,23 +12,26 @@ from __future__ import annotations
 
 import asyncio
 import io
-import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import fsspec.asyn
+from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from s3fs import S3FileSystem
 
-from dvk.backend.contract import WrongAnswer
+from dvk.backend.contract import Buffer, WrongAnswer
+from dvk.backend.pace import SLOWEST_BYTES_PER_S, Pace
 from dvk.backend.remote_errors import code_of
 from dvk.backend.settings import RemoteSettings
+from dvk.backend.text import redact
 from dvk.errors import RemoteError
 
 _T = TypeVar("_T")
 
-# No call may take for ever even if a byte arrives in every read timeout. The floor is for one connection of many.
-_SLOWEST_BYTES_PER_S = 4 << 10
 _MULTIPART_BYTES = 100 << 20
 _TICK_S = 0.5
 _SPEECHLESS = ("400", "403", "301", "307", "Forbidden", "Bad Request")
@@ -79,26 +82,26 @@ class S3Medium:
 
         return self._run(read, length)
 
-    def write(self, key: str, data: bytes, *, create_only: bool) -> None:
+    def write(self, key: str, parts: Sequence[Buffer], *, create_only: bool) -> None:
         path = f"{self._bucket}/{self._start}{key}"
+        body = _Body(parts)
 
         async def write() -> None:
-            if len(data) >= _MULTIPART_BYTES:
-                await self._fs._pipe_file(path, data, mode="create" if create_only else "overwrite")
+            if body.size >= _MULTIPART_BYTES:
+                await self._fs._pipe_file(path, b"".join(parts), mode="create" if create_only else "overwrite")
                 return
             only_new = {"IfNoneMatch": "*"} if create_only else {}
-            body = _Body(data)
             await self._watch(
                 body, self._fs._call_s3("put_object", Bucket=self._bucket, Key=self._start + key, Body=body, **only_new)
             )
 
-        self._run(write, len(data))
+        self._run(write, body.size)
 
     async def _watch(self, body: _Body, call: Awaitable[object]) -> None:
         """Await `call` as long as it takes bytes from `body`: the read timeout starts only after the last of them."""
         task = asyncio.ensure_future(call)
         try:
-            pace = _Pace(self._grace_s)
+            pace = Pace(self._grace_s)
             while not (await asyncio.wait({task}, timeout=_TICK_S))[0]:
                 if body.taken < body.size:
                     pace.check(body.taken)
@@ -108,7 +111,7 @@ class S3Medium:
 
     async def _read_up_to(self, body: Any, limit: int) -> bytes:
         """All of a body, or its first `limit` bytes when it is longer."""
-        pace = _Pace(self._grace_s)
+        pace = Pace(self._grace_s)
         parts = []
         left = limit
         while left > 0:
@@ -152,7 +155,7 @@ class S3Medium:
 
     def _run(self, work: Callable[[], Awaitable[_T]], size_bytes: int) -> _T:
         """Run on the event loop, with a limit on the whole; cancelled there when it is over."""
-        limit_s = self._grace_s + size_bytes / _SLOWEST_BYTES_PER_S
+        limit_s = self._grace_s + size_bytes / SLOWEST_BYTES_PER_S
 
         async def limited() -> _T:
             return await asyncio.wait_for(work(), limit_s)
@@ -161,37 +164,68 @@ class S3Medium:
         return result
 
 
-class _Body(io.BytesIO):
-    """The bytes of an upload, which tell how far the connection has taken them."""
+class _Body(io.RawIOBase):
+    """The bytes of an upload as they lie in memory, which tell how far the connection has taken them."""
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self.size = len(data)
+    def __init__(self, parts: Sequence[Buffer]) -> None:
+        self._parts = [view for part in parts if (view := memoryview(part).cast("B")).nbytes]
+        self._starts = list(accumulate((part.nbytes for part in self._parts), initial=0))
+        self.size = self._starts[-1]
         self.taken = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
-        found = super().read(size)
-        self.taken = self.tell()
-        return found
+        end = self.size if size is None or size < 0 else min(self.taken + size, self.size)
+        found: list[memoryview] = []
+        while self.taken < end:
+            at = bisect_right(self._starts, self.taken) - 1
+            piece = self._parts[at][self.taken - self._starts[at] : end - self._starts[at]]
+            found.append(piece)
+            self.taken += piece.nbytes
+        return b"".join(found)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.taken, io.SEEK_END: self.size}[whence]
+        self.taken = min(max(base + offset, 0), self.size)
+        return self.taken
+
+    def tell(self) -> int:
+        return self.taken
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return self.size
 
 
-class _Pace:
-    """Ends a transfer that stalls or trickles: after a grace it must have kept up a slowest rate."""
+class _Stays(AIOHTTPSession):  # type: ignore[misc]  # untyped
+    """Takes a redirect for what it is, an answer, as botocore itself does.
 
-    def __init__(self, grace_s: float) -> None:
-        self._grace_s = grace_s
-        self._began = self._moved_at = time.monotonic()
-        self._moved = 0
+    aiobotocore follows it to any host, and takes the session token (`X-Amz-Security-Token`) along.
+    """
 
-    def check(self, moved: int) -> None:
-        """Raises `TimeoutError` unless enough bytes have moved by now."""
-        now = time.monotonic()
-        if moved != self._moved:
-            self._moved, self._moved_at = moved, now
-        if now - self._moved_at > self._grace_s:
-            raise TimeoutError(f"nothing moved for {self._grace_s:.0f} s")
-        if moved < (now - self._began - self._grace_s) * _SLOWEST_BYTES_PER_S:
-            raise TimeoutError(f"only {moved:,} bytes moved in {now - self._began:.0f} s")
+    async def _get_session(self, proxy_url: str | None) -> Any:
+        return _NoRedirects(await super()._get_session(proxy_url))
+
+    async def send(self, request: Any) -> Any:
+        answer = await super().send(request)
+        asked, said = urlsplit(request.url), urlsplit(str(answer.url))
+        if (asked.scheme, asked.netloc) != (said.scheme, said.netloc):  # another version of it, where the above is void
+            raise RemoteError(f"the server sent the request on to {redact(said.netloc)}, which dvk does not follow")
+        return answer
+
+
+class _NoRedirects:
+    """An aiohttp session that follows no redirect."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    async def request(self, method: str, **arguments: Any) -> Any:
+        return await self._session.request(method, allow_redirects=False, **arguments)
 
 
 def _total_of(answer: Mapping[str, Any], offset: int, length: int) -> int:
@@ -239,6 +273,7 @@ def _filesystem(settings: RemoteSettings, environ: Mapping[str, str]) -> Any:
         "read_timeout": settings.read_timeout_s,
         "max_pool_connections": settings.max_concurrency,
         "retries": {"total_max_attempts": 1, "mode": "standard"},
+        "http_session_cls": _Stays,
     }
     if settings.addressing != "auto":
         config["s3"] = {"addressing_style": settings.addressing}

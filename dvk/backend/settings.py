@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 from dvk.errors import UsageError
 
-_CHOICES = {"addressing": ("auto", "path", "virtual"), "checksum": ("auto", "when_required")}
+_CHOICES = {
+    "addressing": ("auto", "path", "virtual"),
+    "checksum": ("auto", "when_required"),
+    "backend": ("auto", "obstore", "fsspec"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +28,7 @@ class RemoteSettings:
     sse: str | None = None  #: server-side encryption: "AES256" or "aws:kms"
     sse_kms_key_id: str | None = None
     checksum: str = "auto"  #: when_required for servers that cannot cope with the newer checksums
+    backend: str = "auto"  #: the library for s3, gs and az; auto: obstore where it is installed and fits
     anon: bool = False  #: send unsigned requests
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 60.0

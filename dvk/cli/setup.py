@@ -202,6 +202,7 @@ def config(
     remote.<name>.sse: server-side encryption of what is written
     remote.<name>.sse_kms_key_id: the key of `aws:kms`
     remote.<name>.checksum: `when_required` for servers that do not know the newer checksums
+    remote.<name>.backend: the library that talks to s3, gs and az
     remote.<name>.anon: send unsigned requests (public buckets)
     remote.<name>.connect_timeout_s: seconds to wait for a connection (10)
     remote.<name>.read_timeout_s: seconds to wait for the next byte (60)

@@ -157,6 +157,13 @@ KEYS: tuple[Key, ...] = (
         "`when_required` for servers that do not know the newer checksums",
         choices=("auto", "when_required"),
     ),
+    Key(
+        "remote.<name>.backend",
+        "choice",
+        _OWN,
+        "the library that talks to s3, gs and az",
+        choices=("auto", "obstore", "fsspec"),
+    ),
     Key("remote.<name>.anon", "bool", _OWN, "send unsigned requests (public buckets)"),
     Key("remote.<name>.connect_timeout_s", "count", _OWN, "seconds to wait for a connection (10)"),
     Key("remote.<name>.read_timeout_s", "count", _OWN, "seconds to wait for the next byte (60)"),

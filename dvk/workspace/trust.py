@@ -30,7 +30,7 @@ FILE_NAME = b"trusted-remotes"
 VARIABLE = "DVK_TRUST_REMOTES"
 MAX_BYTES = 1 << 20
 _HEADER = "dvk trusted remotes 1"
-_CHOOSE_SERVER = ("http", "https", "ssh")
+_CHOOSE_SERVER = ("http", "https", "ssh", "hdfs")
 
 
 def why_ask(url: RemoteUrl, origin: Origin, *, write: bool) -> str:

@@ -41,9 +41,11 @@ def proxy(s3: S3Address) -> Iterator[HttpProxy]:
         yield proxy
 
 
-@pytest.fixture
-def backend(proxy: HttpProxy, bucket: str) -> Iterator[Backend]:
-    settings = RemoteSettings(connect_timeout_s=1, read_timeout_s=1)
+@pytest.fixture(params=["obstore", "fsspec"])
+def backend(proxy: HttpProxy, bucket: str, request: pytest.FixtureRequest) -> Iterator[Backend]:
+    if request.param == "obstore":
+        pytest.importorskip("obstore")
+    settings = RemoteSettings(connect_timeout_s=1, read_timeout_s=1, backend=request.param)
     url = f"s3://{bucket}/{time.monotonic_ns():x}"
     backend = open_backend(url, settings=settings, environ=aws_env(proxy.endpoint_url))
     backend.put("p/x", [DATA])

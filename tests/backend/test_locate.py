@@ -114,14 +114,24 @@ def test_a_path_opens_our_own_local_backend(tmp_path: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "package"), [("gs://bucket/x", "gcsfs"), ("az://cont/x", "adlfs"), ("ssh://h/x", "sshfs")]
+    ("url", "package"),
+    [
+        ("s3://bucket/x", "s3fs"),
+        ("gs://bucket/x", "gcsfs"),
+        ("az://cont/x", "adlfs"),
+        ("ssh://h/x", "sshfs"),
+        ("sftp://h/x", "sshfs"),
+        ("hdfs://h/x", "pyarrow"),
+        ("https://h/x", "aiohttp"),
+    ],
 )
 def test_a_missing_library_is_named(url: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=package) as caught:
         open_backend(url, settings=RemoteSettings(), environ={})
-    assert caught.value.hint == f"pip install {package}"
+    assert caught.value.hint.startswith(f"pip install {package}")
+    assert ("dvk[fast]" in caught.value.hint) == url.startswith(("s3", "gs", "az"))
 
 
 def test_http_is_read_only() -> None:

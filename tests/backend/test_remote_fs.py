@@ -70,7 +70,7 @@ class LyingMedium:
     def read_range(self, key: str, offset: int, length: int) -> tuple[bytes, int | None]:
         return self.data, self.total
 
-    def write(self, key: str, data: bytes, *, create_only: bool) -> None:
+    def write(self, key: str, parts: object, *, create_only: bool) -> None:
         raise client_error("ConditionalRequestConflict", 409)
 
     def walk(self, prefix: str) -> Iterator[tuple[str, int]]:

@@ -18,8 +18,23 @@ from dvk.testing.s3server import ACCESS_KEY, SECRET_KEY, S3Address, aws_env
 from dvk.testing.tcp_proxy import TcpProxy
 
 
+@pytest.fixture(autouse=True, params=["obstore", "fsspec"])
+def library(request: pytest.FixtureRequest) -> str:
+    """Everything is true of both ways to S3."""
+    if request.param == "obstore":
+        pytest.importorskip("obstore")
+    # "auto" and not "obstore", which would be refused where only s3fs can do it.
+    global LIBRARY
+    LIBRARY = "auto" if request.param == "obstore" else "fsspec"
+    return str(request.param)
+
+
+LIBRARY = "auto"
+
+
 def connect(url: str, environ: dict[str, str], **settings: object) -> Backend:
-    return open_backend(url, settings=RemoteSettings(**settings), environ=environ)  # type: ignore[arg-type]
+    wanted = RemoteSettings(**{"backend": LIBRARY, **settings})  # type: ignore[arg-type]
+    return open_backend(url, settings=wanted, environ=environ)
 
 
 class TestS3(BackendSuite):
@@ -33,11 +48,11 @@ class TestS3(BackendSuite):
 
     def plant_foreign(self) -> bool:
         bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
-        outer = connect(f"s3://{bucket}", self.server.env)
+        outer = connect(f"s3://{bucket}", self.server.env, backend="fsspec")
         medium = outer._open()  # type: ignore[attr-defined]
         for name in ("UPPER", "p/with space", "p/ab/.hidden"):
-            medium.write(f"{prefix}/{name}", b"x", create_only=False)
-        medium.write(f"{prefix}2/p/ab/neighbour", b"x", create_only=False)
+            medium.write(f"{prefix}/{name}", [b"x"], create_only=False)
+        medium.write(f"{prefix}2/p/ab/neighbour", [b"x"], create_only=False)
         outer.close()
         return True
 
