@@ -1,0 +1,220 @@
+"""A DuckDB of one comparison: bounded memory, a folder of its own for what does not fit, and no other files.
+
+    with Engine(memory_bytes=1 << 30, temp_dir=None, threads=2) as engine:
+        engine.put("insert into a select c0, r from feed", batch)
+        engine.rows("select count(*) from a")
+
+The SQL that runs here is ours, but values, and one expression of the user's, come from outside: after it is set up, the
+engine reads and writes no file but its own temporary ones, loads no extension and accepts no further settings. It works
+in memory and spills into a folder made for it, which goes with it on every exit; a folder that a killed process left
+behind is removed by the next comparison that uses the same place.
+
+The engine's errors become ours here, and nowhere else: out of memory, a full disk, and anything unexpected end the
+comparison with an error that names the setting to change. Nothing that was counted so far is shown.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from dvk.errors import StorageError, StorageFull, TableError
+from dvk.store.names import show
+
+_PREFIX = b"dvk-table-"
+_OWNER = b"owner"
+_MORE_MEMORY = "give it more memory, or compare fewer columns with `only`"
+
+#: A salt for row digests: two rows of different content collide by chance only, also when somebody chose the rows.
+_SALT_BYTES = 16
+
+
+class Engine:
+    """One connection and its folder. For one thread at a time; `close` may be called twice."""
+
+    def __init__(self, *, memory_bytes: int, temp_dir: bytes | None, threads: int | None) -> None:
+        self.memory_bytes = memory_bytes
+        self.folder, owner = _make_folder(temp_dir)
+        self._remove = weakref.finalize(self, _remove_folder, self.folder, owner)
+        self._salt = secrets.token_bytes(_SALT_BYTES)
+        try:
+            self._connection = _connect(self.folder, memory_bytes, threads or os.cpu_count() or 1)
+        except BaseException:
+            self._remove()
+            raise
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it and remove its folder."""
+        self._connection.close()
+        self._remove()
+
+    def run(self, sql: str, parameters: list[Any] | None = None) -> None:
+        """Do something without an answer."""
+        with self._ours():
+            self._connection.execute(sql, parameters)
+
+    def rows(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
+        """All rows of a small answer."""
+        with self._ours():
+            answer: list[tuple[Any, ...]] = self._connection.execute(sql, parameters).fetchall()
+            return answer
+
+    def one(self, sql: str, parameters: list[Any] | None = None) -> Any:
+        """The only value of the only row."""
+        return self.rows(sql, parameters)[0][0]
+
+    def table(self, sql: str, parameters: list[Any] | None = None) -> pa.Table:
+        """An answer that fits in memory, as Arrow."""
+        with self._ours():
+            return self._connection.sql(sql, params=parameters).to_arrow_table()
+
+    def batches(
+        self, sql: str, parameters: list[Any] | None = None, *, rows: int = 1 << 16
+    ) -> Iterator[pa.RecordBatch]:
+        """An answer of any size, in batches. Other questions may be asked in between."""
+        with self._ours():
+            cursor = self._connection.cursor()
+            reader = cursor.sql(sql, params=parameters).to_arrow_reader(rows)
+        try:
+            while True:
+                with self._ours():
+                    try:
+                        batch = reader.read_next_batch()
+                    except StopIteration:
+                        return
+                if batch.num_rows:
+                    yield batch
+        finally:
+            cursor.close()
+
+    def put(self, sql: str, data: pa.Table | pa.RecordBatch | pa.RecordBatchReader) -> None:
+        """Run a statement that reads `data` under the name `feed`."""
+        if isinstance(data, pa.RecordBatch):
+            data = pa.Table.from_batches([data])
+        with self._ours():
+            self._connection.register("feed", data)
+            try:
+                self._connection.execute(sql)
+            finally:
+                self._connection.unregister("feed")
+
+    def digest(self, column: str) -> str:
+        """SQL for a digest of 128 bits of a column of bytes, different in each run."""
+        salt = "".join(f"\\x{byte:02X}" for byte in self._salt)
+        return f"md5_number('{salt}'::blob || {column})"
+
+    @contextmanager
+    def _ours(self) -> Iterator[None]:
+        """Turn errors of the engine into ours."""
+        try:
+            yield
+        except duckdb.OutOfMemoryException as problem:
+            if "max_temp_directory_size" in str(problem) or "No space left" in str(problem):
+                raise self._full(problem) from problem
+            raise TableError(
+                f"the comparison needs more than the {self.memory_bytes >> 20} MiB of memory it was given",
+                hint=_MORE_MEMORY,
+            ) from problem
+        except (duckdb.Error, pa.ArrowInvalid, pa.ArrowException, OSError) as problem:
+            if "No space left" in str(problem) or "max_temp_directory_size" in str(problem):
+                raise self._full(problem) from problem
+            if isinstance(problem, (duckdb.IOException, OSError)):
+                text = f"temporary files cannot be used: {_first_line(problem)}"
+                raise StorageError(text, subject=show(self.folder)) from problem
+            raise TableError(f"the comparison failed: {_first_line(problem)}", hint="please report this") from problem
+
+    def _full(self, problem: Exception) -> StorageFull:
+        return StorageFull(
+            f"no space left for temporary files of the comparison ({_first_line(problem)})",
+            subject=show(self.folder),
+            hint="choose a folder on another disk, or give it more memory so that less is written",
+        )
+
+
+def _connect(folder: bytes, memory_bytes: int, threads: int) -> Any:
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": f"{memory_bytes}B",
+        "temp_directory": os.fsdecode(folder),
+        "threads": threads,
+        "preserve_insertion_order": False,
+        "autoload_known_extensions": False,
+        "autoinstall_known_extensions": False,
+        "allow_community_extensions": False,
+    }
+    try:
+        connection = duckdb.connect(":memory:", config=config)
+        # A filter made from the first part of a join that spills has dropped rows (duckdb issue 25702).
+        connection.execute("set disabled_optimizers = 'join_filter_pushdown'")
+        connection.execute("set enable_external_access = false")
+        connection.execute("set lock_configuration = true")
+    except (duckdb.Error, UnicodeError) as problem:
+        raise StorageError(f"no engine for the comparison: {_first_line(problem)}", subject=show(folder)) from problem
+    return connection
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).splitlines() or [type(problem).__name__])[0]
+
+
+def _make_folder(parent: bytes | None) -> tuple[bytes, int]:
+    """A new folder in `parent` and a descriptor that holds the lock on it."""
+    parent = os.path.abspath(parent or os.fsencode(tempfile.gettempdir()))
+    try:
+        _sweep(parent)
+        folder = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
+        fresh = os.path.join(folder, _OWNER + b".new")
+        owner = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        _locked(owner)
+        os.rename(fresh, os.path.join(folder, _OWNER))  # nobody sees it before it is locked
+    except OSError as problem:
+        kind = StorageFull if problem.errno in (errno.ENOSPC, errno.EDQUOT) else StorageError
+        raise kind(f"no folder for temporary files: {problem.strerror}", subject=show(parent)) from problem
+    return folder, owner
+
+
+def _remove_folder(folder: bytes, owner: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(owner)
+
+
+def _sweep(parent: bytes) -> None:
+    """Remove folders whose makers are gone: nobody holds their locks any more."""
+    with os.scandir(parent) as entries:
+        ours = [e.path for e in entries if e.name.startswith(_PREFIX) and e.is_dir(follow_symlinks=False)]
+    for folder in ours:
+        try:
+            owner = os.open(os.path.join(folder, _OWNER), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue  # another user's, or being made right now
+        if _locked(owner):
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(owner)
+
+
+def _locked(owner: int) -> bool:
+    """Take the lock if it is free; False where it is held, or where the filesystem has none."""
+    try:
+        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
