@@ -68,6 +68,7 @@ class CsvTable(TextTable):
         super().__init__(source, text, dialect.marks, columns, header=header)
         self.dialect = dialect
         self._null_values = null_values
+        self._blank = "an empty line" if len(columns) > 1 else ""
         self._notices += notices
         self._names = [f"c{c.index}" for c in columns]
         self._parse_options = pc.ParseOptions(
@@ -97,7 +98,9 @@ class CsvTable(TextTable):
 
     def _parse(self, data: bytes, columns: Sequence[int], offset: int | None) -> pa.RecordBatch:
         d = self.dialect
-        flaw = find_flaw(data, quote=d.quote, delimiter=d.delimiter, end=d.end)
+        flaw = find_flaw(data, quote=d.quote, delimiter=d.delimiter, end=d.end, blank=self._blank)
+        if flaw is not None and flaw.why == self._blank:
+            raise self._ragged(1, None if offset is None else offset + flaw.offset)
         if flaw is not None:
             hint = _PLAIN_QUOTES if data[flaw.offset] == d.quote else ""
             raise self._broken(flaw.why, offset=None if offset is None else offset + flaw.offset, hint=hint)
@@ -329,7 +332,7 @@ class Ragged:
         if not self._count:
             return ()
         what = "left out" if self._skip else "filled with nulls"
-        return (Notice("ragged", f"{self._label}: {self._count} records have too {self._how} fields and were {what}"),)
+        return (Notice("ragged", f"{self._label}: records with too {self._how} fields, {what}: {self._count}"),)
 
     @property
     def _how(self) -> str:

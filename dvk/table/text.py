@@ -44,6 +44,7 @@ class TextTable(ABC):
         self._notices: list[Notice] = list(text.notices)
         self._rows_decoded = 0
         self._indexed: TextIndexed | None = None
+        self.given_recipe: Chunks | None = None  #: chunks that somebody found, where no store knows any
         self._lock = threading.Lock()
         self._unit_bytes = WIDE_UNIT_BYTES if len(columns) > WIDE else UNIT_BYTES
 
@@ -85,9 +86,9 @@ class TextTable(ABC):
         return self.build_index().index
 
     @property
-    def recipe(self) -> Chunks | None:
-        """The recipe whose chunks are the blocks of the index."""
-        return self.build_index().recipe
+    def stored_recipe(self) -> Chunks | None:
+        """The chunks of the text that its store knows; None for a plain file and for what had to be expanded."""
+        return self._source.chunks() if self.text.is_source else None
 
     def build_index(self, *, cache: Cache | None = None, like: TextTable | None = None) -> TextIndexed:
         """Find out where records lie, once: from `cache`, from chunks shared with `like`, from a scan.
@@ -97,7 +98,10 @@ class TextTable(ABC):
         """
         if self._indexed is None:
             known = like.build_index() if like is not None and like.marks == self.marks else None
-            indexed = build_index(self._source, self.text, self.marks, cache=cache, like=known)
+            stored = self.stored_recipe
+            recipe = stored if stored is not None else self.given_recipe
+            file_id = None if stored is None else self._source.id
+            indexed = build_index(self.text, self.marks, recipe, file_id=file_id, cache=cache, like=known)
             if indexed.index.open_at_end:
                 self._never_closed(indexed.index)
             self._indexed = indexed

@@ -23,7 +23,6 @@ from dvk.errors import TableError
 from dvk.store.names import I64
 from dvk.store.pages import Chunks
 from dvk.table.cache import Cache
-from dvk.table.contract import Source
 from dvk.table.parallel import ordered_map
 from dvk.table.text_scan import Facts, record_ends, scan
 from dvk.table.text_spool import Text
@@ -31,6 +30,7 @@ from dvk.table.text_spool import Text
 BLOCK_BYTES = 256 << 10  #: blocks of a text without a recipe
 RUN_BYTES = 4 << 20  #: what is scanned at once
 MAX_RECORD_BYTES = 64 << 20
+_FEW_BLOCKS = 8  # not worth threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,15 @@ class TextIndex:
         nth = wanted - self.before[blocks] - 1
         out[inner] = self.first[blocks]
         rest = np.flatnonzero(nth > 0)
-        for part in np.split(rest, np.flatnonzero(np.diff(blocks[rest])) + 1):
-            if len(part):
-                block = int(blocks[part[0]])
-                out[inner[part]] = self._ends_in(block)[nth[part]]
+        parts = [part for part in np.split(rest, np.flatnonzero(np.diff(blocks[rest])) + 1) if len(part)]
+
+        def inside(part: I64) -> I64:
+            ends: I64 = self._ends_in(int(blocks[part[0]]))[nth[part]]
+            return ends
+
+        found = ordered_map(inside, parts) if len(parts) > _FEW_BLOCKS else map(inside, parts)
+        for part, ends in zip(parts, found, strict=True):
+            out[inner[part]] = ends
         return out
 
     def _ends_in(self, block: int) -> I64:
@@ -151,10 +156,18 @@ class TextIndex:
 
 
 def build_index(
-    source: Source, text: Text, marks: Marks, *, cache: Cache | None, like: TextIndexed | None
+    text: Text,
+    marks: Marks,
+    recipe: Chunks | None,
+    *,
+    file_id: bytes | None,
+    cache: Cache | None,
+    like: TextIndexed | None,
 ) -> TextIndexed:
-    """The index of a text: facts from the cache, else of chunks shared with `like`, else from a scan."""
-    recipe = source.chunks() if text.is_source else None
+    """The index of a text: facts from the cache, else of chunks shared with `like`, else from a scan.
+
+    `recipe`: the chunks of the text, which become the blocks of the index; `file_id`: under which the cache knows them.
+    """
     if recipe is None:
         lengths = np.full(-(-text.size // BLOCK_BYTES), BLOCK_BYTES, np.int64)
         if len(lengths):
@@ -163,7 +176,6 @@ def build_index(
         return TextIndexed(TextIndex(text, marks, lengths, _scan(text, marks, lengths, every)), None)
     lengths = recipe.lengths.astype(np.int64)
     spec = _spec(recipe, marks)
-    file_id = source.id
     if cache is not None and file_id is not None and (kept := _parse(cache.get(file_id, spec), lengths)) is not None:
         return TextIndexed(TextIndex(text, marks, lengths, kept), recipe)
     known = np.full(len(lengths), -1, np.int64)
@@ -196,21 +208,21 @@ def find_shared(old: Chunks, new: Chunks) -> I64:
     out = np.full(len(new), -1, np.int64)
     if not len(old) or not len(new):
         return out
-    order = np.argsort(_names(old), kind="stable")
-    names = _names(old)[order]
-    at = np.minimum(np.searchsorted(names, _names(new)), len(names) - 1)
-    same = (names[at] == _names(new)) & (old.lengths[order[at]] == new.lengths)
+    order = np.argsort(chunk_names(old), kind="stable")
+    names = chunk_names(old)[order]
+    at = np.minimum(np.searchsorted(names, chunk_names(new)), len(names) - 1)
+    same = (names[at] == chunk_names(new)) & (old.lengths[order[at]] == new.lengths)
     out[same] = order[at[same]]
     return out
 
 
-def _names(chunks: Chunks) -> np.ndarray[tuple[int], np.dtype[np.void]]:
-    """Ids as one array of sortable values."""
+def chunk_names(chunks: Chunks) -> np.ndarray[tuple[int], np.dtype[np.void]]:
+    """The ids as one array that can be sorted and searched."""
     return np.ascontiguousarray(chunks.ids).view("S32").reshape(-1)
 
 
 def _spec(recipe: Chunks, marks: Marks) -> bytes:
-    cuts = xxhash.xxh3_128(np.ascontiguousarray(recipe.ids).tobytes())
+    cuts = xxhash.xxh3_128(recipe.ids.tobytes())
     cuts.update(recipe.lengths.astype("<u4").tobytes())
     return b"text-facts/1\0" + marks.spec + cuts.digest()
 

@@ -57,9 +57,9 @@ class Facts:
     @classmethod
     def join(cls, parts: Sequence[Facts]) -> Facts:
         """Of the runs of all parts, in order."""
-        return cls(
-            *(np.concatenate([np.zeros(0, np.uint32), *c]) for c in zip(*(p.arrays for p in parts), strict=True))
-        )
+        none = np.zeros(0, np.uint32)
+        columns = zip((none,) * 5, *(p.arrays for p in parts), strict=True)
+        return cls(*(np.concatenate(column) for column in columns))
 
     def take(self, index: I64) -> Facts:
         """Of the runs at `index`."""
@@ -124,21 +124,27 @@ def last_record_end(data: bytes, *, quote: int, end: int) -> int:
     return int(at[-1]) if len(at) else 0
 
 
-def find_flaw(data: bytes, *, quote: int, delimiter: int, end: int) -> Flaw | None:
+def find_flaw(data: bytes, *, quote: int, delimiter: int, end: int, blank: str = "") -> Flaw | None:
     """The first misplaced quote or line end of `data`, which begins at a record and stops behind one or with the file.
 
     A quote opens a field only as its first byte and closes it only as its last; between, quotes come in pairs. A
-    carriage return outside quotes belongs to a line end.
+    carriage return outside quotes belongs to a line end. `blank`: what is wrong with an empty record; empty: nothing.
     """
     other = CR if end == LF else LF
     has_quotes, has_other = bool(quote) and quote in data, other in data
-    if not has_quotes and not has_other:
+    if not has_quotes and not has_other and not blank:
         return None
     ends = _bits(data, end)
     others = _bits(data, other) if has_other else np.zeros_like(ends)
     quotes = _bits(data, quote) if has_quotes else np.zeros_like(ends)
     open_ = _prefix_xor(quotes) if has_quotes else quotes
     flaws: list[Flaw] = []
+    if blank:
+        starts = _towards_end(ends & ~open_)
+        empty = ends & starts
+        if has_other:
+            empty |= others & starts & _towards_start(ends, len(data), last=False)
+        flaws += _flaw(empty & ~open_, blank)
     if has_other:
         alone = others & ~open_
         if end == LF:

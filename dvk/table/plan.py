@@ -1,0 +1,30 @@
+"""What has to be read to compare two tables: the cheapest proof that the rest is equal.
+
+plan(a, b, cache=cache).level      "L0" same file, "L1" chunks of a text, "L2", "L3" parts of a column file, "L4" all
+"""
+
+from __future__ import annotations
+
+from dvk.table.cache import Cache
+from dvk.table.contract import Plan, Table
+from dvk.table.skip_text import plan_text
+from dvk.table.text import TextTable
+
+
+def plan(a: Table, b: Table, *, cache: Cache | None = None) -> Plan:
+    """Find out what two versions share. `cache`: what earlier diffs learned, and what this one leaves behind.
+
+    Raises:
+        TableError: one of them is broken in a way that shows already.
+    """
+    if isinstance(a, TextTable) and isinstance(b, TextTable):
+        if _same_file(a, b) and a.reading == b.reading:
+            a.build_index(cache=cache)
+            b.build_index(cache=cache, like=a)
+            return Plan("L0", (), (), skipped=a.count_rows())
+        return plan_text(a, b, cache)
+    return Plan.everything(a, b)
+
+
+def _same_file(a: Table, b: Table) -> bool:
+    return a.source.id is not None and a.source.id == b.source.id
