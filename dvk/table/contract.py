@@ -171,8 +171,9 @@ class Plan:
     """What has to be read to compare two tables; everything else is equal, row for row, as a bag, on both sides.
 
     `level`: `L0` same file, `L1` shared chunks of a text, `L2` shared column chunks, `L3` segment index, `L4`
-    everything is read. `skipped` rows of each side are equal and in neither region list. Exact for a keyed
-    diff: for every key, the counts of equal rows cancel.
+    everything is read. `skipped` rows of each side are equal and in neither region list, nor are those of `aligned`.
+    Exact for a keyed diff: for every key, the counts of equal rows cancel. `ordered`: the skipped rows also come in the
+    same order on both sides, row n of A's with row n of B's; without it, only a diff by key or as a bag can use the plan.
     """
 
     level: str
@@ -180,6 +181,7 @@ class Plan:
     b: tuple[Region, ...]
     aligned: tuple[Aligned, ...] = ()
     skipped: int = 0
+    ordered: bool = False
 
     @classmethod
     def everything(cls, a: Table, b: Table) -> Plan:
