@@ -12,7 +12,8 @@ it asks for; it shows no progress of an upload; and it does not survive a fork. 
   do is left to it from then on.
 - A server or network in trouble: the error is transient, and for a minute all goes the slow way, which hears how long
   the server wants to be left alone.
-- Uploads above 256 KiB go the slow way: the time is the same, and a stalled one is noticed (docs/design/0012).
+- Uploads above 256 KiB go the slow way: the time is the same, and a stalled one is noticed.
+- Deletes go the slow way: obstore follows redirects, though with nothing secret (`obstore_options` sees to that).
 - In a forked child all goes the slow way: the threads of obstore stayed with the parent.
 
 Where there is no slow way (Google, Azure), the text is taken apart.
@@ -189,7 +190,10 @@ class ObstoreMedium:
                     yield path[len(self._start) :], int(row["size"])
 
     def remove(self, key: str) -> None:
-        self._ask(lambda: obstore.delete(self._quick, self._start + key), lambda slow: slow.remove(key))
+        if self._make_slow is not None:  # which follows no redirect
+            self._slow().remove(key)
+        else:
+            self._ask(lambda: obstore.delete(self._quick, self._start + key), lambda slow: slow.remove(key))
 
     def close(self) -> None:
         with self._slow_lock:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 from dvk.backend.contract import KeyExists, KeyMissing, WrongAnswer
 from dvk.backend.text import redact
@@ -145,6 +144,7 @@ def translate_remote(
     """
     for cause in _chain(e):
         if isinstance(cause, DvkError):
+            cause.subject = cause.subject or name
             return cause
     subject = f"{name}/{key}" if key else name
     code = code_of(e)
@@ -216,12 +216,6 @@ def _from_answer(e: Exception, code: str, name: str, subject: str, create_only: 
     if code in ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"):
         return RemoteError(_skew(headers), subject=name, hint="set the clock (for example `timedatectl set-ntp true`)")
     region = redact(headers.get("x-amz-bucket-region") or str(error.get("Region") or ""))
-    if status in (301, 302, 303, 307, 308) and not region and headers.get("location"):
-        return RemoteError(
-            f"the server redirects to {redact(urlsplit(headers['location']).netloc)!r}, which dvk does not follow",
-            subject=name,
-            hint="if that is the right server, make it the remote's endpoint_url",
-        )
     if code in _REGION or status in (301, 302, 307, 308):
         right = f": it is in {region}" if region else ""
         return RemoteError(
@@ -242,6 +236,14 @@ def _from_answer(e: Exception, code: str, name: str, subject: str, create_only: 
     failed = RemoteError(says, subject=subject, transient=transient, hint=_LATER if transient else "")
     failed.retry_after_s = _retry_after(headers)
     return failed
+
+
+def redirected(host: str) -> RemoteError:
+    """For a server that sends us on to `host`."""
+    return RemoteError(
+        f"the server redirects to {redact(host)!r}, which dvk does not follow",
+        hint="if that is the right server, make it the remote's endpoint_url",
+    )
 
 
 _LATER = "the server is busy or in trouble: run the same command again later"

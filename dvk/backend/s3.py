@@ -25,9 +25,8 @@ from s3fs import S3FileSystem
 
 from dvk.backend.contract import Buffer, WrongAnswer
 from dvk.backend.pace import SLOWEST_BYTES_PER_S, Pace
-from dvk.backend.remote_errors import code_of
+from dvk.backend.remote_errors import code_of, redirected
 from dvk.backend.settings import RemoteSettings
-from dvk.backend.text import redact
 from dvk.errors import RemoteError
 
 _T = TypeVar("_T")
@@ -214,7 +213,10 @@ class _Stays(AIOHTTPSession):  # type: ignore[misc]  # untyped
         answer = await super().send(request)
         asked, said = urlsplit(request.url), urlsplit(str(answer.url))
         if (asked.scheme, asked.netloc) != (said.scheme, said.netloc):  # another version of it, where the above is void
-            raise RemoteError(f"the server sent the request on to {redact(said.netloc)}, which dvk does not follow")
+            raise redirected(said.netloc)
+        # Without a region, botocore would look for one at this same server, without end.
+        if answer.status_code in (301, 302, 303, 307, 308) and "x-amz-bucket-region" not in answer.headers:
+            raise redirected(urlsplit(str(answer.headers.get("location", ""))).netloc)
         return answer
 
 
