@@ -30,6 +30,7 @@ from dvk.store.pages import Chunks
 
 _FICLONERANGE = 0x4020940D  # linux/fs.h; another number on MIPS, PowerPC and SPARC, where it is then refused
 _CLONE_RANGE = struct.Struct("=qQQQ")
+_CAN_SHARE = sys.platform == "linux"
 #: Sharing less than this is not worth a call of its own.
 _SHARE_BYTES = 64 << 10
 
@@ -77,7 +78,7 @@ class Reuse:
     def __init__(self, old: Old, new_fd: int, *, subject: str) -> None:
         self._old_fd, self._new_fd, self._subject = old.fd, new_fd, subject
         #: What blocks can be shared by; 0 once the filesystem refused.
-        self._grain = os.fstat(new_fd).st_blksize if sys.platform == "linux" else 0
+        self._grain = os.fstat(new_fd).st_blksize if _CAN_SHARE else 0
 
     def take(self, old_at: int, new_at: int, room: memoryview) -> None:
         """Put a range as long as `room` into the new file, and the bytes that are there now into `room`.
