@@ -1,8 +1,8 @@
 """What lies on a remote, as a collector of garbage must see it: records with their marks, packs, condemned lists.
 
-Everything that a collector deletes follows from one census, so a census believes nothing: a record that does not parse, a
-mark without its record, a base that a live record names and that is not there, two listings that disagree: each stops
-the collection. docs/format/record.md says what the marks mean.
+Everything that a collector deletes follows from one census, so a census believes nothing: a record that does not
+parse, a confirmation without its record, a base that a live record names and that is not there, two listings that
+disagree: each stops the collection. docs/format/record.md says what the marks mean.
 
 >>> census = take_census(remote, pool)                                    # doctest: +SKIP
 >>> sorted(census.packs.keys() - census.named(census.live))               # doctest: +SKIP
@@ -31,8 +31,8 @@ _NO_PLAN = "nothing was deleted"
 class Census:
     """One look at a remote. Records are named by their ids in hex, packs by their keys.
 
-    `live`: records that keep what they name. `dead`: retired, or given up before they were confirmed. An intent without a
-    mark is live: it names packs of a push that may be under way.
+    `live`: records that keep what they name. `dead`: retired, or given up before they were confirmed. An intent
+    without a mark is live: it names packs of a push that may be under way.
     """
 
     store: str

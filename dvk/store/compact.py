@@ -1,0 +1,150 @@
+"""What roots on a remote need, proven, and one record over it in place of older ones.
+
+A version of today relies on packs of many pushes, each named by the record of its push. When the versions that those
+pushes sent are no longer wanted, their records still hold everything they ever sent. A compaction writes a record that
+names just what the wanted roots use; then the old records can be retired, and packs that no record names are garbage.
+
+What a root uses is read from its locator and proven: every page by its id, every chunk by the footer of a pack that is
+kept. A locator that leads nowhere stops the compaction; it never makes data garbage.
+
+>>> rid = compact(remote, ["f:3fa1..."], pool=pool)                       # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dvk import __version__
+from dvk.backend.contract import KeyMissing
+from dvk.errors import FormatError, NotOurs, Unsafe
+from dvk.ids import RecordId
+from dvk.store.content import Content
+from dvk.store.known import KnownChunks
+from dvk.store.locator import MAX_BYTES, Locator, Ref, format_locator, locator_key, parse_locator
+from dvk.store.names import U8
+from dvk.store.pack import PackKind, pack_key
+from dvk.store.promise import promise
+from dvk.store.record import Record
+from dvk.store.root import FILE, FOLDER, Root
+from dvk.store.section_reader import SectionReader
+from dvk.store.store import Store
+
+_SECTIONS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Pack keys that roots use, and their locators as they were read."""
+
+    packs: frozenset[str]
+    locators: tuple[Locator, ...]
+
+
+def needs(remote: Store, roots: Sequence[str]) -> Needs:
+    """Everything that readers of `roots` (as records write them) open.
+
+    Raises:
+        Unsafe: something of a root is not there, damaged, or not where its locator says.
+    """
+    packs: set[str] = set()
+    known = KnownChunks()
+    added: set[bytes] = set()
+    kept: list[Locator] = []
+    with SectionReader(remote) as reader:
+        for text in roots:
+            try:
+                found = _locator(remote, text)
+                root = Root(found.kind, found.id, found.size, found.files)
+                for data, chunks, pages in _walk(reader, root, found):
+                    packs.update(pack_key(PackKind.PAGES, p) for p in pages)
+                    packs.update(pack_key(PackKind.DATA, p) for p in data)
+                    for name in data - added:
+                        known.add_pack(name, remote.footer(name, PackKind.DATA))
+                        added.add(name)
+                    if len(chunks) and not known.holds(chunks).all():
+                        raise Unsafe("a chunk is not in the pack that its locator names", subject=text)
+            except (KeyMissing, FormatError, Unsafe) as error:
+                raise Unsafe(
+                    f"a version that is wanted cannot be followed to its data ({error.message}); nothing was deleted",
+                    subject=f"{remote.name}: {text[:14]}",
+                    hint="`dvk push --verify full` from a clone that holds it mends its locator and what is lost",
+                ) from error
+            kept.append(found)
+    return Needs(frozenset(packs), tuple(kept))
+
+
+def _locator(remote: Store, text: str) -> Locator:
+    kind, name = FILE if text[0] == "f" else FOLDER, bytes.fromhex(text[2:])
+    key = locator_key(kind, name)
+    data = remote.backend.get(key, max_bytes=MAX_BYTES)
+    return parse_locator(data, kind=kind, wanted=name, subject=f"{remote.name}/{key}")
+
+
+def _walk(reader: SectionReader, root: Root, found: Locator) -> Iterator[tuple[set[bytes], U8, set[bytes]]]:
+    """(data packs, chunk ids uint8[n, 32], page packs) of a few sections at a time."""
+    refs = reader.leaf_refs(root, found)
+    for start in range(0, len(refs), _SECTIONS_AT_ONCE):
+        which = range(start, min(start + _SECTIONS_AT_ONCE, len(refs)))
+        outside: list[tuple[Root, Ref]] = []
+        for i, section in zip(which, reader.iter_sections(found, which), strict=True):
+            if root.kind == FILE:
+                contents: list[Content | Ref | None] = [
+                    Content(reader.recipe_leaf(root, refs[i].id, section), section.placed.placement)
+                ]
+            else:
+                entries, contents, _ = reader.leaf_contents(root, refs[i].id, section)
+                sizes = entries.sizes.tolist()
+                outside += [
+                    (Root(FILE, entries.ids[j].tobytes(), sizes[j]), c)
+                    for j, c in enumerate(contents)
+                    if isinstance(c, Ref)
+                ]
+            files = [c for c in contents if isinstance(c, Content)]
+            blocks = section.placed.placement.blocks
+            used = {blocks.packs[p] for p in set(blocks.pack[np.unique(section.placed.placement.block)].tolist())}
+            ids = [c.chunks.ids for c in files]
+            pages = {found.sections[i].pack}
+            yield used, np.concatenate(ids) if ids else np.zeros((0, 32), np.uint8), pages
+        for (file, ref), inner in zip(outside, reader.nested(outside), strict=True):
+            yield set(), np.zeros((0, 32), np.uint8), {ref.pack}
+            yield from _walk(reader, file, inner)
+
+
+def compact(remote: Store, roots: Sequence[str], *, pool: Executor, writer: str = f"dvk {__version__}") -> RecordId:
+    """Write and confirm one record over `roots`, and put their locators again with its name; its id.
+
+    Raises:
+        Unsafe: see `needs`. Conflict: something of it is being collected; nothing was promised.
+    """
+    return cover(remote, roots, needs(remote, roots), pool=pool, writer=writer)
+
+
+def cover(remote: Store, roots: Sequence[str], found: Needs, *, pool: Executor, writer: str) -> RecordId:
+    """As `compact`, over packs that are known already."""
+    store = remote.describe_again()
+    if store is None:
+        raise NotOurs("there is no dvk store here", subject=remote.name)
+    record = Record(
+        store=store.store,
+        roots=tuple(sorted(set(roots))),
+        packs=(),
+        reused=tuple(sorted(found.packs)),
+        bases=(),
+        time=int(time.time()),
+        writer=writer,
+        nonce=secrets.token_hex(16),
+    )
+
+    def put_locators(rid: RecordId) -> None:
+        def put(one: Locator) -> None:
+            remote.backend.put(locator_key(one.kind, one.id), [format_locator(replace(one, record=rid))])
+
+        list(pool.map(put, found.locators))
+
+    return promise(remote, record, store=store, pool=pool, sizes={}, covered={}, put_locators=put_locators)
