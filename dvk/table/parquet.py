@@ -1,0 +1,250 @@
+"""Parquet as a table: row groups are read as they are needed, columns by position, values in batches.
+
+    table = ParquetTable(source)
+    table.groups[3].rows, table.chunk(3, 0)         # where the bytes of a column of a row group lie
+
+Names do not identify a Parquet column (two may share one, and a dot may be part of one), so leaves are counted off the
+schema and everything goes by number. What a footer states (rows, places) is checked against the file before anything is
+made of it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dvk.errors import TableError
+from dvk.table.columnar_table import PARQUET_MAGIC, ColumnarTable, SourceFile, batch_rows, reading
+from dvk.table.contract import Region, Source
+from dvk.table.result import Notice
+
+_MAX_FOOTER_BYTES = 1 << 30
+#: Row groups whose columns take more than this are read through a window; smaller ones in one request each.
+_WHOLE_BYTES = 64 << 20
+_WINDOW_BYTES = 1 << 20
+_MAX_RUN_ROWS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """`first`: number of its first row."""
+
+    first: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A leaf of a column in a row group: its bytes [start, start + length), dictionary included, and what is stated.
+
+    Two leaves whose `facts` and bytes are equal hold equal values, if their columns have equal types.
+    """
+
+    start: int
+    length: int
+    raw_length: int
+    facts: tuple[Any, ...]
+
+
+class ParquetTable(ColumnarTable):
+    """A Parquet file. Any thread may read; `Source` says what a read costs."""
+
+    format = "parquet"
+
+    def __init__(self, source: Source) -> None:
+        """Read the footer.
+
+        Raises:
+            TableError: it is cut short, encrypted or broken. DvkError: the source does not give its bytes.
+        """
+        super().__init__(source)
+        self._check_end()
+        self._metadata: Any = None
+        with reading(source, "its footer"):
+            file = self._open()
+            self._metadata, self._schema, arrow = file.metadata, file.schema, file.schema_arrow
+        self._take_schema(arrow)
+        self._leaves = self._count_leaves(arrow)
+        self._known: dict[tuple[int, int], Leaf] = {}
+        self._row_bytes: dict[tuple[int, ...], float] = {}  # of leaves that were read together, the most so far
+        self.groups = self._check_groups()
+        if any(self._schema.column(i).physical_type == "INT96" for i in range(len(self._schema))):
+            self._notices.append(
+                Notice("int96", f"{source.label}: its timestamps (INT96) are read as nanoseconds, of 1678 to 2262 only")
+            )
+
+    def count_rows(self) -> int:
+        return int(self._metadata.num_rows)
+
+    def leaves(self, column: int) -> range:
+        """The numbers of the leaves that make a column (several for nested types)."""
+        return self._leaves[column]
+
+    def leaf_form(self, leaf: int) -> tuple[Any, ...]:
+        """How values of a leaf are written: bytes mean the same only in the same form."""
+        c = self._schema.column(leaf)
+        logical = str(c.logical_type)
+        return (
+            c.physical_type,
+            logical,
+            c.length,
+            c.max_definition_level,
+            c.max_repetition_level,
+            c.precision,
+            c.scale,
+        )
+
+    def leaf(self, group: int, leaf: int) -> Leaf:
+        """Where a leaf of a row group lies.
+
+        Raises:
+            TableError: outside the file.
+        """
+        if (known := self._known.get((group, leaf))) is not None:
+            return known
+        with reading(self._source, "its footer"):
+            c = self._metadata.row_group(group).column(leaf)
+            start = c.data_page_offset
+            if c.has_dictionary_page and c.dictionary_page_offset and 0 < c.dictionary_page_offset < start:
+                start = c.dictionary_page_offset
+            length = c.total_compressed_size
+            facts = (c.num_values, c.compression, tuple(sorted(c.encodings)), c.total_uncompressed_size, length)
+        if start < len(PARQUET_MAGIC) or length < 0 or start + length > self._source.size:
+            raise TableError(f"its footer places row group {group} outside the file", subject=self._source.label)
+        known = self._known[group, leaf] = Leaf(start, length, c.total_uncompressed_size, facts)
+        return known
+
+    # ------------------------------------------------------------ the footer
+
+    def _check_end(self) -> None:
+        source = self._source
+        if source.size < 12:
+            raise TableError("is cut short: no Parquet file is that small", subject=source.label)
+        tail = source.read_at(source.size - 8, 8)
+        length = struct.unpack("<I", tail[:4])[0]
+        if tail[4:] == b"PARE":
+            raise TableError(
+                "is Parquet with an encrypted footer", subject=source.label, hint="dvk holds no keys: decrypt it first"
+            )
+        if tail[4:] != PARQUET_MAGIC:
+            raise TableError(
+                "begins as Parquet and does not end so: it is cut short, or still being written", subject=source.label
+            )
+        if length > min(source.size - 12, _MAX_FOOTER_BYTES):
+            raise TableError("states a footer that is longer than the file", subject=source.label)
+
+    def _open(self, *, window: bool = False) -> pq.ParquetFile:
+        return pq.ParquetFile(
+            pa.PythonFile(SourceFile(self._source), mode="r"),
+            metadata=self._metadata,
+            pre_buffer=not window,
+            buffer_size=_WINDOW_BYTES if window else 0,
+            page_checksum_verification=self._source.id is None,  # what comes from a store was proven by hash
+        )
+
+    def _count_leaves(self, schema: pa.Schema) -> tuple[range, ...]:
+        out, at = [], 0
+        for field in schema:
+            count = _leaf_count(field.type)
+            out.append(range(at, at + count))
+            at += count
+        if at != self._metadata.num_columns:
+            raise TableError("its columns are not those of its schema", subject=self._source.label)
+        return tuple(out)
+
+    def _check_groups(self) -> tuple[RowGroup, ...]:
+        groups, at = [], 0
+        for i in range(self._metadata.num_row_groups):
+            rows = self._metadata.row_group(i).num_rows
+            if rows < 0:
+                raise TableError(f"row group {i} has {rows:,} rows", subject=self._source.label)
+            groups.append(RowGroup(at, rows))
+            at += rows
+        if at != self._metadata.num_rows:
+            raise TableError(
+                f"states {self._metadata.num_rows:,} rows, and its row groups {at:,}", subject=self._source.label
+            )
+        return tuple(groups)
+
+    # ------------------------------------------------------------ rows
+
+    def _iter_raw(self, columns: Sequence[int], runs: Sequence[Region]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        leaves = [leaf for c in columns for leaf in self._leaves[c]]
+        # Readers of its own: pyarrow's remember what was requested last, and somebody else may be reading too.
+        files: dict[bool, pq.ParquetFile] = {}
+        for part in self._parts(leaves, runs):
+            window = sum(self._weight(g, leaves)[0] for g in part) > _WHOLE_BYTES
+            if window not in files:
+                with reading(self._source):
+                    files[window] = self._open(window=window)
+            yield from self._read(files[window], part, leaves, runs)
+
+    def _parts(self, leaves: Sequence[int], runs: Sequence[Region]) -> Iterator[list[int]]:
+        """Row groups that touch `runs`: neighbours together while they are small."""
+        part: list[int] = []
+        weight = rows = 0
+        for g in _touched(self.groups, runs):
+            packed = self._weight(g, leaves)[0]
+            apart = part and (g != part[-1] + 1 or weight + packed > _WHOLE_BYTES // 4)
+            if apart or rows + self.groups[g].rows > _MAX_RUN_ROWS:
+                if part:
+                    yield part
+                part, weight, rows = [], 0, 0
+            part.append(g)
+            weight += packed
+            rows += self.groups[g].rows
+        if part:
+            yield part
+
+    def _weight(self, group: int, leaves: Sequence[int]) -> tuple[int, int]:
+        """Bytes of these leaves of a row group, compressed and not."""
+        found = [self.leaf(group, leaf) for leaf in leaves]
+        return sum(f.length for f in found), sum(f.raw_length for f in found)
+
+    def _read(
+        self, file: pq.ParquetFile, part: list[int], leaves: list[int], runs: Sequence[Region]
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        first, rows = self.groups[part[0]].first, sum(self.groups[g].rows for g in part)
+        end = min(first + rows, max((r.first + r.rows for r in runs if r.first < first + rows), default=0))
+        what = f"row group {part[0]}" if len(part) == 1 else f"row groups {part[0]} to {part[-1]}"
+        # Sizes in the footer do not count how often a value of a dictionary occurs, so what was seen counts too.
+        key = tuple(leaves)
+        stated = max(map(sum, zip(*(self._weight(g, leaves) for g in part), strict=True))) / max(rows, 1)
+        length = batch_rows(max(stated, self._row_bytes.get(key, 0.0)))
+        at = first
+        with reading(self._source, what):
+            batches = file.reader.iter_batches(length, part, column_indices=leaves, use_threads=True)
+            while at < end and (batch := next(batches, None)) is not None:
+                if batch.num_rows:
+                    self._row_bytes[key] = max(self._row_bytes.get(key, 0.0), batch.nbytes / batch.num_rows)
+                    yield at, batch
+                    at += batch.num_rows
+        if at < end or at > first + rows:
+            raise TableError(
+                f"{what} should have {rows:,} rows and has {'only ' if at < end else 'at least '}{at - first:,}",
+                subject=self._source.label,
+                hint="the file is broken; nothing was concluded from it",
+            )
+
+
+def _touched(groups: Sequence[RowGroup], runs: Sequence[Region]) -> Iterator[int]:
+    """Numbers of the groups that share a row with a run; both ascend."""
+    r = 0
+    for i, g in enumerate(groups):
+        while r < len(runs) and runs[r].first + runs[r].rows <= g.first:
+            r += 1
+        if r < len(runs) and g.rows and runs[r].first < g.first + g.rows:
+            yield i
+
+
+def _leaf_count(kind: pa.DataType) -> int:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _leaf_count(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return _leaf_count(kind.value_type)
+    return sum(_leaf_count(kind.field(i).type) for i in range(kind.num_fields)) if kind.num_fields else 1
