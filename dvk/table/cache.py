@@ -47,17 +47,17 @@ class Cache:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         except OSError:
             return None
-        with open(fd, "rb") as file:
-            try:
-                info = os.fstat(fd)
-                if not stat.S_ISREG(info.st_mode) or info.st_size > self._limit:
-                    return None
-                data = file.read(info.st_size)
-            except OSError:
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode) or info.st_size > self._limit:
                 return None
-            body = _parse(data, file_id, spec)
+            body = _parse(os.pread(fd, info.st_size, 0), file_id, spec)
             if body is not None:
                 _renew(fd)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
         return body
 
     def put(self, file_id: bytes, spec: bytes, body: bytes) -> bool:
@@ -127,11 +127,11 @@ def _parse(data: bytes, file_id: bytes, spec: bytes) -> bytes | None:
 
 
 def _renew(fd: int) -> None:
-    """Note that an entry was of use. A read-only medium has no such memory, and needs none."""
+    """Note that an entry was of use."""
     try:
         os.utime(fd)
     except OSError:
-        return
+        return  # a read-only cache is read none the less
 
 
 def _remove(path: bytes) -> None:

@@ -172,8 +172,9 @@ class Plan:
 
     `level`: `L0` same file, `L1` shared chunks of a text, `L2` shared column chunks, `L3` segment index, `L4`
     everything is read. `skipped` rows of each side are equal and in neither region list, nor are those of `aligned`.
-    Exact for a keyed diff: for every key, the counts of equal rows cancel. `ordered`: the skipped rows also come in the
-    same order on both sides, row n of A's with row n of B's; without it, only a diff by key or as a bag can use the plan.
+    Exact for a keyed diff: for every key, the counts of equal rows cancel. `ordered`: the skipped rows also come in
+    the same order on both sides, row n of A's with row n of B's; without it, only a diff by key or as a bag can use
+    the plan.
     """
 
     level: str

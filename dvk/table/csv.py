@@ -106,6 +106,8 @@ class CsvTable(TextTable):
             raise self._broken(flaw.why, offset=None if offset is None else offset + flaw.offset, hint=hint)
         # pyarrow takes these bytes at the beginning of its input for a byte-order mark; they are content here.
         given = BOM + data if data.startswith(BOM) else data
+        # An empty field behind a quoted one is "" and not null for pyarrow if its input ends there without a line end.
+        given = given if given[-1] == d.end else given + bytes((d.end,))
         try:
             table = pc.read_csv(
                 pa.py_buffer(given),
@@ -246,7 +248,7 @@ def _first_record(text: Text, quote: int) -> tuple[bytes, int]:
                 hint="is it a table? A quote in the first line may never be closed",
             )
         size *= 4
-    if back < feed and data[back + 1 : back + 2] not in (b"\n", b""):
+    if back < feed and data[back + 1 : back + 2] != b"\n":
         return data[:back], CR
     return data[: min(feed, back)], LF
 

@@ -21,7 +21,7 @@ def plan(a: Table, b: Table, *, cache: Cache | None = None) -> Plan:
         if _same_file(a, b) and a.reading == b.reading:
             a.build_index(cache=cache)
             b.build_index(cache=cache, like=a)
-            return Plan("L0", (), (), skipped=a.count_rows())
+            return Plan("L0", (), (), skipped=a.count_rows(), ordered=True)
         return plan_text(a, b, cache)
     return Plan.everything(a, b)
 

@@ -66,6 +66,7 @@ def plan_text(a: TextTable, b: TextTable, cache: Cache | None) -> Plan:
         tuple(_rest([(at, rows) for at, _, rows in skips], a.count_rows())),
         tuple(_rest([(at, rows) for _, at, rows in skips], b.count_rows())),
         skipped=skipped,
+        ordered=True,  # runs ascend on both sides
     )
 
 

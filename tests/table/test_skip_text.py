@@ -1,0 +1,213 @@
+"""What a plan leaves out changes nothing in the answer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from blake3 import blake3
+from hypothesis import given
+from hypothesis import strategies as st
+from textkit import Row, content_chunks, difference, open_text_table, rows_of, stored, write_csv
+
+from dvk.errors import TableError
+from dvk.store.chunker import Cutter
+from dvk.table.cache import Cache
+from dvk.table.contract import Plan, ReadOptions
+from dvk.table.open import open_table
+from dvk.table.plan import plan
+from dvk.table.skip_text import Run, align, cut_text
+from dvk.table.source import BytesSource, FileSource
+from dvk.table.text import TextTable
+from dvk.table.text_index import build_index
+
+VALUES = st.sampled_from(["a", "b", "7", 'say "x"', "two\nlines", "c,d", "\n", '"', "", None])
+
+
+@st.composite
+def versions(draw: st.DrawFn) -> tuple[list[Row], list[Row]]:
+    """A table and an edit of it: rows changed, put in, taken out, moved, a run repeated."""
+    width = draw(st.integers(1, 3))
+    rows = draw(st.lists(st.tuples(*[VALUES] * width), max_size=40))
+    edited = list(rows)
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(edited)))
+        match draw(st.integers(0, 3)):
+            case 0:
+                edited[at : at + 1] = [draw(st.tuples(*[VALUES] * width))]
+            case 1:
+                edited[at:at] = draw(st.lists(st.tuples(*[VALUES] * width), max_size=3))
+            case 2:
+                del edited[at : at + draw(st.integers(1, 5))]
+            case 3:
+                edited = edited[at:] + edited[:at] if draw(st.booleans()) else edited[:at] * 2 + edited[at:]
+    return rows, edited
+
+
+def check(a: TextTable, b: TextTable, made: Plan) -> None:
+    """The regions of a plan and what it skips make up both tables, and differ as the tables do."""
+    rows_a, rows_b = rows_of(a), rows_of(b)
+    left_a, left_b = rows_of(a, made.a), rows_of(b, made.b)
+    assert len(left_a) + made.skipped == len(rows_a)
+    assert len(left_b) + made.skipped == len(rows_b)
+    assert difference(left_a, left_b) == difference(rows_a, rows_b)
+    # Not only as bags: the n-th row skipped in A is the n-th row skipped in B.
+    out_a = {n for r in made.a for n in range(r.first, r.first + r.rows)}
+    out_b = {n for r in made.b for n in range(r.first, r.first + r.rows)}
+    assert [row for n, row in enumerate(rows_a) if n not in out_a] == [
+        row for n, row in enumerate(rows_b) if n not in out_b
+    ]
+
+
+@given(versions(), st.integers(0, 2**32), st.integers(1, 40), st.booleans(), st.sampled_from(["\n", "\r\n", "\r"]))
+def test_skipping_changes_nothing(
+    pair: tuple[list[Row], list[Row]], seed: int, chunk_mean: int, header: bool, end: str
+) -> None:
+    """Random tables with quotes and line ends across chunk borders, random edits, with and without a header."""
+    names: list[Row] = [tuple(f"n{i}" for i in range(len((pair[0] + pair[1] + [("x",)])[0])))]
+    tables = []
+    for number, rows in enumerate(pair):
+        text = names * header + [row for row in rows if end != "\r" or row != (None,)]
+        # Each row is quoted as its values have it, so that equal rows are mostly equal bytes.
+        data = b"".join(write_csv([row], random.Random(str((seed, row))), end=end) for row in text)
+        if seed % 3 == number:
+            data = data[: -len(end)] if text and text[-1] != (None,) else data
+        options = ReadOptions(header=header, delimiter=",")
+        tables.append(open_text_table(data, chunk_mean=chunk_mean, unit_bytes=1 + seed % 50, options=options))
+    made = plan(*tables)
+    if tables[0].reading == tables[1].reading:
+        check(*tables, made)
+    else:
+        assert made.level == "L4"
+
+
+@given(st.lists(st.integers(0, 6), max_size=30), st.lists(st.integers(0, 6), max_size=30))
+def test_alignment_never_mismatches(a: list[int], b: list[int]) -> None:
+    """Runs are equal, ascending and disjoint on both sides, and hold the common beginning and end."""
+    one, other = np.array(a, np.int64), np.array(b, np.int64)
+    runs = align(one, other)
+    at_a = at_b = 0
+    for run in runs:
+        assert run.a >= at_a and run.b >= at_b and run.chunks > 0
+        assert a[run.a : run.a + run.chunks] == b[run.b : run.b + run.chunks]
+        at_a, at_b = run.a + run.chunks, run.b + run.chunks
+    assert at_a <= len(a) and at_b <= len(b)
+    if a == b and a:
+        assert runs == [Run(0, 0, len(a))]
+
+
+def test_alignment_finds_an_insert_and_a_delete() -> None:
+    """Unique parts are found wherever they moved to in order."""
+    runs = align(np.array([1, 2, 3, 4, 5, 6, 7]), np.array([1, 9, 2, 3, 5, 6, 8]))
+    assert runs == [Run(0, 0, 1), Run(1, 2, 2), Run(4, 4, 2)]
+
+
+def test_one_changed_row_is_all_that_is_read() -> None:
+    """The cost follows the change, with facts in a cache; without one, each chunk is read once to find the records."""
+    rows: list[Row] = [("id", "text"), *((str(i), f'a "{i}"\nline') for i in range(20_000))]
+    edited = [*rows]
+    edited[9_000] = ("8999", "other")
+    data_a, data_b = (write_csv(table, random.Random(1)) for table in (rows, edited))
+    tables = [open_text_table(data, chunk_mean=300) for data in (data_a, data_b)]
+    before = [table.source.bytes_read for table in tables]
+    made = plan(*tables)
+    read = [table.source.bytes_read - n for table, n in zip(tables, before, strict=True)]
+    assert made.level == "L1"
+    assert read[0] < len(data_a) * 1.01
+    assert read[1] < len(data_b) * 0.01  # shared chunks were scanned in A
+    assert sum(r.rows for r in made.a) < 50 and sum(r.rows for r in made.b) < 50
+    check(*tables, made)
+
+
+def test_a_cache_saves_the_scan(tmp_path: Path) -> None:
+    """A second diff of the same versions reads nothing to make its plan."""
+    data_a = write_csv([("a", "b"), *((str(i), "x" * (i % 90)) for i in range(9_000))], random.Random(1))
+    data_b = data_a.replace(b"4321,", b"4321!,")
+    cache = Cache(str(tmp_path).encode())
+    plans = []
+    for _ in range(2):
+        tables = [open_text_table(data, chunk_mean=500) for data in (data_a, data_b)]
+        before = [table.source.bytes_read for table in tables]
+        plans.append(plan(*tables, cache=cache))
+    assert [table.source.bytes_read - n for table, n in zip(tables, before, strict=True)] == [1, 1]  # the last byte
+    assert plans[0] == plans[1] and plans[0].level == "L1"
+    check(*tables, plans[1])
+
+
+def test_a_wrong_cache_entry_is_no_entry(tmp_path: Path) -> None:
+    """Facts that cannot be true of these chunks are found again."""
+    data = write_csv([("a",), *((str(i),) for i in range(999))], random.Random(1))
+    cache = Cache(str(tmp_path).encode())
+    table = open_text_table(data, chunk_mean=100)
+    table.build_index(cache=cache)
+    (entry,) = (tmp_path / "tables" / "1").iterdir()
+    good = entry.read_bytes()
+    entry.write_bytes(good[:-9] + b"\xff" * 9)
+    again = open_text_table(data, chunk_mean=100)
+    again.build_index(cache=cache)
+    assert again.count_rows() == 999
+    assert entry.read_bytes() == good
+    other = content_chunks(data, mean=37)  # the same file in other chunks has other facts
+    cut = BytesSource(data, name=b"t.csv", id=blake3(data).digest(), chunks=other)
+    opened = open_table(cut)
+    assert isinstance(opened, TextTable)
+    assert len(opened.build_index(cache=cache).index.first) == len(other)
+
+
+@pytest.mark.parametrize("change", [lambda d: b"A" + d[1:], lambda d: d.replace(b",", b";"), lambda d: d + b'"x'])
+def test_another_header_or_dialect_is_read_whole(change: Callable[[bytes], bytes]) -> None:
+    """Equal bytes are equal rows only where they are read alike; an open quote is an error in any case."""
+    data = b"a,b\n" + write_csv([(str(i), "z") for i in range(500)], random.Random(1))
+    a, b = open_text_table(data, chunk_mean=50), open_text_table(change(data), chunk_mean=50)
+    if change(data).endswith(b'"x'):
+        with pytest.raises(TableError, match="never closed"):
+            plan(a, b)
+    else:
+        assert plan(a, b).level == "L4"
+
+
+def test_the_same_file_is_not_read() -> None:
+    """Equal ids: nothing to compare."""
+    a, b = (open_text_table(b"a,b\n1,2\n3,4", chunk_mean=3) for _ in range(2))
+    made = plan(a, b)
+    assert (made.level, made.a, made.b, made.skipped) == ("L0", (), (), 2)
+
+
+def test_plain_files_share_parts_too(tmp_path: Path) -> None:
+    """Files that no store knows are cut as a store cuts them."""
+    rows: list[Row] = [("id", "text"), *((str(i), f"value {i * 7919 % 10_007}") for i in range(60_000))]
+    data_a = write_csv(rows, random.Random(1))
+    data_b = write_csv([*rows[:30_000], ("x", "y"), *rows[30_001:]], random.Random(1))
+    paths = []
+    for name, data in ((b"a.csv", data_a), (b"b.csv", data_b)):
+        path = str(tmp_path).encode() + b"/" + name
+        Path(path.decode()).write_bytes(data)
+        paths.append(path)
+    tables = [open_table(FileSource(path)) for path in paths]
+    made = plan(*tables)
+    assert made.level == "L1" and made.skipped > 30_000
+    assert isinstance(tables[0], TextTable) and isinstance(tables[1], TextTable)
+    check(tables[0], tables[1], made)
+    lengths = Cutter("cdc-64k").feed(memoryview(data_a), final=True)
+    assert cut_text(tables[0].text).lengths.tolist() == lengths.tolist()
+    for table in tables:
+        table.close()
+
+
+def test_facts_of_shared_chunks_are_those_of_a_scan() -> None:
+    """The index of a version is the same, found with or without the other version."""
+    data_a = write_csv([("a", "b"), *((str(i), f'q "{i}"\n') for i in range(2000))], random.Random(1))
+    data_b = data_a[:5000] + b'x","y\n' * 3 + data_a[5000:]
+    a, b = (stored(data, chunk_mean=40) for data in (data_a, data_b))
+    one, two = (open_table(s) for s in (a, b))
+    assert isinstance(one, TextTable) and isinstance(two, TextTable)
+    known = one.build_index()
+    facts = [
+        build_index(two.text, two.marks, b.chunks(), file_id=None, cache=None, like=like).index.facts
+        for like in (None, known)
+    ]
+    for with_other, alone in zip(facts[0].arrays, facts[1].arrays, strict=True):
+        assert with_other.tolist() == alone.tolist()
