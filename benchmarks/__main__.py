@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: `python -m benchmarks run|marks|report|memory|make|peers`."""
+"""The command line of the benchmarks: `python -m benchmarks run|marks|report|right|memory|make|peers`."""
 
 from __future__ import annotations
 
@@ -47,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("result", nargs="?", default=os.path.join(_OUT, "results.json"))
     again = verb("report", _report, "Write results.md and chart.svg of a result again.")
     again.add_argument("result", nargs="?", default=os.path.join(_OUT, "results.json"))
+    right = verb("right", _right, "Ask table diff tools about tables on which they go wrong; 1 when dvk is wrong.")
+    right.add_argument("--out", default=_OUT, help="folder for what is written (%(default)s)")
     mem = verb("memory", _memory, "Add and check out a big file and fail above a limit of memory.")
     mem.add_argument("--size", type=float, default=4e9, help="bytes of the file (%(default).0f)")
     mem.add_argument("--limit", type=float, default=400e6, help="bytes of memory (%(default).0f)")
@@ -104,6 +106,12 @@ def _marks(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     report.write(results.load(args.result), os.path.dirname(args.result) or ".")
     return 0
+
+
+def _right(args: argparse.Namespace) -> int:
+    from benchmarks import right  # pyarrow makes the cases
+
+    return right.run(args.work, args.out)
 
 
 def _memory(args: argparse.Namespace) -> int:
