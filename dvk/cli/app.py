@@ -50,6 +50,7 @@ VERBS: tuple[Row, ...] = (
     Row("config", "dvk.cli.setup:config", _START),
     Row("add", "dvk.cli.tracking:add", _DAILY),
     Row("status", "dvk.cli.tracking:status", _DAILY),
+    Row("diff", "dvk.cli.diff:diff", _DAILY),
     Row("checkout", "dvk.cli.work:checkout", _DAILY),
     Row("restore", "dvk.cli.work:restore", _DAILY),
     Row("rm", "dvk.cli.upkeep:rm", _DAILY),

@@ -23,9 +23,9 @@ class Here:
         return show_name(path) + ("/" if folder else "")
 
 
-def show_name(name: bytes) -> str:
-    """A name for people, escaped."""
+def show_name(name: bytes, *, folder: bool = False) -> str:
+    """A name for people, escaped; a folder gets a slash."""
     # Loads numpy, which a help page does not need.
     from dvk.store.names import show
 
-    return show(name)
+    return show(name) + ("/" if folder else "")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import os
 import select
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -85,7 +86,20 @@ class Terminal:
         self.color_out = wants_color(color, environ, is_terminal=self.out_is_terminal)
         self.color_err = wants_color(color, environ, is_terminal=self.err_is_terminal)
         self.redactor = Redactor(environ)
+        self._columns = environ.get("COLUMNS", "")
         self.has_answered = False  #: something may have reached standard output: no second document after that
+
+    @property
+    def columns(self) -> int | None:
+        """How wide the terminal is that standard output goes to; None when it goes elsewhere."""
+        if not self.out_is_terminal:
+            return None
+        if self._columns.isdecimal() and int(self._columns) > 0:
+            return int(self._columns)
+        try:
+            return os.get_terminal_size(self.stdout.fileno()).columns or 80
+        except (OSError, ValueError):
+            return 80
 
     @property
     def raw(self) -> BinaryIO:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from dvk.commands.diff_result import PathDiff
@@ -20,14 +21,27 @@ if TYPE_CHECKING:
     from dvk.table.options import CompareOptions
     from dvk.table.result import TableDiff
 
-_TABLES = (b"csv", b"tsv", b"psv", b"jsonl", b"ndjson", b"parquet", b"pq", b"feather", b"arrow", b"ipc", b"arrows")
+_TABLES = (
+    b"csv",
+    b"tsv",
+    b"tab",
+    b"psv",
+    b"jsonl",
+    b"ndjson",
+    b"parquet",
+    b"pq",
+    b"feather",
+    b"arrow",
+    b"ipc",
+    b"arrows",
+)
 _PACKED = (b"gz", b"zst", b"zstd")
 _MAGIC = (b"PAR1", b"PARE", b"ARROW1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """Which contents are compared, and how; see `dvk.commands.diff.diff`. `cache`: a folder for facts about versions."""
+    """Which contents are compared, and how; see `dvk.commands.diff.diff`. `cache`: a folder for facts."""
 
     wanted: bool = True
     tables: bool = False
@@ -49,7 +63,9 @@ def compare_files(
     Raises:
         TableError: a file is not what its format says. DvkError: `dvk[table]` is not installed.
     """
-    kinds = {_kind(s, forced=named and how.read is not None and how.read.format is not None) for s in (a, b) if s}
+    # Who says how a file is read says that it is a table.
+    forced = named and how.read is not None and bool(how.read.format or how.read.delimiter)
+    kinds = {_kind(source, forced=forced) for source in (a, b) if source is not None}
     if len(kinds) != 1:
         return  # a table became a model, or neither is anything of which more can be said than its size
     kind = kinds.pop()
@@ -72,9 +88,19 @@ def _kind(source: Source, *, forced: bool) -> str:
 
 
 def _compare_tables(a: Source | None, b: Source | None, how: Contents, declared: tuple[str, ...]) -> TableDiff:
+    found: TableDiff = tables_module().compare_tables(a, b, how, declared)
+    return found
+
+
+def tables_module() -> ModuleType:
+    """What needs pyarrow and DuckDB.
+
+    Raises:
+        DvkError: they are not installed.
+    """
     try:
         # The one gate to pyarrow and DuckDB, an extra that most verbs do without.
-        tables = importlib.import_module("dvk.commands.diff_tables")
+        return importlib.import_module("dvk.commands.diff_tables")
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("pyarrow", "duckdb"):
             raise
@@ -82,5 +108,3 @@ def _compare_tables(a: Source | None, b: Source | None, how: Contents, declared:
             f"comparing tables needs {error.name}, which is not installed",
             hint="`pip install 'dvk[table]'`; sizes and files are compared without it (`--stat`)",
         ) from error
-    found: TableDiff = tables.compare_tables(a, b, how, declared)
-    return found

@@ -2,7 +2,7 @@
 
     changes = compare_listings(root_a, root_b, load_a, load_b)
     len(changes.added), len(changes.modified), changes.new_bytes
-    for row in changes.rows(limit=20): ...
+    for row in changes.rows(): ...
 
 Two versions share the pages of their listings, so only pages that differ are read: one changed file in a million costs
 two pages. No data is read. Entries stay columns; a row is made only when somebody looks at it.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -91,7 +90,7 @@ class FolderChanges:
                 seen[name] = size
         return sum(seen.values())
 
-    def rows(self, *, limit: int | None = None, offset: int = 0) -> Iterator[FileChange]:
+    def rows(self) -> Iterator[FileChange]:
         """The changes by path; a renamed file stands at its new one."""
         keys: list[tuple[bytes, int, int, int]] = [(self.b.names[i], 0, -1, i) for i in self.added.tolist()]
         keys += [(self.a.names[i], 1, i, -1) for i in self.removed.tolist()]
@@ -99,7 +98,7 @@ class FolderChanges:
         keys += [(self.b.names[j], 3, i, j) for i, j in self.renamed.tolist()]
         keys.sort()
         words = ("added", "removed", "modified", "renamed")
-        for path, word, i, j in islice(keys, offset, None if limit is None else offset + limit):
+        for path, word, i, j in keys:
             before = _entry(self.a, i, True) if i >= 0 else None
             after = _entry(self.b, j, bool(self.known[j])) if j >= 0 else None
             yield FileChange(path, words[word], before, after, self.a.names[i] if word == 3 else None)

@@ -9,14 +9,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from dvk.commands.diff_folder import FolderChanges
+from dvk.commands.diff_html import html_fragment
 from dvk.errors import DvkError
 
 if TYPE_CHECKING:
     from dvk.table.result import TableDiff
     from dvk.table.tensors import TensorDiff
-
-#: The published name and version of the JSON form (docs/format/diff.schema.json).
-FORMAT = "dvk.diff/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +97,10 @@ class DiffResult:
     def differing(self) -> list[PathDiff]:
         """The paths with a difference."""
         return [p for p in self.paths if p.differs]
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return html_fragment(self)
 
     def close(self) -> None:
         """Let go of temporary files and connections. Rows cannot be asked for any more."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 
 from dvk.commands.diff_content import Contents
 from dvk.table.cache import Cache
 from dvk.table.compare import compare
-from dvk.table.contract import I64, Column, Plan, ReadOptions, Region, Source, Table
+from dvk.table.contract import I64, Column, Plan, ReadOptions, Region, Source, Table, Tolerance
 from dvk.table.open import open_table
 from dvk.table.options import CompareOptions
 from dvk.table.plan import plan
-from dvk.table.result import TableDiff
+from dvk.table.result import Notice, TableDiff
+from dvk.table.source import BytesSource
 
 
 class NoRows:
@@ -22,10 +24,11 @@ class NoRows:
 
     def __init__(self, like: Table) -> None:
         self._like = like
+        self._source = BytesSource(b"", name=like.source.name, label="nothing")
 
     @property
     def source(self) -> Source:
-        return self._like.source
+        return self._source
 
     @property
     def format(self) -> str:
@@ -42,6 +45,10 @@ class NoRows:
     @property
     def declared_key(self) -> tuple[str, ...]:
         return self._like.declared_key
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        return ()
 
     def count_rows(self) -> int:
         return 0
@@ -63,7 +70,7 @@ class NoRows:
         return 0
 
     def close(self) -> None:
-        """The other side closes the source."""
+        self._source.close()
 
 
 def compare_tables(a: Source | None, b: Source | None, how: Contents, declared: tuple[str, ...]) -> TableDiff:
@@ -80,8 +87,8 @@ def compare_tables(a: Source | None, b: Source | None, how: Contents, declared: 
             opened.append(open_table(a, read))
         if b is not None:
             opened.append(open_table(b, read, like=opened[0] if opened else None))
-        left = opened[0] if a is not None else NoRows(opened[0])
-        right = opened[-1] if b is not None else NoRows(opened[0])
+        left: Table = opened[0] if a is not None else NoRows(opened[0])
+        right: Table = opened[-1] if b is not None else NoRows(opened[0])
         chosen = (
             Plan.everything(left, right)
             if a is None or b is None
@@ -101,3 +108,18 @@ def _options(how: Contents, declared: tuple[str, ...]) -> CompareOptions:
     if not options.key and declared:
         return replace(options, key=declared, key_source="config")
     return options
+
+
+def table_options(
+    *, tolerance: tuple[float, float, dict[str, float]], read: Mapping[str, Any], compare: Mapping[str, Any]
+) -> tuple[CompareOptions, ReadOptions]:
+    """The records for options by their names, for callers that cannot import these.
+
+    Args:
+        tolerance: absolute, relative, and of single columns.
+
+    Raises:
+        UsageError: one has a value that makes no sense.
+    """
+    options = CompareOptions(tolerance=Tolerance(*tolerance), **compare)
+    return options, ReadOptions(**read)
