@@ -31,7 +31,8 @@ def push(
     rev: Annotated[list[str] | None, typer.Option("--rev", metavar="REV", help="A revision, or A..B.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be sent; send nothing.")] = False,
     verify: Annotated[
-        Literal["packs", "full"], typer.Option(help="Read back the end and one block of each pack, or everything.")
+        Literal["packs", "full"],
+        typer.Option(help="Read back the end and one block of each new pack, or everything, old and new."),
     ] = "packs",
 ) -> PushResult:
     """Send the versions that this clone holds and the remote does not.
@@ -71,13 +72,18 @@ def _pushed(result: PushResult, seconds: float) -> Iterator[Line]:
     if not result.sent and result.failures:
         return
     if not result.sent:
-        there = f" ({plural(result.already_there, 'version')} there)" if result.already_there else ""
-        yield f"nothing to push: {result.remote} has everything{there}"
+        there = plural(result.already_there, "version") + " there" if result.already_there else ""
+        read = f"{size(result.read_back_bytes)} read back and right" if result.verified == "full" else ""
+        known = ", ".join(filter(None, (there, read)))
+        yield f"nothing to push: {result.remote} has everything" + (f" ({known})" if known else "")
         return
     how = "all of it read back" if result.verified == "full" else "verified"
     yield (green(size(result.moved_bytes)), f" to {result.remote}, {versions}, {duration(seconds)}, {how}")
     if result.already_there:
-        yield dim(f"{plural(result.already_there, 'version')} there already")
+        read = f", {size(result.read_back_bytes)} read back and right" if result.verified == "full" else ""
+        yield dim(f"{plural(result.already_there, 'version')} there already{read}")
+    if result.lost_packs:
+        yield f"{plural(result.lost_packs, 'pack')} on {result.remote} was gone or damaged; what it held was sent again"
 
 
 @verb()

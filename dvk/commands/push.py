@@ -42,7 +42,9 @@ class PushResult:
     new_bytes: int = 0  #: decoded bytes that the remote was not known to have
     moved_bytes: int = 0  #: bytes sent
     packs: int = 0
-    verified: str = ""  #: "packs" (end and one block of each), "full", or empty when nothing was sent
+    verified: str = ""  #: "packs" (end and one block of each), "full", or empty when nothing was sent or read back
+    read_back_bytes: int = 0  #: of what was there before, where everything was to be read back
+    lost_packs: int = 0  #: packs that the remote had promised and that were gone or damaged
     failures: list[DvkError] = field(default_factory=list)
     dry_run: bool = False
 
@@ -65,7 +67,8 @@ def push(
         only_head: only the versions that HEAD and the index name, not those before.
         all_branches: of all local branches as well.
         revs: instead of HEAD: `v1.0`, `A..B`.
-        verify_full: read back everything that was sent.
+        verify_full: read back everything that is sent, and everything that these versions rely on and the remote has
+            already. What is gone or damaged there is sent again, as far as this clone holds it.
 
     Raises:
         UsageError, NotFound: arguments. RemoteError: the remote; nothing that was not finished is promised.
@@ -95,7 +98,9 @@ def push(
     out.sent = [PushedVersion(by_root[v.root].path, v.root.id, v.root.size) for v in done.sent]
     out.already_there = len(done.covered)
     out.new_bytes, out.moved_bytes, out.packs = done.new_bytes, done.moved_bytes, done.packs
-    out.verified = "" if dry_run or not done.sent else "full" if verify_full else "packs"
+    if not dry_run and (done.sent or (verify_full and done.covered)):
+        out.verified = "full" if verify_full else "packs"
+    out.read_back_bytes, out.lost_packs = done.read_back_bytes, len(done.lost)
     for version, error in done.absent:
         _absent(out, by_root[version.root], error, asked=version.root in needed, on_event=on_event)
     return out

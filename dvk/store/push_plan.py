@@ -252,8 +252,9 @@ class Plan:
             return
         if own is not None and self._take_in(version.root, version.root, own):
             return
-        if version.root in self._misled:
-            self._take_in_record(self._misled[version.root])
+        record = own.record if own is not None else self._misled.get(version.root)
+        if record is not None:
+            self._take_in_record(record)
         waiting, seen = deque(version.previous), {version.root}
         while waiting:
             root = waiting.popleft()
@@ -280,14 +281,16 @@ class Plan:
             return False
 
     def _take_in_record(self, rid: bytes) -> None:
-        """Learn what lies in the packs that a live record names, where no locator tells."""
-        for key in sorted(self._records.packs(rid)):
-            name = bytes.fromhex(key.rsplit("/", 1)[-1])
-            if key.startswith(f"{PackKind.DATA.prefix}/") and name not in self.avoid.packs:
-                try:
-                    self.known.chunks.add_pack(name, self.remote.footer(name, PackKind.DATA))
-                except (FormatError, KeyMissing):
-                    continue  # what it holds is sent again
+        """Learn what lies in the packs that a record names, where no locator tells."""
+        names = {key: bytes.fromhex(key.rsplit("/", 1)[-1]) for key in sorted(self._records.packs(rid))}
+        for key, name in names.items():
+            if not key.startswith(f"{PackKind.DATA.prefix}/") or name in self.avoid.packs:
+                continue
+            try:
+                self.known.chunks.add_pack(name, self.remote.footer(name, PackKind.DATA))
+            except (FormatError, KeyMissing):
+                continue  # what it holds is sent again
+            if self._records.is_live(rid):
                 self.known.origin.setdefault(name, rid)
 
     # ------------------------------------------------------------ which chunks are new

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from storekit import Bytes, get, words
+from synckit import Before
 
 from dvk.backend.memory import MemoryBackend
 from dvk.errors import DvkError, NewerFormat, NotFound, NotOurs, Refused
@@ -198,6 +199,50 @@ def test_an_upgrade_that_lost_a_race_says_so() -> None:
     store.backend.put = lambda *_a, **_k: None  # type: ignore[method-assign]
     with pytest.raises(DvkError, match="same time"):
         upgrade(store)
+
+
+# -- upgrades while somebody pushes ------------------------------------------------------------------
+
+
+def push_while(store: Store, then: Descriptor, tmp_path: Path) -> list[str]:
+    """Push into a store whose dvk.json is written by somebody else before the push confirms; its records."""
+    local = store_of(known_codecs())
+    file = add(local, DATA)
+    late = Before(
+        store.backend,
+        lambda op, key: op == "put" and key.startswith("l/"),
+        lambda: store.backend.put(dvk_json.KEY, [format_descriptor(then)]),
+    )
+    push(local, Store(late), [Version(Root(FILE, file, len(DATA), 0))], str(tmp_path / "state"))
+    return [row.key for row in store.backend.list("j/") if row.key.endswith(".ok")]
+
+
+def test_an_upgrade_during_a_push_does_not_disturb_it(tmp_path: Path) -> None:
+    store = store_of()
+    found = store.describe()
+    assert found is not None
+    assert push_while(store, found.raised(), tmp_path)
+    assert codecs_in(store) <= {RAW, ZSTD}
+
+
+def test_an_upgrade_by_a_newer_dvk_during_a_push_is_named_and_nothing_is_promised(tmp_path: Path) -> None:
+    store = store_of()
+    with pytest.raises(NewerFormat, match="codec deltas"):
+        push_while(store, Descriptor(NEW_STORE, ("deltas", *OLD), known_profiles()), tmp_path)
+    assert not [row for row in store.backend.list("j/") if row.key.endswith(".ok")]
+
+
+def test_a_list_that_was_lowered_during_a_push_is_named_and_nothing_is_promised(tmp_path: Path) -> None:
+    """Two upgrades met, and the one of the older dvk was written last: packs may hold what is not listed now."""
+    store = store_of(known_codecs())
+    with pytest.raises(DvkError, match="upgrades met") as caught:
+        push_while(store, Descriptor(NEW_STORE, OLD, known_profiles()), tmp_path)
+    assert "remote upgrade" in caught.value.hint
+    assert not [row for row in store.backend.list("j/") if row.key.endswith(".ok")]
+    upgrade(store)
+    local = store_of(known_codecs())
+    file = add(local, DATA)
+    assert push(local, Store(store.backend), [Version(Root(FILE, file, len(DATA), 0))], str(tmp_path / "2")).sent
 
 
 def test_every_codec_and_profile_says_since_when_it_is_known() -> None:
