@@ -97,6 +97,12 @@ class CountingBackend(_Around):
         self._count_bytes(in_=len(data))
         return data
 
+    def view(self, key: str, *, max_bytes: int) -> memoryview:
+        self._count("get", key)
+        data = self.inner.view(key, max_bytes=max_bytes)
+        self._count_bytes(in_=data.nbytes)
+        return data
+
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         self._count("get_range", key)
         data = self.inner.get_range(key, offset, length)

@@ -29,6 +29,8 @@ def _trust(result: Trust | Trusted) -> Iterator[Line]:
     yield (bold(result.url), f" is{again} trusted" if result.trusted else f" is not trusted any more{again}")
     if not result.needed:
         yield dim(f"{result.name} comes from your own settings, which need no trust")
+    if result.forgot_store:
+        yield f"the store that is there now is taken, in place of {result.forgot_store[:12]}"
 
 
 @verb(render=_trust)

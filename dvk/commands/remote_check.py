@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from dvk.backend.check import Finding, Step, check
 from dvk.backend.locate import parse_remote_url
 from dvk.commands.repo import Repo
-from dvk.errors import DvkError, NotOurs, RemoteError
+from dvk.errors import DvkError, NotOurs, Refused, RemoteError
 from dvk.store.descriptor import KEY
 from dvk.store.store import Store
 
@@ -68,6 +68,9 @@ def _place(store: Store, out: CheckResult) -> Step:
         found = store.describe()
     except NotOurs as e:
         step.findings.append(Finding("not-ours", e.message, "choose another prefix for dvk"))
+        return step
+    except Refused as e:
+        step.findings.append(Finding("another-store", e.message, e.hint))
         return step
     if found is not None:
         out.store = found.store

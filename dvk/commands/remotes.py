@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from dvk.backend.locate import parse_remote_url
 from dvk.commands.init import stage_files
+from dvk.commands.remote_place import check_place
 from dvk.commands.repo import Repo
 from dvk.commands.trust import trust_typed
 from dvk.errors import NotFound, Refused, UsageError
@@ -79,7 +80,8 @@ def remote_add(
         scope: where the URL is written; `settings` never go into a tracked file.
 
     Raises:
-        UsageError: a name, URL or setting that makes no sense. Refused: there is a remote of that name.
+        UsageError: a name, URL or setting that makes no sense. Refused: there is a remote of that name, or the URL is
+        a folder that belongs to what is tracked here.
     """
     ws = repo.workspace
     check_remote_name(name)
@@ -99,6 +101,7 @@ def remote_add(
     values += [(own, f"remote.{name}.{option}", text) for option, text in settings.items()]
     for _, key, text in values:
         find_key(key).parse(text)
+    check_place(ws, url)
     if default or not known:
         values.append((scope, "core.remote", name))
     files = ws.config.files

@@ -25,7 +25,8 @@ from types import TracebackType
 from dvk.backend.contract import Backend
 from dvk.backend.local import LocalBackend
 from dvk.backend.locate import open_backend, parse_remote_url
-from dvk.backend.wrappers import RetryBackend
+from dvk.backend.wrappers import CountingBackend, RetryBackend
+from dvk.commands.remote_place import KnownStore, check_place
 from dvk.errors import NotFound, Refused, StorageError
 from dvk.ids import PageId
 from dvk.store.names import show
@@ -50,6 +51,12 @@ class Remote:
     name: str
     url: str
     store: Store
+
+    @property
+    def requests(self) -> int:
+        """How often the medium was asked so far. What is asked again after a failure counts once."""
+        backend = self.store.backend
+        return backend.counts.requests if isinstance(backend, CountingBackend) else 0
 
 
 class Repo:
@@ -174,13 +181,18 @@ class Repo:
 
         Raises:
             NotFound: as `remote_config`. UsageError: its URL or settings make no sense.
-            Refused: the user has to trust its URL first, or it is to be written and can only be read.
+            Refused: the user has to trust its URL first, or it is to be written and can only be read, or it lies in
+            what this workspace tracks. Its store refuses likewise when it is not the one that was there before.
         """
         config = self.remote_config(name)
         self._check_trust(config, write=write)
+        check_place(self.workspace, config.url)
         if write and parse_remote_url(config.url).read_only:
             raise Refused("this remote can only be read", subject=config.url, hint="`dvk remote list` shows the others")
-        return Remote(config.name, config.url, Store(self._backend(config, deadline_s)))
+        counted = CountingBackend(self._backend(config, deadline_s))
+        expected = self._known_stores().get(config.url, "")
+        store = KnownStore(counted, expected=expected, name=config.name, url=config.url)
+        return Remote(config.name, config.url, store)
 
     def _check_trust(self, config: RemoteConfig, *, write: bool) -> None:
         url = parse_remote_url(config.url)
@@ -207,7 +219,17 @@ class Repo:
         known = self._known_stores()
         if found is None or known.get(remote.url) == found.store:
             return
-        known[remote.url] = found.store
+        self._write_known_stores({**known, remote.url: found.store})
+
+    def forget_store(self, url: str) -> str:
+        """Take whatever store is behind a URL from now on; the id of the one that was expected, or nothing."""
+        known = self._known_stores()
+        before = known.pop(url, "")
+        if before:
+            self._write_known_stores(known)
+        return before
+
+    def _write_known_stores(self, known: Mapping[str, str]) -> None:
         os.makedirs(self.remotes_state, mode=0o700, exist_ok=True)
         temporary = os.path.join(self.remotes_state, f"{secrets.token_hex(8)}.tmp")
         with open(temporary, "x", encoding="utf-8") as file:

@@ -27,6 +27,7 @@ class Trust:
     changed: bool  #: False when it was so already
     needed: bool  #: whether the URL comes from a tracked file; the user's own settings need no trust
     place: str  #: the list that was written
+    forgot_store: str = ""  #: the id of the store that this clone expected there; any other is taken now
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Trusted:
 
 
 def trust(repo: Repo, name: str | None = None, *, revoke: bool = False) -> Trust:
-    """Trust the URL of a remote (the default one without a name), or stop to.
+    """Trust the URL of a remote (the default one without a name) and the store that is there now, or stop to.
 
     Raises:
         NotFound: there is no such remote. UsageError: its URL makes no sense.
@@ -48,7 +49,8 @@ def trust(repo: Repo, name: str | None = None, *, revoke: bool = False) -> Trust
     url = parse_remote_url(config.url)
     changed = remove_trust(url, repo.environ) if revoke else add_trust(url, repo.environ)
     from_others = config.origin.scope == "repo"
-    return Trust(config.name, str(url), not revoke, changed, from_others, show(trust_file(repo.environ)))
+    forgot = "" if revoke else repo.forget_store(config.url)
+    return Trust(config.name, str(url), not revoke, changed, from_others, show(trust_file(repo.environ)), forgot)
 
 
 def trust_list(environ: Mapping[str, str]) -> Trusted:
