@@ -123,7 +123,9 @@ def encode_block(
     if ZSTD in codecs and _is_worth_trying(raw, hint):
         packed = compress_entropy(raw) if _is_uneven(raw, hint, level) else compress(raw, level)
         if len(packed) * 100 <= raw.nbytes * 97:
-            return ZSTD, packed
+            # The library's answer keeps the room that the worst case would have taken, up to a whole block, and a
+            # pack full of short answers would keep gigabytes: so a copy, which costs 1 % of making it.
+            return ZSTD, bytes(memoryview(packed))
     return RAW, raw
 
 

@@ -10,6 +10,7 @@ import random
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -214,6 +215,18 @@ class TestSmallAndCheap:
         seen.clear()
         encode_block(memoryview(TABLE))
         assert seen == [4096, MAX_BLOCK_BYTES]
+
+    def test_a_payload_takes_no_more_memory_than_it_is_long(self) -> None:
+        """64 MiB of payloads wait in a pack; the library's own answers hold the room of a whole block each."""
+        table = memoryview(b"the same line\n" * 70_000)
+        encode_block(table)  # what is kept for the next call is made
+        tracemalloc.start()
+        try:
+            kept = [encode_block(table)[1] for _ in range(20)]
+            held_bytes, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert held_bytes < sum(map(len, kept)) + 50_000
 
     def test_media_that_lie_about_themselves_still_shrink(self) -> None:
         assert encode_block(memoryview(TABLE), hint=Hint.INCOMPRESSIBLE)[0] == ZSTD
