@@ -3,12 +3,12 @@
 `dvk --version` is what scripts, editors and shells ask for in passing, so it is answered before anything is
 imported.
 
-Two settings have to come before the imports, and one before the work. numpy's linear algebra, which dvk has no use for, starts a thread a core,
-and these spin: 80 ms of the processor in each run. And Python looks for garbage after each 700 new objects, though
-imports make tens of thousands and none of them is any: 6 ms of each start, and more where a folder has many files.
-Then, the C library gives memory of a megabyte back to the system as soon as it is free, and gets it back as pages that
-have to be zeroed: for each block that is decoded, 0.4 ms on top of 0.6 ms. These are settings of a whole process, so
-they are the program's and not the library's: a notebook that imports dvk keeps its own.
+Two settings have to come before the imports, and one before the work. numpy's linear algebra, which dvk has no use for,
+starts a thread a core, and these spin: 80 ms of the processor in each run. And Python looks for garbage after each 700
+new objects, though imports make tens of thousands and none of them is any: 6 ms of each start, and more where a folder
+has many files. Then, the C library gives memory of a megabyte back to the system as soon as it is free, and gets it
+back as pages that have to be zeroed: for each block that is decoded, 0.4 ms on top of 0.6 ms. These are settings of a
+whole process, so they are the program's and not the library's: a notebook that imports dvk keeps its own.
 """
 
 import gc
