@@ -48,6 +48,7 @@ VERBS: tuple[Row, ...] = (
     Row("remote upgrade", "dvk.cli.remote_more:upgrade", _START),
     Row("remote trust", "dvk.cli.remote_more:trust", _START),
     Row("config", "dvk.cli.setup:config", _START),
+    Row("git-diff", "dvk.cli.diff_git:git_diff", _START),
     Row("add", "dvk.cli.tracking:add", _DAILY),
     Row("status", "dvk.cli.tracking:status", _DAILY),
     Row("diff", "dvk.cli.diff:diff", _DAILY),

@@ -94,7 +94,8 @@ def diff(
     if git_driver or git_textconv:
         from dvk.cli.diff_git import for_git
 
-        return for_git(run, words or [], textconv=git_textconv)
+        for_git(run, words or [], textconv=git_textconv)
+        return None
     show = shown(
         form=form,
         schema=schema,

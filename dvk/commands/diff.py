@@ -24,13 +24,14 @@ from dvk.commands.diff_sides import Sides, Unit, choose_sides, find_units
 from dvk.commands.diff_source import Opener
 from dvk.commands.reader import Reader, from_here
 from dvk.commands.repo import Repo
-from dvk.commands.spec import Target, not_tracked
+from dvk.commands.spec import Target, Version, not_tracked
 from dvk.commands.tracked import file_entries
 from dvk.errors import DataMissing, DvkError, NotFound
 from dvk.events import OnEvent, ignore
 from dvk.ids import FileId, PageId
 from dvk.store.listing import Entries, Kind
 from dvk.store.pages import Chunks, Load
+from dvk.workspace.pointer import Pointer
 from dvk.workspace.selection import Selection
 
 if TYPE_CHECKING:
@@ -95,6 +96,34 @@ def diff(
                     raise
                 out.failures.append(error)
         out.remote = reader.remote_name
+    except BaseException:
+        out.close()
+        raise
+    return out
+
+
+def diff_pointers(
+    repo: Repo,
+    path: bytes,
+    a: Pointer | None,
+    b: Pointer | None,
+    *,
+    contents: bool,
+    on_event: OnEvent = ignore,
+) -> DiffResult:
+    """Compare what two pointers of `path` stand for, from the local store alone; nothing is fetched.
+
+    Args:
+        contents: compare tables and files of tensors too.
+    """
+    how = Contents(wanted=contents, tables=False, cache=repo.workspace.common_dir)
+    out = DiffResult("old", "new")
+    try:
+        reader = out._held.enter_context(Reader(repo, on_event=on_event))
+        sides = Sides(None, Version(repo, None), "old", "new", False)
+        work = _Diff(repo, sides, Opener(repo, reader, fetch=False), how, out.failures, on_event)
+        ends = [Target(path, b"", p, None) if p is not None else None for p in (a, b)]
+        out.paths.append(work.one(Unit(path, ends[0], ends[1], True)))
     except BaseException:
         out.close()
         raise

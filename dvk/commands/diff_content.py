@@ -65,7 +65,7 @@ def compare_files(
     """
     # Who says how a file is read says that it is a table.
     forced = named and how.read is not None and bool(how.read.format or how.read.delimiter)
-    kinds = {_kind(source, forced=forced) for source in (a, b) if source is not None}
+    kinds = {"table" if forced else file_kind(source) for source in (a, b) if source is not None}
     if len(kinds) != 1:
         return  # a table became a model, or neither is anything of which more can be said than its size
     kind = kinds.pop()
@@ -75,10 +75,8 @@ def compare_files(
         out.table = _compare_tables(a, b, how, declared)
 
 
-def _kind(source: Source, *, forced: bool) -> str:
+def file_kind(source: Source) -> str:
     """`table`, `tensors`, or empty for any other file."""
-    if forced:
-        return "table"
     head = source.read_at(0, min(16, source.size))
     if tensor_format(head, source.name):
         return "tensors"

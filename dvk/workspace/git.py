@@ -462,6 +462,12 @@ class GitRepo:
         """Set a value in the repository's own Git configuration (merge drivers of `dvk init`)."""
         self._need("configuration").check(["config", "--local", key, value], cwd=self.top)
 
+    def config_unset(self, key: str) -> None:
+        """Remove a value from the repository's own Git configuration; it need not be there."""
+        done = self._need("configuration").run(["config", "--local", "--unset-all", key], cwd=self.top)
+        if done.code not in (0, 5):  # 5: it was not there
+            raise failure(done, self.top)
+
     def _need(self, what: str) -> GitProgram:
         if self._program is None:
             raise needs_git(what)

@@ -119,6 +119,30 @@ def ensure_attributes(top: bytes) -> bool:
     return _edit(top, b".gitattributes", change)
 
 
+def set_own_attributes(common_git_dir: bytes, line: bytes, *, wanted: bool) -> bool:
+    """Put `line` into the attributes of this clone alone (`info/attributes`), or take it out; whether that was news.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+
+    def change(text: bytes) -> bytes:
+        lines = _lines(text)
+        kept = [row for row in lines if row.split() != line.split()]
+        if not wanted:
+            return b"".join(kept)
+        if len(kept) < len(lines):
+            return text
+        return text + (b"\n" if text and not text.endswith(b"\n") else b"") + line + b"\n"
+
+    folder = os.path.join(common_git_dir, b"info")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as e:
+        raise storage_error(e, show(folder)) from e
+    return _edit(folder, b"attributes", change, follow=True)
+
+
 def _edit(folder: bytes, name: bytes, change: Callable[[bytes], bytes], *, follow: bool = False) -> bool:
     path = os.path.join(folder, name)
     if follow:

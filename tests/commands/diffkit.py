@@ -1,4 +1,4 @@
-"""A finished comparison without an engine, so that forms are tested for what they do with it, hostile values included."""
+"""A finished comparison without an engine, so that forms are tested for what they do with it, whatever it holds."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ from dvk.table.result import (
 )
 
 
+_COST = Cost("L1", 12_000_000, 2_060_000_000, 20_000, 10_480_000, 0.52)
+
+
 @dataclass
 class FakeDiff:
     """A `TableDiff` that holds its rows."""
@@ -39,7 +42,7 @@ class FakeDiff:
     notices: tuple[Notice, ...]
     complete: bool
     held: tuple[RowChange, ...]
-    cost: Cost = Cost("L1", 12_000_000, 2_060_000_000, 20_000, 10_480_000, 0.52)
+    cost: Cost = _COST
     closed: int = 0
 
     @property
