@@ -78,7 +78,8 @@ def _pushed(result: PushResult, seconds: float) -> Iterator[Line]:
         yield f"nothing to push: {result.remote} has everything" + (f" ({known})" if known else "")
         return
     how = "all of it read back" if result.verified == "full" else "verified"
-    yield (green(size(result.moved_bytes)), f" to {result.remote}, {versions}, {duration(seconds)}, {how}")
+    asked = dim(f", {plural(result.requests, 'request')}")
+    yield (green(size(result.moved_bytes)), f" to {result.remote}, {versions}, {duration(seconds)}, {how}", asked)
     if result.already_there:
         read = f", {size(result.read_back_bytes)} read back and right" if result.verified == "full" else ""
         yield dim(f"{plural(result.already_there, 'version')} there already{read}")
@@ -116,6 +117,7 @@ def _fetched(result: FetchResult, seconds: float) -> Iterator[Line]:
             green(size(result.new_bytes)),
             f" from {result.remote} ({size(result.moved_bytes)} moved), {plural(result.fetched, 'path')}, "
             f"{duration(seconds)}",
+            dim(f", {plural(result.requests, 'request')}"),
         )
 
 

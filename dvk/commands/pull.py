@@ -41,6 +41,7 @@ class FetchResult:
     fetched: int = 0  #: of these, how many needed the remote and arrived
     new_bytes: int = 0  #: decoded bytes that were not here before
     moved_bytes: int = 0  #: bytes read from the remote
+    requests: int = 0  #: how often remotes were asked for anything
     failures: list[DvkError] = field(default_factory=list)
     dry_run: bool = False
 
@@ -146,6 +147,7 @@ def _fetch(
     finally:
         sources.close()
     out.remote = ", ".join(sources.asked)
+    out.requests += sources.requests
     by_name = {show(path): (path, pointer) for path, _, pointer in targets}
     out.failures += [_failure(repo, sources, w, error, *by_name[w.name]) for w, error in failed]
 
@@ -220,6 +222,7 @@ def pull(
         force: replace local content that no store holds.
     """
     fetched = FetchResult()
+    sources: Sources | None = None  # read from until the end, where nothing is kept
     wanted = [repo.workspace.locate(p, cwd=repo.cwd) for p in paths]
     targets = tracked(repo, wanted, fetched.failures)
     if wanted:
@@ -233,7 +236,8 @@ def pull(
             if store:
                 run = Materializer(repo, force=force, on_event=on_event, unproven=unproven)
             else:
-                run = _direct(repo, targets, fetched, remote, force=force, on_event=on_event)
+                sources = Sources(repo, remote, on_event=on_event)
+                run = _direct(repo, targets, fetched, sources, force=force, on_event=on_event)
             run.begin(targets)
             failed = {e.subject for e in fetched.failures}
             for path, under, pointer in targets:
@@ -249,6 +253,9 @@ def pull(
             if not wanted and store:
                 run.remove_left_behind()
             result = run.finish()
+            if sources is not None:
+                fetched.requests += sources.requests
+                sources.close()
     return PullResult(fetched, result, result.not_present, [*fetched.failures, *result.failures])
 
 
@@ -280,13 +287,12 @@ def _direct(
     repo: Repo,
     targets: Sequence[Target],
     out: FetchResult,
-    remote: str | None,
+    sources: Sources,
     *,
     force: bool,
     on_event: OnEvent,
 ) -> Materializer:
     """A materializer that reads the remote; what a folder consists of is resolved here, once."""
-    sources = Sources(repo, remote, on_event=on_event)
     out.paths = len(targets)
     contents: dict[bytes, ContentSource] = {}
     listings: dict[bytes, Entries] = {}

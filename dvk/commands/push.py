@@ -42,6 +42,7 @@ class PushResult:
     new_bytes: int = 0  #: decoded bytes that the remote was not known to have
     moved_bytes: int = 0  #: bytes sent
     packs: int = 0
+    requests: int = 0  #: how often the remote was asked for anything
     verified: str = ""  #: "packs" (end and one block of each), "full", or empty when nothing was sent or read back
     read_back_bytes: int = 0  #: of what was there before, where everything was to be read back
     lost_packs: int = 0  #: packs that the remote had promised and that were gone or damaged
@@ -100,6 +101,7 @@ def push(
     out.new_bytes, out.moved_bytes, out.packs = done.new_bytes, done.moved_bytes, done.packs
     if not dry_run and (done.sent or (verify_full and done.covered)):
         out.verified = "full" if verify_full else "packs"
+    out.requests = target.requests
     out.read_back_bytes, out.lost_packs = done.read_back_bytes, len(done.lost)
     for version, error in done.absent:
         _absent(out, by_root[version.root], error, asked=version.root in needed, on_event=on_event)

@@ -43,6 +43,7 @@ class Sources:
         self.asked: list[str] = []  #: those that answered
         self.problems: list[tuple[str, DvkError]] = []
         self._open: list[Remote] = []
+        self._asked_before = 0  # requests to those that are closed
 
     def __iter__(self) -> Iterator[Remote]:
         """Each remote with a dvk store, opened; goes on where an earlier iteration stopped."""
@@ -77,10 +78,17 @@ class Sources:
         """For a message on what no remote has: those that could not be asked."""
         return "".join(f"; {name} could not be asked ({error.message})" for name, error in self.problems)
 
+    @property
+    def requests(self) -> int:
+        """How often all of them together were asked so far."""
+        return self._asked_before + sum(remote.requests for remote in self._open)
+
     def close(self) -> None:
         """Let go of the connections."""
         while self._open:
-            self._open.pop().store.close()
+            remote = self._open.pop()
+            self._asked_before += remote.requests
+            remote.store.close()
 
     def _passed_over(self, name: str, error: DvkError) -> None:
         if len(self.names) == 1:

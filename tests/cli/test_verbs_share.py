@@ -23,10 +23,13 @@ def test_push_says_how_much_went_where_and_that_it_was_verified(project: Project
     done = project.dvk("push", "--dry-run")
     assert done.out == "dry run: 3 versions would go to origin, 110 kB new before compression\n"
     done = project.dvk("push", "--only-head")
-    assert done.code == 0 and re.fullmatch(r"6\d(\.\d)? kB to origin, 2 versions, [\d.]+ m?s, verified\n", done.out)
+    assert done.code == 0 and re.fullmatch(
+        r"6\d(\.\d)? kB to origin, 2 versions, [\d.]+ m?s, verified, \d+ requests\n", done.out
+    )
     done = project.dvk("push", "--verify", "full")
     assert re.fullmatch(
-        r"5\d(\.\d)? kB to origin, 1 version, [\d.]+ m?s, all of it read back\n2 versions there already\n", done.out
+        r"5\d(\.\d)? kB to origin, 1 version, [\d.]+ m?s, all of it read back, \d+ requests\n2 versions there already, 6\d(\.\d)? kB read back and right\n",
+        done.out,
     )
     assert project.dvk("push").out == "nothing to push: origin has everything (3 versions there)\n"
     assert project.dvk("push", "--dry-run").out == "dry run: origin has everything\n"
