@@ -28,7 +28,8 @@ def test_push_says_how_much_went_where_and_that_it_was_verified(project: Project
     )
     done = project.dvk("push", "--verify", "full")
     assert re.fullmatch(
-        r"5\d(\.\d)? kB to origin, 1 version, [\d.]+ m?s, all of it read back, \d+ requests\n2 versions there already, 6\d(\.\d)? kB read back and right\n",
+        r"5\d(\.\d)? kB to origin, 1 version, [\d.]+ m?s, all of it read back, \d+ requests\n"
+        r"2 versions there already, 6\d(\.\d)? kB read back and right\n",
         done.out,
     )
     assert project.dvk("push").out == "nothing to push: origin has everything (3 versions there)\n"
