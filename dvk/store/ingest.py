@@ -85,7 +85,7 @@ def ingest(
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     if run.problems:
-        raise one_or_many(f"{len(run.problems):,} files could not be read; nothing was recorded", run.problems)
+        raise one_or_many(f"{len(run.problems):,} files could not be read; nothing was recorded", run.errors())
     writer.end_of_path()
     return run.ids
 
@@ -104,7 +104,7 @@ class _Ingest:
         self.writer, self.source, self.sizes, self.profile = writer, source, sizes, profile
         self.pool, self.meter = pool, meter
         self.ids = np.zeros((len(sizes), ID_BYTES), np.uint8)
-        self.problems: list[DvkError] = []
+        self.problems: list[tuple[int, DvkError]] = []  # by file, not in order
         self._cutter = Cutter(profile)
         self._local = threading.local()
         self._buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
@@ -114,9 +114,8 @@ class _Ingest:
 
     def all_files(self) -> None:
         """Read every file, in order."""
-        buffer: bytearray | None = None
+        group: list[tuple[int, int]] = []  # (file, size) of those that will share a buffer
         used = 0
-        members: list[tuple[int, int]] = []  # (file, size)
         for i, size in enumerate(self.sizes.tolist()):
             if size == 0:
                 self._empty(i)
@@ -124,16 +123,13 @@ class _Ingest:
             if size > SMALL_FILE_BYTES:
                 self._big(i, size)
                 continue
-            if buffer is not None and used + size + 1 > SEGMENT_BYTES:
-                self._submit(self._small_files, buffer, members)
-                buffer, used, members = None, 0, []
-            if buffer is None:
-                buffer = self._free_buffer()
-            if self._read_small(i, size, memoryview(buffer)[used : used + size + 1]):
-                members.append((i, size))
-                used += size
-        if buffer is not None:
-            self._submit(self._small_files, buffer, members)
+            if used + size + 1 > SEGMENT_BYTES:
+                self._read_group(group)
+                group, used = [], 0
+            group.append((i, size))
+            used += size
+        if group:
+            self._read_group(group)
         while self._jobs:
             self._jobs.popleft().result()
 
@@ -146,10 +142,14 @@ class _Ingest:
             self._jobs.popleft().result()
         self._jobs.append(self.pool.submit(work, *args))  # type: ignore[arg-type]
 
-    def _problem(self, error: DvkError) -> None:
-        self.problems.append(error)
+    def errors(self) -> list[DvkError]:
+        """What went wrong so far, in the order of the files."""
+        return [error for _, error in sorted(self.problems, key=lambda p: p[0])]
+
+    def _problem(self, i: int, error: DvkError) -> None:
+        self.problems.append((i, error))
         if len(self.problems) >= _MAX_PROBLEMS:
-            raise one_or_many("too many files could not be read; nothing was recorded", self.problems)
+            raise one_or_many("too many files could not be read; nothing was recorded", self.errors())
 
     # ------------------------------------------------------------ small files
 
@@ -163,10 +163,24 @@ class _Ingest:
             finally:
                 os.close(fd)
         except DvkError as error:
-            self._problem(error)
+            self._problem(i, error)
             return
         self.ids[i] = np.frombuffer(EMPTY_FILE, np.uint8)
         self.meter.advance(items=1)
+
+    def _read_group(self, group: list[tuple[int, int]]) -> None:
+        """Read files one after the other into a buffer, and have a worker store them."""
+        buffer = self._free_buffer()
+        view = memoryview(buffer)
+        used = 0
+        members: list[tuple[int, int]] = []
+        with stage(Stage.READ, count=len(group)) as reading:
+            for i, size in group:
+                if self._read_small(i, size, view[used : used + size + 1]):
+                    members.append((i, size))
+                    used += size
+            reading.add(bytes_=used)
+        self._submit(self._small_files, buffer, members)
 
     def _read_small(self, i: int, size: int, into: memoryview) -> bool:
         try:
@@ -180,7 +194,7 @@ class _Ingest:
             finally:
                 os.close(fd)
         except DvkError as error:
-            self._problem(error)
+            self._problem(i, error)
             return False
         return True
 
@@ -206,19 +220,20 @@ class _Ingest:
             lengths: list[int] = []
             hints: list[Hint] = []
             recipes: list[tuple[PageId, bytes, RecipeRow]] = []
-            at = total = 0
-            for i, size in members:
-                file = view[at : at + size]
-                at += size
-                total += size
-                if size <= cutter.min_chunk_bytes:
-                    file_id = blake3(file).digest()
-                    names.append(file_id)
-                    lengths.append(size)
-                    hints.append(Hint.UNKNOWN)
-                else:
-                    file_id = self._medium(cutter, file, names, lengths, hints, recipes)
-                self.ids[i] = np.frombuffer(file_id, np.uint8)
+            at = 0
+            total = sum(size for _, size in members)
+            with stage(Stage.HASH, bytes_=total, count=len(members)):
+                for i, size in members:
+                    file = view[at : at + size]
+                    at += size
+                    if size <= cutter.min_chunk_bytes:
+                        file_id = blake3(file).digest()
+                        names.append(file_id)
+                        lengths.append(size)
+                        hints.append(Hint.UNKNOWN)
+                    else:
+                        file_id = self._medium(cutter, file, names, lengths, hints, recipes)
+                    self.ids[i] = np.frombuffer(file_id, np.uint8)
             self.writer.add_chunks(names, lengths, view[:at], hints=hints)
             if recipes:
                 self.writer.add_pages([name for name, _, _ in recipes], [data for _, data, _ in recipes])
@@ -237,8 +252,9 @@ class _Ingest:
         recipes: list[tuple[PageId, bytes, RecipeRow]],
     ) -> bytes:
         """A file in one buffer that may have several chunks, never more than a page of them."""
-        whole = cutter.for_file(lambda offset, size: bytes(file[offset : offset + size]), len(file))
-        cut, held = whole.feed(file, final=True)
+        with stage(Stage.CUT, bytes_=len(file)):
+            whole = cutter.for_file(lambda offset, size: bytes(file[offset : offset + size]), len(file))
+            cut, held = whole.feed(file, final=True)
         hints += held
         pieces, start = [], 0
         for length in cut.tolist():
@@ -266,14 +282,14 @@ class _Ingest:
         try:
             fd = self.source.open(i)
         except DvkError as error:
-            self._problem(error)
+            self._problem(i, error)
             return
         try:
             self._stream(i, fd, size)
         except DvkError as error:
             if error.subject != self.source.show(i):
                 raise  # the store's trouble, not this file's
-            self._problem(error)
+            self._problem(i, error)
         finally:
             os.close(fd)
 
