@@ -180,16 +180,21 @@ def library_of(url: RemoteUrl, *, settings: RemoteSettings, environ: Mapping[str
         UsageError: as `open_backend`.
     """
     library = _FSSPEC_LIBRARIES[url.scheme][2]
-    if url.scheme not in _BUCKETS:
-        return library, ""
-    if wanted_library(settings, environ) == "fsspec":
-        return library, "as the settings say"
-    if not _installed("obstore"):
-        return library, "`pip install 'dvk[fast]'` makes small requests faster"
-    plan = _plan(url, settings, environ, offline=True)
-    from dvk.backend.obstore_options import Unfit
+    if url.scheme in _BUCKETS and wanted_library(settings, environ) != "fsspec" and _installed("obstore"):
+        plan = _plan(url, settings, environ, offline=True)
+        from dvk.backend.obstore_options import Unfit
 
-    return (library, plan.reason) if isinstance(plan, Unfit) else ("obstore", "")
+        if not isinstance(plan, Unfit):
+            return "obstore", ""
+        why = plan.reason
+    elif url.scheme not in _BUCKETS:
+        why = ""
+    elif wanted_library(settings, environ) == "fsspec":
+        why = "as the settings say"
+    else:
+        why = "`pip install 'dvk[fast]'` makes small requests faster"
+    _need(url)
+    return library, why
 
 
 def _connector(

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from dvk import __version__
 from dvk.backend.disk import is_temporary
-from dvk.backend.locate import parse_remote_url
+from dvk.backend.locate import library_of, parse_remote_url
 from dvk.backend.text import redact
 from dvk.commands.repo import Repo
 from dvk.errors import DvkError, NotARepository
@@ -41,7 +41,12 @@ _STALE_S = 24 * 3600
 _EXAMPLES = 3
 #: what data goes through, and what is only needed for some of the work
 _LIBRARIES = ("blake3", "numpy", "pyfastcdc", "xxhash", "zstandard", "pygit2", "fsspec")
-_OPTIONAL = {"s3fs": "remotes on S3", "pyarrow": "`dvk diff` of tables", "duckdb": "`dvk diff` of tables"}
+_OPTIONAL = {
+    "s3fs": "remotes on S3",
+    "obstore": "the fast way to S3, and Google and Azure",
+    "pyarrow": "`dvk diff` of tables",
+    "duckdb": "`dvk diff` of tables",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +361,15 @@ def _remotes(repo: Repo) -> Iterator[Check]:
         if url.scheme == "s3" and not _version("s3fs"):
             yield Check("remotes", FAIL, f"{name}: {redact(remote.url)} needs s3fs", "`pip install s3fs`")
             continue
-        yield Check("remotes", OK, f"{name}: {redact(remote.url)} (from {remote.origin.place}{mark})")
+        through = ""
+        if not url.is_local:
+            try:
+                library, why_not_fast = library_of(url, settings=remote.settings, environ=repo.environ)
+            except DvkError as error:
+                yield Check("remotes", FAIL, f"{name}: {error}", error.hint)
+                continue
+            through = f", through {library}" + (f", not obstore: {why_not_fast}" if why_not_fast else "")
+        yield Check("remotes", OK, f"{name}: {redact(remote.url)} (from {remote.origin.place}{mark}{through})")
 
 
 def _count(n: int, noun: str) -> str:

@@ -129,7 +129,18 @@ def test_remotes(bench: Bench) -> None:
     bench.put({"dvk.toml": b'format = 1\n[core]\nremote = "gone"\n[remote.a]\nurl = "s3://bucket/x"\n'})
     found = examine(bench)
     assert trouble(found) == [("fail", "remotes")]
-    assert "`gone`" in message(found, "remotes") and "a: s3://bucket/x (from dvk.toml)" in message(found, "remotes")
+    assert "`gone`" in message(found, "remotes") and "a: s3://bucket/x (from dvk.toml, through " in message(
+        found, "remotes"
+    )
+
+
+def test_through_which_library_a_remote_goes_and_why(bench: Bench) -> None:
+    bench.put({"dvk.toml": b'format = 1\n[remote.a]\nurl = "s3://bucket/x"\n'})
+    bench.environ |= {"AWS_REGION": "eu-west-1", "AWS_CONFIG_FILE": os.devnull, "DVK_BACKEND": "fsspec"}
+    assert "through s3fs, not obstore: as the settings say" in message(examine(bench), "remotes")
+    bench.put({"dvk.toml": b'format = 1\n[remote.a]\nurl = "ssh://host/x"\n'})
+    found = examine(bench)
+    assert trouble(found) == [("fail", "remotes")] and "need the package sshfs" in message(found, "remotes")
 
 
 def test_without_git_it_says_what_works(bench: Bench, tmp_path: Path) -> None:
