@@ -31,7 +31,7 @@ def test_the_table_names_the_stages_of_an_add(project: Project) -> None:
     assert names[-2:] == ["rest", "in all"]
     found = project.dvk("status", "--json", "--timings").document["timings"]
     stages = {s["stage"]: s for s in found["stages"]}
-    assert stages["scan"]["count"] == 2 and stages["stat cache"]["count"] == 2
+    assert stages["scan"]["count"] == 2 and stages["stat cache"]["count"] >= 2
     assert "read" not in stages or stages["read"]["size"] < size  # no content was read
 
 
@@ -42,7 +42,7 @@ def test_programs_get_an_object_and_standard_error_stays_empty(project: Project)
     assert done.err == ""
     size = (project.top / "t.csv").stat().st_size
     assert stages["cut"]["size"] == size <= stages["read"]["size"] < size + 10_000
-    assert stages["encode"]["count"] >= 3 and stages["encode"]["size"] == stages["verify"]["size"]
+    assert stages["encode"]["count"] >= 3 and stages["encode"]["size"] >= stages["verify"]["size"] >= size
     assert 0 < stages["encode"]["cpu_seconds"] <= timings["cpu_seconds"]
     assert set(timings) == {"wall_seconds", "cpu_seconds", "rest_cpu_seconds", "stages"}
 
