@@ -11,8 +11,11 @@ from __future__ import annotations
 from functools import partial
 
 from dvk.errors import TableError, UsageError
+from dvk.table.cache import Cache
+from dvk.table.columnar import open_columnar
 from dvk.table.contract import ReadOptions, Source, Table
 from dvk.table.csv import open_csv
+from dvk.table.jsonl import open_jsonl
 from dvk.table.text import TextTable
 from dvk.table.text_spool import open_text, packing
 
@@ -25,10 +28,13 @@ _PACKED = {b"gz": "gzip", b"zst": "zstd"}
 _RAGGED = ("error", "pad", "skip")
 
 
-def open_table(source: Source, options: ReadOptions = AS_IT_IS, *, like: Table | None = None) -> Table:
+def open_table(
+    source: Source, options: ReadOptions = AS_IT_IS, *, like: Table | None = None, cache: Cache | None = None
+) -> Table:
     """The table in `source`. Closing the table closes the source; a failure does not.
 
-    `like`: the other side of a comparison, whose delimiter is used where this file leaves it open.
+    `like`: the other side of a comparison, whose delimiter is used where this file leaves it open. `cache`: what was
+    found out about versions before; the fields of JSON lines take a pass over the file.
 
     Raises:
         TableError: it is no table, or broken.
@@ -36,12 +42,14 @@ def open_table(source: Source, options: ReadOptions = AS_IT_IS, *, like: Table |
     """
     _check(options)
     kind = table_kind(source, options)
-    if kind not in _CSV:
-        raise TableError(f"{kind.decode()} files are not read yet", subject=source.label)
+    if kind in _COLUMNAR:
+        return open_columnar(source)
     text_of = partial(open_text, source, encoding=options.encoding, directory=options.temp_dir)
     named = source.name.lower().rpartition(b".")[2]
     if named in (b"gz", b"zst") and source.size and packing(source) is None:
         raise TableError(f"it is named .{named.decode()} and is no {_PACKED[named]} data", subject=source.label)
+    if kind in _JSONL:
+        return open_jsonl(source, text_of, options, cache=cache)
     other = like if isinstance(like, TextTable) else None
     return open_csv(source, text_of, options, suffix=kind, like=other)
 

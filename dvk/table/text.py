@@ -164,12 +164,17 @@ class TextTable(ABC):
 
     def _checked(self, data: bytes, columns: Sequence[int], records: int, offset: int | None) -> pa.RecordBatch:
         """Parse, and insist that the parser saw the records that the index promised."""
-        batch = self._parse(data, columns, offset)
+        if not self._columns:
+            batch = _no_columns(records)
+        else:
+            batch = self._parse(data, columns or (0,), offset)
         if batch.num_rows != records:
             where = "" if offset is None else f" at byte {offset}"
             raise TableError(
                 f"the parser found {batch.num_rows} rows{where} where {records} records end", subject=self.text.label
             )
+        if not columns:
+            batch = _no_columns(records)
         with self._lock:
             self._rows_decoded += records
         return batch
@@ -197,6 +202,10 @@ class TextTable(ABC):
     def _never_closed(self, index: TextIndex) -> None:
         """Raise the error of a text that ends within quotes."""
         raise self._broken("a quote is never closed", offset=self.text.size, index=index)
+
+
+def _no_columns(rows: int) -> pa.RecordBatch:
+    return pa.RecordBatch.from_struct_array(pa.StructArray.from_buffers(pa.struct([]), rows, [None]))
 
 
 def _groups(starts: I64, stops: I64, unit_bytes: int) -> Iterator[tuple[int, int]]:

@@ -174,6 +174,15 @@ def field_counts(data: bytes, *, quote: int, delimiter: int, end: int) -> tuple[
     return np.concatenate([np.zeros(1, np.int64), stops[:-1]]), np.diff(before) + 1
 
 
+def inside_quotes(quotes: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Whether each byte lies inside quotes, given which are quotes; an opening one does, a closing one does not."""
+    padded = np.zeros((len(quotes) // _WORD + 1) * _WORD, np.bool_)
+    padded[: len(quotes)] = quotes
+    words = np.packbits(padded, bitorder="little").view("<u8").astype(np.uint64, copy=False)
+    inside = _prefix_xor(words).astype("<u8", copy=False).view(np.uint8)
+    return np.unpackbits(inside, bitorder="little", count=len(quotes)).view(np.bool_)
+
+
 def outside(data: bytes, byte: int, *, quote: int) -> I64:
     """Where `byte` lies outside quotes."""
     found = _bits(data, byte)
