@@ -25,7 +25,7 @@ from dvk.table.plan import plan
 from dvk.table.text import TextTable
 
 NAME = st.sampled_from(["a", "b", "", 'q"\\', "é", "a b", "{", ",:"])
-TEXT = st.one_of(st.text(st.sampled_from('ab"\\{}[],:\n\té/\ud83d\ude00'), max_size=5), st.text(max_size=3))
+TEXT = st.one_of(st.text(st.sampled_from('ab"\\{}[],:\n\té/😀'), max_size=5), st.text(max_size=3))
 NUMBER = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False))
 VALUE = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBER, TEXT),
@@ -33,11 +33,6 @@ VALUE = st.recursive(
     max_leaves=5,
 )
 LINE = st.dictionaries(NAME, VALUE, max_size=5)
-
-
-def utf8(value: Any) -> bool:
-    """Whether a value is text that Unicode has; what is not has tests of its own."""
-    return not re.search(r"\\ud[89a-f]", json.dumps(value).replace("\\ud83d\\ude00", ""))
 
 
 def write(lines: list[dict[str, Any]], source: random.Random) -> bytes:
@@ -59,7 +54,7 @@ def expected(lines: list[dict[str, Any]], names: list[str]) -> list[tuple[str | 
     return [tuple(canonical(json.dumps(line[n])) if n in line else None for n in names) for line in lines]
 
 
-@given(st.lists(LINE.filter(utf8), max_size=8), st.integers(0, 2**32))
+@given(st.lists(LINE, max_size=8), st.integers(0, 2**32))
 @example([{}, {}], 0)
 @example([{}], 2)
 def test_what_is_written_is_read(lines: list[dict[str, Any]], seed: int) -> None:
@@ -185,12 +180,12 @@ def test_empty_lines_on_request() -> None:
     assert rows_of(open_text_table(b"", name=b"t.jsonl")) == []
 
 
-@given(st.lists(LINE.filter(utf8), max_size=15), st.integers(0, 2**32), st.integers(1, 60), st.data())
+@given(st.lists(LINE, max_size=15), st.integers(0, 2**32), st.integers(1, 60), st.data())
 def test_skipping_changes_nothing(lines: list[dict[str, Any]], seed: int, chunk_mean: int, data: st.DataObject) -> None:
     """Two versions with other columns in another order share lines all the same."""
     at = data.draw(st.integers(0, len(lines)))
     stop = data.draw(st.integers(at, len(lines)))
-    edited = lines[:at] + data.draw(st.lists(LINE.filter(utf8), max_size=2)) + lines[stop:]
+    edited = lines[:at] + data.draw(st.lists(LINE, max_size=2)) + lines[stop:]
     tables = []
     for version in (lines, edited):
         body = b"".join(write([line], random.Random(repr((seed, line)))).strip() + b"\n" for line in version)
