@@ -70,11 +70,13 @@ def place_all(store: Store, found: list[Chunks | None]) -> list[Content | None]:
     """Where the chunks of several files lie in a store; None for a file of which some are not there."""
     # One search for the chunks of all files together.
     placement, here = store.place_some(Chunks.join([c for c in found if c is not None]))
+    all_here = bool(here.all())
     out: list[Content | None] = []
     at = 0
     for chunks in found:
         n = 0 if chunks is None else len(chunks)
-        out.append(None if chunks is None or not here[at : at + n].all() else Content(chunks, placement, at))
+        whole = chunks is not None and (all_here or here[at : at + n].all())
+        out.append(Content(chunks, placement, at) if chunks is not None and whole else None)
         at += n
     return out
 
@@ -86,6 +88,10 @@ def pieces(content: Content, start: int, stop: int, raw: Mapping[int, bytes]) ->
         Corrupt: the placement leads beyond a block.
     """
     at = content.first
+    if stop - start == 1:  # most small files; they come by the ten thousand, and arrays of one are slow
+        place, length = content.placement, int(content.chunks.lengths[start])
+        yield _cut(raw[int(place.block[at + start])], int(place.offset[at + start]), length)
+        return
     blocks = content.placement.block[at + start : at + stop]
     offsets = content.placement.offset[at + start : at + stop].astype(np.int64)
     lengths = content.chunks.lengths[start:stop].astype(np.int64)
@@ -96,8 +102,10 @@ def pieces(content: Content, start: int, stop: int, raw: Mapping[int, bytes]) ->
     ends = np.concatenate([starts[1:], [len(blocks)]])
     total = np.concatenate([[0], np.cumsum(lengths)])
     for a, b in zip(starts.tolist(), ends.tolist(), strict=True):
-        data = memoryview(raw[int(blocks[a])])
-        begin, length = int(offsets[a]), int(total[b] - total[a])
-        if begin + length > len(data):
-            raise Corrupt("a chunk reaches beyond its block")
-        yield data[begin : begin + length]
+        yield _cut(raw[int(blocks[a])], int(offsets[a]), int(total[b] - total[a]))
+
+
+def _cut(raw: bytes, begin: int, length: int) -> memoryview:
+    if begin + length > len(raw):
+        raise Corrupt("a chunk reaches beyond its block")
+    return memoryview(raw)[begin : begin + length]
