@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from dvk.errors import DvkError, TableError
+from dvk.table.cache import Cache
 from dvk.table.columnar_types import batch_of, plain_array, plain_type
-from dvk.table.contract import I64, Column, Region, Source
-from dvk.table.result import Notice
+from dvk.table.contract import I64, Column, Notice, Region, Source
+from dvk.table.segments import SegmentBuilder, Segments, spec_of
 
 #: What a batch should hold, and what it holds at most (more only where a single row does).
 TARGET_BATCH_BYTES = 32 << 20
@@ -44,6 +45,7 @@ class ColumnarTable(ABC):
         self._columns: tuple[Column, ...] = ()
         self._plain: tuple[pa.DataType, ...] = ()
         self._declared_key: tuple[str, ...] = ()
+        self._record_to: Cache | None = None
 
     def _take_schema(self, schema: pa.Schema) -> None:
         seen: Counter[str] = Counter()
@@ -95,6 +97,7 @@ class ColumnarTable(ABC):
         wanted = sorted(set(columns))
         places = [wanted.index(c) for c in columns]
         names = [f"c{c}" for c in columns]
+        recorder = self._recorder(columns)
         waiting = iter(runs)
         run = next(waiting, None)
         at = run.first if run else 0  # the next row that is to come
@@ -108,6 +111,8 @@ class ColumnarTable(ABC):
                 if plain is None:
                     self._rows_decoded += raw.num_rows
                     plain = self._plain_columns(wanted, raw, first)
+                if recorder is not None:
+                    recorder.add(low, [x.slice(low - first, high - low) for x in plain])
                 for a, b in _cuts([plain[p] for p in places], low - first, high - first):
                     piece = [plain[p].slice(a, b - a) for p in places]
                     yield first + a, batch_of(piece, names, b - a)
@@ -118,6 +123,36 @@ class ColumnarTable(ABC):
                 at = run.first if run else 0
         if run is not None:
             raise self._short(at)
+        if recorder is not None:
+            self._keep_segments(recorder.finish())
+
+    # ------------------------------------------------------------ segments
+
+    def record_segments(self, cache: Cache) -> None:
+        """Leave the segments of the rows that are read next in `cache`, if all columns are read."""
+        self._record_to = cache
+
+    def known_segments(self, cache: Cache) -> Segments | None:
+        """Those that an earlier reading left, if they are of this table."""
+        spec, name = spec_of(self._plain), self._source.id
+        data = cache.get(name, spec) if spec is not None and name is not None else None
+        return None if data is None else Segments.from_bytes(data, rows=self.count_rows())
+
+    def _recorder(self, columns: Sequence[int]) -> SegmentBuilder | None:
+        if self._record_to is None or self._source.id is None or spec_of(self._plain) is None:
+            return None
+        return SegmentBuilder() if set(columns) == set(range(len(self._columns))) else None
+
+    def _keep_segments(self, found: Segments) -> None:
+        cache, spec, name = self._record_to, spec_of(self._plain), self._source.id
+        if cache is None or spec is None or name is None:
+            return
+        self._record_to = None
+        known = self.known_segments(cache)
+        if known is None or known.total_rows < found.total_rows:
+            cache.put(name, spec, found.to_bytes())
+
+    # ------------------------------------------------------------ single rows
 
     def take(self, rows: I64, columns: Sequence[int]) -> pa.Table:
         """As `dvk.table.contract.Table` says: decodes the row groups (or batches) in which these rows lie."""

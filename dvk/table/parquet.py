@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 
 from dvk.errors import TableError
 from dvk.table.columnar_table import PARQUET_MAGIC, ColumnarTable, SourceFile, batch_rows, reading
-from dvk.table.contract import Region, Source
-from dvk.table.result import Notice
+from dvk.table.contract import Notice, Region, Source
 
 _MAX_FOOTER_BYTES = 1 << 30
 #: Row groups whose columns take more than this are read through a window; smaller ones in one request each.
