@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dvk.table.cache import Cache
 from dvk.table.contract import Plan, Table
+from dvk.table.skip_columnar import plan_columnar
 from dvk.table.skip_text import plan_text
 from dvk.table.text import TextTable
 
@@ -23,7 +24,7 @@ def plan(a: Table, b: Table, *, cache: Cache | None = None) -> Plan:
             b.build_index(cache=cache, like=a)
             return Plan("L0", (), (), skipped=a.count_rows(), ordered=True)
         return plan_text(a, b, cache)
-    return Plan.everything(a, b)
+    return plan_columnar(a, b, cache)
 
 
 def _same_file(a: Table, b: Table) -> bool:
