@@ -2,7 +2,7 @@
 
     plan = collector.plan(kept)         # looks, changes nothing
     collector.condemn(kept, plan)       # retires records, condemns packs; they can still be read, and it can be undone
-    collector.sweep()                   # after the grace: deletes what is condemned and still named by nobody
+    collector.sweep(kept)               # after the grace: deletes what is condemned and still named by nobody
 
 Roots live on the remote and Git only retires them: what this repository's history never named is somebody else's and
 stays. A record is retired when nothing that it brought is wanted; where other records rely on it, one new record over
@@ -25,7 +25,7 @@ from blake3 import blake3
 
 from dvk.backend.disk import OPEN_DIR, locked_folder, make_durable_dirs, sync_fd, translate
 from dvk.errors import Corrupt, Refused, Unsafe
-from dvk.events import Meter, OnEvent, ignore
+from dvk.events import Meter, Note, OnEvent, ignore
 from dvk.store.census import Census, take_census
 from dvk.store.compact import compact, cover, needs
 from dvk.store.promise import Conflict
@@ -92,8 +92,14 @@ class _State:
     condemned_at: int = 0
     packs: list[str] = field(default_factory=list)
     retired: list[str] = field(default_factory=list)
+    unwanted: list[str] = field(default_factory=list)  #: roots of those that were not wanted
     seen: dict[str, int] = field(default_factory=dict)  #: packs that no record names: when we saw them first
     live: list[str] = field(default_factory=list)  #: confirmed records at the last look
+
+    def clear(self) -> None:
+        """Nothing is condemned by this clone any more."""
+        self.list_key, self.condemned_at = "", 0
+        self.packs, self.retired, self.unwanted = [], [], []
 
 
 class Collector:
@@ -252,6 +258,7 @@ class Collector:
                     ) from error
             gone = [*plan.retire, *plan.replace]
             state.retired += gone
+            state.unwanted = sorted({*state.unwanted, *plan.unwanted})
             self._save(state)  # before the first mark, so that it can be undone from here on
             for rid in gone:
                 self._mark(rid, ".x")
@@ -277,8 +284,11 @@ class Collector:
         with self._alone() as state:
             return state.condemned_at + self.limits.grace if state.list_key else None
 
-    def sweep(self) -> tuple[int, int]:
+    def sweep(self, kept: Kept) -> tuple[int, int]:
         """Delete what this clone condemned long enough ago and nobody came to need: (packs, bytes).
+
+        Args:
+            kept: what Git says now. What it wants again gets a record before anything is deleted.
 
         Raises:
             Refused: nothing is condemned, or the grace is not over. Unsafe: as `plan`; the condemned stay condemned.
@@ -295,8 +305,8 @@ class Collector:
                 )
             census = take_census(self.remote, self._pool)
             self._check(census, state)
-            if state.list_key not in census.lists:
-                # Published or not when we were stopped; nothing may be deleted that pushers were not warned of.
+            if self._revive(census, state, kept) or state.list_key not in census.lists:
+                # Nothing may be deleted that pushers were not warned of, so it is published before the last look.
                 self.remote.backend.put(state.list_key, [format_condemned(state.packs, store=census.store)])
                 census = take_census(self.remote, self._pool)
             doomed = sorted(set(state.packs) & census.packs.keys() - census.named(census.live))
@@ -310,9 +320,34 @@ class Collector:
             list(self._pool.map(delete, doomed))
             self.remote.backend.delete(state.list_key)
             self._remove_records(census, state)
-            state.list_key, state.packs, state.condemned_at, state.retired = "", [], 0, []
+            state.clear()
             self._look(census, state)
             return len(doomed), freed
+
+    def _revive(self, census: Census, state: _State, kept: Kept) -> bool:
+        """Cover what Git wants again; whether the condemned list had to be taken away for that."""
+        held = {root for rid in census.live & census.confirmed for root in census.records[rid].roots}
+        again = sorted(set(state.unwanted) & kept.wanted - held)
+        if not again:
+            return False
+        self._on_event(Note(f"{len(again):,} versions that were condemned are wanted again and stay", self.remote.name))
+        if state.list_key:
+            self.remote.backend.delete(state.list_key)
+        found = needs(self.remote, again)
+        try:
+            cover(self.remote, again, found, pool=self._pool, writer="dvk gc")
+        except Conflict as error:
+            raise Unsafe(
+                "versions that are wanted again are being deleted by another collection",
+                subject=self.remote.name,
+                hint="`dvk push` from a clone that holds them",
+            ) from error
+        # A list of that name was taken away: what is still condemned goes under a new one.
+        state.list_key = f"g/c-{secrets.token_hex(16)}"
+        state.packs = sorted(set(state.packs) - found.packs)
+        state.unwanted = sorted(set(state.unwanted) - set(again))
+        self._save(state)
+        return True
 
     def _remove_records(self, census: Census, state: _State) -> None:
         """Records that are dead and that no other names; their marks stay, so that nobody misses them."""
@@ -347,7 +382,7 @@ class Collector:
                     cover(self.remote, roots, found, pool=self._pool, writer="dvk gc --undo")
                 except Conflict as error:
                     raise Unsafe("another collection is deleting them", subject=self.remote.name) from error
-            state.list_key, state.packs, state.condemned_at, state.retired = "", [], 0, []
+            state.clear()
             self._save(state)
             return len(roots)
 
