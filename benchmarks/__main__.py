@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: `python -m benchmarks run|marks|report|right|memory|make|peers`."""
+"""The command line of the benchmarks: `python -m benchmarks run|marks|report|right|memory|badinput|make|peers`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from benchmarks import marks, memory, peers, report, results, suite
+from benchmarks import badinput, marks, memory, peers, report, results, suite
 from benchmarks.tools import TOOLS
 from benchmarks.workloads import CATALOG, chosen, ensure
 
@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, do: object, text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text)
         sub.set_defaults(do=do)
-        if name not in ("marks", "report"):
+        if name not in ("marks", "report", "badinput"):
             sub.add_argument("--work", default=work, help="folder for workloads and repositories (%(default)s)")
         return sub
 
@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("result", nargs="?", default=os.path.join(_OUT, "results.json"))
     right = verb("right", _right, "Ask table diff tools about tables on which they go wrong; 1 when dvk is wrong.")
     right.add_argument("--out", default=_OUT, help="folder for what is written (%(default)s)")
+    bad = verb("badinput", _badinput, "Store files that lie or do not compress; fail where that costs too much.")
+    bad.add_argument("--size", type=float, default=64e6, help="bytes of each (%(default).0f)")
+    bad.add_argument("--runs", type=int, default=5, help="rounds; the best counts (%(default)s)")
     mem = verb("memory", _memory, "Add and check out a big file and fail above a limit of memory.")
     mem.add_argument("--size", type=float, default=4e9, help="bytes of the file (%(default).0f)")
     mem.add_argument("--limit", type=float, default=400e6, help="bytes of memory (%(default).0f)")
@@ -112,6 +115,10 @@ def _right(args: argparse.Namespace) -> int:
     from benchmarks import right  # pyarrow makes the cases
 
     return right.run(args.work, args.out)
+
+
+def _badinput(args: argparse.Namespace) -> int:
+    return badinput.check(size_bytes=int(args.size), rounds=args.runs, say=lambda line: print(line, flush=True))
 
 
 def _memory(args: argparse.Namespace) -> int:
