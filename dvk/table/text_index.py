@@ -24,7 +24,7 @@ from dvk.store.names import I64
 from dvk.store.pages import Chunks
 from dvk.table.cache import Cache
 from dvk.table.parallel import ordered_map
-from dvk.table.text_scan import Facts, record_ends, scan
+from dvk.table.text_scan import U32, Facts, record_ends, scan
 from dvk.table.text_spool import Text
 
 BLOCK_BYTES = 256 << 10  #: blocks of a text without a recipe
@@ -62,14 +62,19 @@ class TextIndex:
         self.odd = (quotes[:-1] & 1).astype(bool)
         self.before = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(np.where(self.odd, facts.odd, facts.even), out=self.before[1:])
-        first = np.where(self.odd, facts.first_odd, facts.first_even).astype(np.int64)
-        self.first = np.where(first > 0, self.starts[:-1] + first, -1)
+        self.first = self._place(facts.first_even, facts.first_odd)
+        self._last = self._place(facts.last_even, facts.last_odd)
         self._lines = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(facts.even.astype(np.int64) + facts.odd, out=self._lines[1:])
         self.facts = facts
         self.open_at_end = bool(quotes[-1] & 1)
         size = int(self.starts[-1])
         self.unfinished = size > text.skip and text.read_at(size - 1, 1)[0] != marks.end
+
+    def _place(self, even: U32, odd: U32) -> I64:
+        """Offsets in the text of offsets in blocks, by the state before each; -1 for 0."""
+        inside = np.where(self.odd, odd, even).astype(np.int64)
+        return np.where(inside > 0, self.starts[:-1] + inside, -1)
 
     @property
     def size(self) -> int:
@@ -89,8 +94,9 @@ class TextIndex:
         # Record k begins behind record end k; block b holds the record ends before[b] + 1 .. before[b + 1].
         blocks = np.searchsorted(self.before, wanted, side="left") - 1
         nth = wanted - self.before[blocks] - 1
-        out[inner] = self.first[blocks]
-        rest = np.flatnonzero(nth > 0)
+        ends_block = wanted == self.before[blocks + 1]
+        out[inner] = np.where(ends_block, self._last[blocks], self.first[blocks])
+        rest = np.flatnonzero((nth > 0) & ~ends_block)
         parts = [part for part in np.split(rest, np.flatnonzero(np.diff(blocks[rest])) + 1) if len(part)]
 
         def inside(part: I64) -> I64:
@@ -183,7 +189,7 @@ def build_index(
         known = find_shared(like.recipe, recipe)
     missing = np.flatnonzero(known < 0)
     scanned = _scan(text, marks, lengths, missing)
-    facts = Facts(*(np.zeros(len(lengths), np.uint32) for _ in range(5)))
+    facts = Facts(*(np.zeros(len(lengths), np.uint32) for _ in scanned.arrays))
     shared = np.flatnonzero(known >= 0)
     for column, new in zip(facts.arrays, scanned.arrays, strict=True):
         column[missing] = new
@@ -229,15 +235,20 @@ def _spec(recipe: Chunks, marks: Marks) -> bytes:
 
 def _parse(body: bytes | None, lengths: I64) -> Facts | None:
     """Facts from the cache, if they can be of chunks with these lengths."""
-    if body is None or len(body) != 20 * len(lengths):
+    if body is None or len(body) != 28 * len(lengths):
         return None
-    columns = np.frombuffer(body, "<u4").reshape(5, -1).astype(np.uint32)
-    quotes, even, odd, first_even, first_odd = columns
-    if (quotes + even.astype(np.int64) + odd > lengths).any() or (np.maximum(first_even, first_odd) > lengths).any():
+    facts = Facts(*np.frombuffer(body, "<u4").reshape(7, -1).astype(np.uint32))
+    if (facts.quotes + facts.even.astype(np.int64) + facts.odd > lengths).any():
         return None
-    if ((even > 0) != (first_even > 0)).any() or ((odd > 0) != (first_odd > 0)).any():
-        return None
-    return Facts(quotes, even, odd, first_even, first_odd)
+    for count, first, last in (
+        (facts.even, facts.first_even, facts.last_even),
+        (facts.odd, facts.first_odd, facts.last_odd),
+    ):
+        if ((count > 0) != (first > 0)).any() or ((count > 0) & (first.astype(np.int64) + count - 1 > last)).any():
+            return None
+        if (last > lengths).any() or ((count == 0) & (last > 0)).any() or ((count == 1) & (last != first)).any():
+            return None
+    return facts
 
 
 def _scan(text: Text, marks: Marks, lengths: I64, blocks: I64) -> Facts:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -46,19 +46,22 @@ class Facts:
     odd: U32
     first_even: U32
     first_odd: U32
+    last_even: U32
+    last_odd: U32
 
     def __len__(self) -> int:
         return len(self.quotes)
 
     @property
-    def arrays(self) -> tuple[U32, U32, U32, U32, U32]:
-        return self.quotes, self.even, self.odd, self.first_even, self.first_odd
+    def arrays(self) -> tuple[U32, ...]:
+        """In the order of the format."""
+        return tuple(getattr(self, field.name) for field in fields(self))
 
     @classmethod
     def join(cls, parts: Sequence[Facts]) -> Facts:
         """Of the runs of all parts, in order."""
         none = np.zeros(0, np.uint32)
-        columns = zip((none,) * 5, *(p.arrays for p in parts), strict=True)
+        columns = zip((none,) * len(fields(cls)), *(p.arrays for p in parts), strict=True)
         return cls(*(np.concatenate(column) for column in columns))
 
     def take(self, index: I64) -> Facts:
@@ -80,29 +83,20 @@ def scan(data: bytes, cuts: I64, *, quote: int, end: int) -> Facts:
     `quote`: the quote byte, 0 for none; `end`: the byte that ends a record (LF or CR). Runs are under 4 GiB.
     """
     starts, stops = cuts[:-1], cuts[1:]
-    ends = _Ranked(_bits(data, end))
+    zero = np.zeros(len(starts), np.uint32)
+    ends = _bits(data, end)
     if not quote or quote not in data:
-        count = ends.before(stops) - ends.before(starts)
-        first = _first(ends, starts, stops)
-        zero = np.zeros(len(starts), np.uint32)
-        return Facts(zero, count.astype(np.uint32), zero, first, zero)
+        count, first, last = _ends(ends, starts, stops)
+        return Facts(zero, count, zero, first, zero, last, zero)
     quotes = _bits(data, quote)
     open_ = _prefix_xor(quotes)
-    ranked = _Ranked(quotes)
-    at = ranked.before(cuts)
-    evens, odds = _Ranked(ends.words & ~open_), _Ranked(ends.words & open_)
-    even = evens.before(stops) - evens.before(starts)
-    odd = odds.before(stops) - odds.before(starts)
-    first_even, first_odd = _first(evens, starts, stops), _first(odds, starts, stops)
+    at = _Ranked(quotes).before(cuts)
+    evens, odds = _ends(ends & ~open_, starts, stops), _ends(ends & open_, starts, stops)
     # What counted from the beginning of `data` is wanted from the beginning of each run.
     flip = (at[:-1] & 1).astype(bool)
-    return Facts(
-        np.diff(at).astype(np.uint32),
-        np.where(flip, odd, even).astype(np.uint32),
-        np.where(flip, even, odd).astype(np.uint32),
-        np.where(flip, first_odd, first_even),
-        np.where(flip, first_even, first_odd),
-    )
+    even, first_even, last_even = (np.where(flip, b, a) for a, b in zip(evens, odds, strict=True))
+    odd, first_odd, last_odd = (np.where(flip, a, b) for a, b in zip(evens, odds, strict=True))
+    return Facts(np.diff(at).astype(np.uint32), even, odd, first_even, first_odd, last_even, last_odd)
 
 
 def record_ends(data: bytes, *, quote: int, end: int, odd: bool = False) -> I64:
@@ -280,19 +274,23 @@ class _Ranked:
         below = (_ONE << (at % _WORD).astype(np.uint64)) - _ONE
         return self._sums[word] + _popcount(self.words[word] & below)
 
-    def next(self, at: I64) -> I64:
-        """The first set bit at or behind each of `at`; -1 where there is none."""
-        rank = self.before(at)
-        some = rank < self._sums[-1]
-        word = np.searchsorted(self._sums, np.where(some, rank, 0), side="right") - 1
-        word = np.minimum(word, len(self.words) - 1)
-        below = (_ONE << (at % _WORD).astype(np.uint64)) - _ONE
-        bits = self.words[word] & np.where(word == at // _WORD, ~below, ~np.uint64(0))
+    def place(self, rank: I64) -> I64:
+        """Where the set bits of these ranks are, from 0; -1 for a rank that no bit has."""
+        known = (rank >= 0) & (rank < self._sums[-1])
+        rank = np.where(known, rank, 0)
+        word = np.minimum(np.searchsorted(self._sums, rank, side="right") - 1, len(self.words) - 1)
+        bits = self.words[word]
+        for left in range(int((rank - self._sums[word]).max(initial=0))):
+            bits = np.where(left < rank - self._sums[word], bits & (bits - _ONE), bits)  # drop the lowest
         lowest = bits & np.negative(bits)
-        return np.where(some, word * _WORD + _popcount(lowest - _ONE), -1)
+        return np.where(known, word * _WORD + _popcount(lowest - _ONE), -1)
 
 
-def _first(ends: _Ranked, starts: I64, stops: I64) -> U32:
-    """Offset in each run just behind its first record end; 0 for none."""
-    at = ends.next(starts)
-    return np.where((at >= 0) & (at < stops), at + 1 - starts, 0).astype(np.uint32)
+def _ends(words: U64, starts: I64, stops: I64) -> tuple[U32, U32, U32]:
+    """Of each run: (record ends in it, offsets just behind the first and the last of them, 0 for none)."""
+    ranked = _Ranked(words)
+    before, until = ranked.before(starts), ranked.before(stops)
+    some = until > before
+    first = np.where(some, ranked.place(before) + 1 - starts, 0)
+    last = np.where(some, ranked.place(until - 1) + 1 - starts, 0)
+    return (until - before).astype(np.uint32), first.astype(np.uint32), last.astype(np.uint32)

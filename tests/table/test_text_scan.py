@@ -17,16 +17,16 @@ TEXT = st.lists(st.sampled_from([b"a", b'"', b"\n", b",", b"\r", b"x" * 61, b"\n
 )
 
 
-def slow_facts(data: bytes, quote: int) -> tuple[int, int, int, int, int]:
-    quotes = even = odd = first_even = first_odd = 0
+def slow_facts(data: bytes, quote: int) -> tuple[int, ...]:
+    quotes = even = odd = first_even = first_odd = last_even = last_odd = 0
     for i, byte in enumerate(data):
         if quote and byte == quote:
             quotes += 1
         elif byte == 10 and quotes % 2 == 0:
-            even, first_even = even + 1, first_even or i + 1
+            even, first_even, last_even = even + 1, first_even or i + 1, i + 1
         elif byte == 10:
-            odd, first_odd = odd + 1, first_odd or i + 1
-    return quotes, even, odd, first_even, first_odd
+            odd, first_odd, last_odd = odd + 1, first_odd or i + 1, i + 1
+    return quotes, even, odd, first_even, first_odd, last_even, last_odd
 
 
 @given(TEXT, st.lists(st.integers(0, 2000), max_size=6), st.sampled_from([0, 34]))
