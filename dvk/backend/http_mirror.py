@@ -12,8 +12,8 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
+from dvk.backend.remote_errors import Interjected
 from dvk.backend.text import redact
-from dvk.errors import RemoteError
 
 
 async def no_redirects_elsewhere(**arguments: Any) -> aiohttp.ClientSession:
@@ -30,9 +30,9 @@ async def _check(_session: object, _context: object, params: aiohttp.TraceReques
         here = target.origin() == params.url.origin()
         safer = (params.url.scheme, target.scheme) == ("http", "https") and target.host == params.url.host
     except ValueError:
-        raise RemoteError("the server redirects to something that is no address", subject=redact(said)) from None
+        raise Interjected("the server redirects to something that is no address", subject=redact(said)) from None
     if not here and not (safer and target.port == 443):
-        raise RemoteError(
+        raise Interjected(
             f"the server redirects to {redact(str(target.origin()))}, which dvk does not follow",
             subject=redact(str(params.url)),
             hint="if that is the right place, make it the URL of the remote",

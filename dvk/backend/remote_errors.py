@@ -142,10 +142,12 @@ def translate_remote(
 
     Raises nothing; a `DvkError` is handed back as it is.
     """
+    if isinstance(e, DvkError) and not isinstance(e, Interjected):
+        e.subject = e.subject or name
+        return e
     for cause in _chain(e):
-        if isinstance(cause, DvkError):
-            cause.subject = cause.subject or name
-            return cause
+        if isinstance(cause, Interjected):
+            return RemoteError(cause.message, subject=cause.subject or name, hint=cause.hint)
     subject = f"{name}/{key}" if key else name
     code = code_of(e)
     if code:
@@ -238,9 +240,13 @@ def _from_answer(e: Exception, code: str, name: str, subject: str, create_only: 
     return failed
 
 
-def redirected(host: str) -> RemoteError:
+class Interjected(RemoteError):
+    """Raised by us in the middle of a library, which may wrap it; never leaves a backend."""
+
+
+def redirected(host: str) -> Interjected:
     """For a server that sends us on to `host`."""
-    return RemoteError(
+    return Interjected(
         f"the server redirects to {redact(host)!r}, which dvk does not follow",
         hint="if that is the right server, make it the remote's endpoint_url",
     )
@@ -289,13 +295,19 @@ def _skew(headers: Mapping[str, str]) -> str:
 
 
 def _chain(e: BaseException) -> Iterator[BaseException]:
-    """`e` and what caused it, outermost first."""
+    """`e` and what caused it, outermost first.
+
+    Not what the caller was handling when it asked the remote: Python makes that a context, too, and an object that is
+    looked for elsewhere because it is missing would turn every failure of that search into a missing object.
+    """
     seen: list[BaseException] = []
     at: BaseException | None = e
     while at is not None and at not in seen and len(seen) < 12:
         seen.append(at)
         yield at
         at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+        if isinstance(at, DvkError) and not isinstance(at, Interjected):
+            return
 
 
 class _Answer(Exception):

@@ -237,6 +237,19 @@ def test_secrets_do_not_pass_into_messages(text: str) -> None:
     assert "SECRET" not in str(found)
 
 
+def test_what_the_caller_was_handling_is_no_cause() -> None:
+    """A search for something that was missing breaks off: that is a broken connection, not a missing object."""
+    try:
+        try:
+            missing = client_error("NoSuchKey", 404)
+            raise translate_remote(missing, name="s3://a", key="l/x") from missing
+        except KeyMissing:
+            raise ConnectionResetError("reset by peer")  # noqa: B904
+    except ConnectionResetError as error:
+        found = translate_remote(error, name="s3://a", key="p/x")
+    assert isinstance(found, RemoteUnreachable) and found.subject == "s3://a/p/x"
+
+
 def test_foreign_text_is_one_short_printable_line() -> None:
     assert redact("a\n b\x1b[31m\tc") == "a b\\x1b[31m c"
     assert len(redact("x" * 10_000)) == 300
