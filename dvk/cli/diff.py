@@ -239,10 +239,9 @@ class _Answer:
             self.run.partial(result.failures, of=max(len(result.paths), len(result.failures)))
 
     def _document(self, result: DiffResult, over: Sequence[Exceeded]) -> dict[str, Any]:
-        from dvk.commands.diff_json import document, name_json
+        from dvk.commands.diff_json import document
 
-        found: dict[str, Any] = document(result, self.show)
-        found["gates"] = [{"path": name_json(e.path), "gate": e.gate, "found": e.found} for e in over]
+        found: dict[str, Any] = document(result, self.show, over=over)
         self._failed(result)
         return found
 

@@ -54,6 +54,8 @@ def for_git(run: Run, words: Sequence[str], *, textconv: bool) -> None:
         if error.kind == "interrupted":
             raise
         lines.append(str(error))
+    except Exception as problem:  # a bug of ours must not end a diff of code
+        lines.append(f"not shown: dvk ran into a bug ({type(problem).__name__}: {problem})")
     run.show(lines)
 
 

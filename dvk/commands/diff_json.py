@@ -18,6 +18,7 @@ from dvk.errors import DvkError
 
 if TYPE_CHECKING:
     from dvk.commands.diff_folder import FileChange, FileEntry
+    from dvk.commands.diff_gates import Exceeded
     from dvk.commands.diff_result import DiffResult, Item, PathDiff
     from dvk.table.contract import Column
     from dvk.table.result import ColumnChange, Distribution, RowChange, SchemaChange, Side, TableDiff
@@ -85,8 +86,11 @@ def name_json(name: bytes) -> Json:
 # ---------------------------------------------------------------- one document
 
 
-def document(result: DiffResult, show: Show) -> Json:
-    """The whole diff; `complete` is false where a path failed or a table's counts are not exact."""
+def document(result: DiffResult, show: Show, *, over: Sequence[Exceeded] = ()) -> Json:
+    """The whole diff; `over`: the gates that were exceeded.
+
+    `complete` is false where a path failed or the counts of a table are not exact.
+    """
     paths = [_path(p, show) for p in result.paths]
     tables = [t for p in result.paths for t in p.each()]
     return {
@@ -97,6 +101,7 @@ def document(result: DiffResult, show: Show) -> Json:
         "complete": not result.failures and all(p.table is None or p.table.complete for p in tables),
         "remote": result.remote,
         "paths": paths,
+        "gates": [{"path": name_json(e.path), "gate": e.gate, "found": e.found} for e in over],
     }
 
 

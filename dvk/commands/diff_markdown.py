@@ -50,20 +50,20 @@ def markdown(result: DiffResult, show: Show, *, max_chars: int = DEFAULT_CHARS) 
     """The whole diff in at most `max_chars` characters (200 to 65,536), by the count that forges use."""
     max_chars = min(max(max_chars, LEAST_CHARS), MOST_CHARS)
     source = _Source(result, show)
-    text = ""
     for detail in _details(show):
-        text = _render(source, detail)
-        if _length(text) <= max_chars:
+        text = _render(source, detail, max_chars)
+        if text is not None:
             return text
     # Summaries of all paths do not fit either: as many as do.
-    low, high = 0, len(result.paths)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (
-            (middle, high) if _length(_render(source, _Detail(paths=middle))) <= max_chars else (low, middle - 1)
-        )
-    text = _render(source, _Detail(paths=low))
-    return text if _length(text) <= max_chars else _render(source, _Detail(paths=0, failures=0))
+    low, high, found = 0, len(result.paths), None
+    while low <= high:
+        middle = (low + high) // 2
+        text = _render(source, _Detail(paths=middle), max_chars)
+        if text is None:
+            high = middle - 1
+        else:
+            low, found = middle + 1, text
+    return found or _render(source, _Detail(paths=0, failures=0), MOST_CHARS) or ""
 
 
 def code(text: str) -> str:
@@ -136,18 +136,23 @@ class _Source:
         return self._files[id(path)]
 
 
-def _render(source: _Source, detail: _Detail) -> str:
+def _render(source: _Source, detail: _Detail, most: int) -> str | None:
+    """The text in that detail; None when it is longer than `most`, which is found out on the way."""
     result = source.result
     shown = [p for p in result.paths if p.differs or p.status != "unchanged"]
     kept = shown if detail.paths is None else shown[: detail.paths]
     head = f"**dvk diff** {code(cut(result.a, 60))} → {code(cut(result.b, 60))}: {overall(result)}"
     parts = [head]
+    length = _length(head)
     truncated = len(kept) < len(shown)
     for top in kept:
         for path in top.each():
             text, whole = _path(source, path, detail)
             parts.append(text)
             truncated = truncated or not whole
+            length += 2 + _length(text)
+            if length > most:
+                return None
     errors = result.failures if detail.failures is None else result.failures[: detail.failures]
     parts += [_failure(error) for error in errors]
     missing = []
@@ -158,7 +163,8 @@ def _render(source: _Source, detail: _Detail) -> str:
     if truncated or missing:
         more = f" ({', '.join(missing)})" if missing else ""
         parts.append(f"_truncated{more}: `dvk diff` shows the rest_")
-    return "\n\n".join(parts) + "\n"
+    text = "\n\n".join(parts) + "\n"
+    return text if _length(text) <= most else None
 
 
 def _failure(error: DvkError) -> str:

@@ -81,7 +81,9 @@ def value_json(value: Any) -> Any:
             return {k if isinstance(k, str) else value_text(k): value_json(v) for k, v in value.items()}
         case Sequence():
             return [value_json(v) for v in value]
-    for method in ("isoformat", "item"):  # timestamps in nanoseconds, scalars of NumPy
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("M", "m"):
+        return str(value)  # nanoseconds, of which Python's own types know nothing
+    for method in ("isoformat", "item"):  # timestamps of pandas, scalars of NumPy
         if hasattr(value, method):
             return value_json(getattr(value, method)())
     return str(value)
@@ -264,6 +266,8 @@ def tensors_summary(diff: TensorDiff) -> str:
     """`60 of 316 tensors differ: 58 changed, 2 added`."""
     if diff.equal:
         return f"no tensor differs ({plural(diff.tensors[1], 'tensor')})"
+    if [c.name for c in diff.changes] == [""]:  # npy: the one array of the file has no name
+        return f"the array is {diff.changes[0].kind}"
     kinds: dict[str, int] = {}
     for change in diff.changes:
         kinds[change.kind] = kinds.get(change.kind, 0) + 1
