@@ -16,7 +16,7 @@ I64 = npt.NDArray[np.int64]
 
 
 def heaviest_chain(starts: I64, lengths: I64) -> I64:
-    """Ascending positions of runs [start, start + length) that follow one another without overlap, of most length in all.
+    """Ascending positions of the heaviest runs [start, start + length) that follow one another without overlap.
 
     Takes n log n steps in Python where the runs are out of order, and one pass of numpy where they are not.
     """

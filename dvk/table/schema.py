@@ -90,7 +90,9 @@ def match(
     keep: Sequence[str] = (),
     renames: Sequence[tuple[str, str]] = (),
 ) -> Match:
-    """Find what corresponds. `keep`: labels that `ignore` and `only` do not leave out; `renames`: besides those asked for.
+    """Find what corresponds.
+
+    `keep`: labels that `ignore` and `only` do not leave out; `renames`: besides those that were asked for.
 
     Raises:
         TableError: a name in `rename` that does not exist or is used twice, a name in `only` without a column.

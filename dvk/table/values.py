@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -120,6 +121,46 @@ def plain(array: pa.Array) -> pa.Array:
             return array.cast(pa.string() if kind == pa.string_view() else pa.binary())
         else:
             return array
+
+
+def form_of(kind: pa.DataType) -> Form:
+    """The form of a type's own values."""
+    form = meet(kind, kind, Equality())
+    assert form is not None
+    return form
+
+
+def seconds(array: pa.Array) -> pa.Array:
+    """decimal128(38, 9)[n]: times, durations, dates and timestamps as seconds, exactly."""
+    return _decimals(plain(array), Form("decimal", pa.decimal128(38, 9), Equality()))
+
+
+def python(array: pa.Array) -> list[Any]:
+    """Python values; what Python's own types cannot hold (nanoseconds) as text."""
+    array = plain(array)
+    try:
+        return list(array.to_pylist())
+    except (ValueError, OverflowError, ImportError):
+        return [_python(value) for value in array]
+
+
+def _python(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError, ImportError):
+        return str(value.cast(pa.string()).as_py())
+
+
+def shown(array: pa.Array, kind: pa.DataType) -> list[str]:
+    """Values in comparable form as text for people, as near to `kind` as that is to be had."""
+    kind = storage(kind)
+    if array.type == pa.int64() and T.is_floating(kind):
+        bits = np.asarray(array.fill_null(0).to_numpy(zero_copy_only=False), np.int64)
+        floats = (bits ^ ((bits >> 63) & np.int64(0x7FFF_FFFF_FFFF_FFFF))).view(np.float64)
+        array = pa.array(floats, mask=~encode.valid_mask(array))
+    elif array.type == pa.int64() and T.is_temporal(kind):
+        array = array.cast(pa.int32()).view(kind) if kind.bit_width == 32 else array.view(kind)
+    return ["null" if value is None else str(value) for value in python(array)]
 
 
 def is_text(kind: pa.DataType) -> bool:

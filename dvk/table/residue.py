@@ -1,0 +1,169 @@
+"""What a walk left over: rows that are not known to have an equal partner.
+
+Each side is a table in the engine: `a` and `b`, with the key columns `k0`, `k1`, ... in comparable form, the digest `h`
+of the other values (keyless: of all), the number `r` of the row in its file, and the gap `g` it lies in (keyless: how
+many rows before it are in step on both sides). `c` has the keys of rows in step, for the check that keys are unique:
+those of one side are enough, since both sides have the same.
+
+`dvk.table.join` turns them into the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dvk.table import encode
+from dvk.table.engine import Engine
+from dvk.table.feed import Rows
+
+I64 = npt.NDArray[np.int64]
+
+_FLUSH_ROWS = 1 << 16
+_FLUSH_BYTES = 16 << 20
+
+
+@dataclass(slots=True)
+class _Side:
+    rows: int = 0
+    nulls: int = 0
+    waiting: list[pa.Table] = field(default_factory=list)
+    waiting_rows: int = 0
+    waiting_bytes: int = 0
+
+
+class Residue:
+    """The left-over rows of both sides in an engine.
+
+    `key`: which of the flat columns identify a row, and `key_types` theirs; empty: none do. `check_keys`: also take the
+    keys of rows in step, so that `duplicates` speaks of all rows.
+    """
+
+    def __init__(
+        self, engine: Engine, key: Sequence[int], key_types: Sequence[pa.DataType], *, check_keys: bool
+    ) -> None:
+        self._engine = engine
+        self._key = tuple(key)
+        self.columns = tuple(f"k{n}" for n in range(len(key)))
+        self._sides = {"a": _Side(), "b": _Side(), "c": _Side()}
+        self._check_keys = check_keys and bool(key)
+        keys = pa.table([pa.array([], t) for t in key_types], names=list(self.columns)) if key else pa.table({"k": [1]})
+        for side in "ab":
+            digest = engine.digest("''::blob")
+            what = ", ".join([*self.columns, f"{digest} h", "0::bigint r", "0::bigint g"])
+            engine.put(f"create or replace table {side} as select {what} from feed limit 0", keys)
+        engine.put("create or replace table c as select * from feed limit 0", keys)
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Left over so far, of A and of B."""
+        return self._sides["a"].rows, self._sides["b"].rows
+
+    @property
+    def nulls(self) -> tuple[int, int]:
+        """Rows with a null in the key, of A and of B, those in step included."""
+        a, b, c = (self._sides[name].nulls for name in "abc")
+        return a + c, b + c
+
+    def add(self, side: str, rows: Rows, gaps: I64 | None = None) -> None:
+        """Rows of side `a` or `b` that are left over; `gaps`: int64[n], where they lie."""
+        if not rows.count:
+            return
+        keys = [rows.flat[k] for k in self._key]
+        others = [f for i, f in enumerate(rows.flat) if i not in self._key]
+        content = encode.rows(others) if others else pa.array([b""] * rows.count, pa.binary())
+        gap = np.zeros(rows.count, np.int64) if gaps is None else gaps
+        columns = [*keys, content, pa.array(rows.numbers), pa.array(gap)]
+        self._put(side, pa.table(columns, names=[*self.columns, "p", "r", "g"]), keys)
+
+    def add_in_step(self, rows: Rows, positions: I64) -> None:
+        """Rows of A, at these positions, that have an equal partner."""
+        if not self._check_keys or not len(positions):
+            return
+        keys = [rows.flat[k] for k in self._key]
+        if int(positions[-1]) - int(positions[0]) + 1 == len(positions):
+            keys = [k.slice(int(positions[0]), len(positions)) for k in keys]
+        else:
+            keys = [k.take(pa.array(positions)) for k in keys]
+        self._put("c", pa.table(keys, names=list(self.columns)), keys)
+
+    def add_keys(self, keys: Sequence[pa.Array]) -> None:
+        """Keys of rows that are on both sides and were not walked."""
+        self._put("c", pa.table(list(keys), names=list(self.columns)), keys)
+
+    def keep_first(self) -> tuple[int, int]:
+        """Only the first row of each key on each side stays; how many went."""
+        self.flush()
+        gone = []
+        for side in "ab":
+            state = self._sides[side]
+            keys = ", ".join(self.columns)
+            self._engine.run(
+                f"create or replace table {side} as select * from {side}"
+                f" qualify row_number() over (partition by {keys} order by r) = 1"
+            )
+            rows = int(self._engine.one(f"select count(*) from {side}"))
+            gone.append(state.rows - rows)
+            state.rows = rows
+        return gone[0], gone[1]
+
+    def matched(self, pairs: int) -> None:
+        """So many rows of each side were taken out of the tables."""
+        for side in "ab":
+            self._sides[side].rows -= pairs
+
+    def flush(self) -> None:
+        """Nothing waits any more; before anything is asked."""
+        for side in self._sides:
+            self._flush(side)
+
+    def duplicates(self) -> tuple[int, int]:
+        """Rows of A and of B whose key occurs before, among the rows that were added."""
+        a, b = self._engine.rows(
+            f"select coalesce(sum(greatest(c + a - 1, 0)), 0), coalesce(sum(greatest(c + b - 1, 0)), 0)"
+            f" from ({self._per_key()} having c + a > 1 or c + b > 1)"
+        )[0]
+        return int(a), int(b)
+
+    def duplicate_keys(self, limit: int) -> pa.Table:
+        """A few keys that occur more than once on a side, in comparable form, in their order."""
+        keys = ", ".join(self.columns)
+        return self._engine.table(
+            f"select {keys} from ({self._per_key()} having c + a > 1 or c + b > 1) order by {keys} limit {limit}"
+        )
+
+    def _per_key(self) -> str:
+        """SQL: how often each key occurs in step (`c`, on both sides), and left over (`a`, `b`)."""
+        keys = ", ".join(self.columns)
+        return (
+            f"select {keys}, sum(c) c, sum(a) a, sum(b) b from ("
+            f"select {keys}, 1 c, 0 a, 0 b from c union all select {keys}, 0, 1, 0 from a"
+            f" union all select {keys}, 0, 0, 1 from b) group by {keys}"
+        )
+
+    def _put(self, side: str, data: pa.Table, keys: Sequence[pa.Array]) -> None:
+        state = self._sides[side]
+        state.rows += data.num_rows
+        if any(k.null_count for k in keys):
+            nothing = np.zeros(data.num_rows, bool)
+            for k in keys:
+                nothing |= ~encode.valid_mask(k)
+            state.nulls += int(nothing.sum())
+        state.waiting.append(data)
+        state.waiting_rows += data.num_rows
+        state.waiting_bytes += data.nbytes
+        if state.waiting_rows >= _FLUSH_ROWS or state.waiting_bytes >= _FLUSH_BYTES:
+            self._flush(side)
+
+    def _flush(self, side: str) -> None:
+        state = self._sides[side]
+        if not state.waiting:
+            return
+        what = [*self.columns] if side == "c" else [*self.columns, self._engine.digest("p"), "r", "g"]
+        self._engine.put(f"insert into {side} select {', '.join(what)} from feed", pa.concat_tables(state.waiting))
+        state.waiting.clear()
+        state.waiting_rows = state.waiting_bytes = 0
