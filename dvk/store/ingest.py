@@ -1,7 +1,11 @@
 """Taking files into a store: read, cut, hash, encode and write overlap on all cores.
 
     reader (caller's thread)      workers                            writer's threads
-    read, cut, hash the file  ->  hash chunks, look up, encode   ->  name packs, write, fsync
+    read, cut                 ->  hash chunks, look up, encode   ->  name packs, write, fsync
+                              ->  hash the file (one thread)
+
+An edit of a big file is read, cut and hashed and little else, so the id of the file, which has to be made from front to
+back, must not wait in line with reading and cutting, which have to be as well.
 
 The reader fills buffers from a fixed set, so memory is bounded whatever the file; a big file is a stream of buffers,
 small files share one. Python works per buffer and per chunk of 64 KiB, and what it calls there releases the GIL.
@@ -76,9 +80,13 @@ def ingest(
     """
     writer.require_profile(profile)
     workers = workers or default_workers()
-    with brisk(), ThreadPoolExecutor(workers, thread_name_prefix="dvk-encode") as pool:
+    with (
+        brisk(),
+        ThreadPoolExecutor(1, thread_name_prefix="dvk-hash") as hashing,
+        ThreadPoolExecutor(workers, thread_name_prefix="dvk-encode") as pool,
+    ):
         meter = Meter(on_event, "read", total_bytes=int(sizes.sum(dtype=np.uint64)), total_items=len(sizes))
-        run = _Ingest(writer, source, sizes, profile, pool, workers, meter)
+        run = _Ingest(writer, source, sizes, profile, pool, hashing, workers, meter)
         try:
             run.all_files()
         except BaseException:
@@ -98,11 +106,12 @@ class _Ingest:
         sizes: I64,
         profile: str,
         pool: ThreadPoolExecutor,
+        hashing: ThreadPoolExecutor,
         workers: int,
         meter: Meter,
     ) -> None:
         self.writer, self.source, self.sizes, self.profile = writer, source, sizes, profile
-        self.pool, self.meter = pool, meter
+        self.pool, self.hashing, self.meter = pool, hashing, meter
         self.ids = np.zeros((len(sizes), ID_BYTES), np.uint8)
         self.problems: list[tuple[int, DvkError]] = []  # by file, not in order
         self._cutter = Cutter(profile)
@@ -313,8 +322,7 @@ class _Ingest:
                 except BaseException:
                     self._buffers.put(buffer)  # or the next reader waits for it for ever
                     raise
-                with stage(Stage.HASH, bytes_=got):
-                    hasher.update(room[:got])
+                hashed = self.hashing.submit(_hash, hasher, room[:got])
                 offset += got
                 final = got < len(room)
                 filled = view[: len(carry) + got]
@@ -322,7 +330,7 @@ class _Ingest:
                     cut = cutter.feed(filled, final=final)
                 used = int(cut.lengths.sum())
                 carry = bytes(filled[used:])
-                waiting.append(self.pool.submit(self._segment, buffer, cut, used))
+                waiting.append(self.pool.submit(self._segment, buffer, cut, used, hashed))
                 self.meter.advance(bytes_=got)
                 while waiting and (waiting[0].done() or len(waiting) > 64):
                     recipe.add(waiting.popleft().result())
@@ -347,7 +355,7 @@ class _Ingest:
         into = bytearray(size)
         return bytes(into[: self._pread(i, fd, memoryview(into), offset)])
 
-    def _segment(self, buffer: bytearray, cut: Cut, used: int) -> Chunks:
+    def _segment(self, buffer: bytearray, cut: Cut, used: int, hashed: Future[None]) -> Chunks:
         try:
             view = memoryview(buffer)[:used]
             lengths = cut.lengths.tolist()
@@ -359,7 +367,13 @@ class _Ingest:
             self.writer.add_chunks(names, lengths, view, hints=cut.hints)
             return Chunks(as_column(names), cut.lengths.astype(np.uint32))
         finally:
+            hashed.result()
             self._buffers.put(buffer)
+
+
+def _hash(hasher: blake3, piece: memoryview) -> None:
+    with stage(Stage.HASH, bytes_=len(piece)):
+        hasher.update(piece)
 
 
 class _RecipeWriter:
