@@ -32,6 +32,7 @@ from dvk.errors import RemoteError
 _T = TypeVar("_T")
 
 _MULTIPART_BYTES = 100 << 20
+_PIECE_BYTES = 1 << 20  # aiohttp gathers as much as it is asked for, and then makes another copy
 _TICK_S = 0.5
 _SPEECHLESS = ("400", "403", "301", "307", "Forbidden", "Bad Request")
 
@@ -111,16 +112,14 @@ class S3Medium:
     async def _read_up_to(self, body: Any, limit: int) -> bytes:
         """All of a body, or its first `limit` bytes when it is longer."""
         pace = Pace(self._grace_s)
-        parts = []
-        left = limit
-        while left > 0:
-            part = await body.read(left)
+        whole = io.BytesIO()  # which gives its bytes away without a copy; a list of parts would need room for two
+        while whole.tell() < limit:
+            part = await body.read(min(limit - whole.tell(), _PIECE_BYTES))
             if not part:
                 break
-            parts.append(part)
-            left -= len(part)
-            pace.check(limit - left)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            whole.write(part)
+            pace.check(whole.tell())
+        return whole.getvalue()
 
     def walk(self, prefix: str) -> Iterator[tuple[str, int]]:
         more: dict[str, str] = {}
