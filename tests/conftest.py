@@ -14,11 +14,16 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from dvk.testing.s3server import S3Address
 
 _numbers = itertools.count()
+
+# How long an example takes depends on what else the machine does; pytest-timeout stops what hangs.
+settings.register_profile("dvk", deadline=None)
+settings.load_profile("dvk")
 
 
 @pytest.fixture(scope="session")

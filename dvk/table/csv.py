@@ -28,6 +28,7 @@ from dvk.table.text_scan import CR, LF, QUOTE, Flaw, field_counts, find_flaw, la
 from dvk.table.text_spool import Rewrite, Text
 
 MAX_HEADER_BYTES = 16 << 20
+MAX_COLUMNS = 100_000
 _CANDIDATES = b",;\t|"
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _DELIMITERS = {b"csv": ",", b"tsv": "\t", b"tab": "\t", b"psv": "|"}
@@ -241,13 +242,15 @@ def _first_record(text: Text, quote: int) -> tuple[bytes, int]:
         back = int(returns[0]) if len(returns) else len(data)
         if min(feed, back) < len(data) - 1 or whole:
             break
-        if size > MAX_HEADER_BYTES:
-            raise TableError(
-                f"the header line is longer than {MAX_HEADER_BYTES >> 20} MiB",
-                subject=text.label,
-                hint="is it a table? A quote in the first line may never be closed",
-            )
+        if len(data) > MAX_HEADER_BYTES:
+            break
         size *= 4
+    if min(feed, back) > MAX_HEADER_BYTES:
+        raise TableError(
+            f"the header line is longer than {MAX_HEADER_BYTES >> 20} MiB",
+            subject=text.label,
+            hint="is it a table? A quote in the first line may never be closed",
+        )
     if back < feed and data[back + 1 : back + 2] != b"\n":
         return data[:back], CR
     return data[: min(feed, back)], LF
@@ -295,6 +298,10 @@ def _names(first: bytes, dialect: Dialect, text: Text) -> list[str]:
             hint=_PLAIN_QUOTES,
         )
     cuts = outside(first, dialect.delimiter, quote=dialect.quote).tolist()
+    if len(cuts) >= MAX_COLUMNS:
+        raise TableError(
+            f"the first line has {len(cuts) + 1:,} fields; dvk compares up to {MAX_COLUMNS:,}", subject=text.label
+        )
     names = []
     for start, stop in zip([0, *[c + 1 for c in cuts]], [*cuts, len(first)], strict=True):
         field, mark = first[start:stop], bytes((dialect.quote,))

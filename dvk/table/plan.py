@@ -15,17 +15,12 @@ from dvk.table.text import TextTable
 def plan(a: Table, b: Table, *, cache: Cache | None = None) -> Plan:
     """Find out what two versions share. `cache`: what earlier diffs learned, and what this one leaves behind.
 
+    A plan says which rows are equal, column by column of the same label: a comparison that sets other columns against
+    each other (`rename`) has to read everything.
+
     Raises:
         TableError: one of them is broken in a way that shows already.
     """
     if isinstance(a, TextTable) and isinstance(b, TextTable):
-        if _same_file(a, b) and a.reading == b.reading:
-            a.build_index(cache=cache)
-            b.build_index(cache=cache, like=a)
-            return Plan("L0", (), (), skipped=a.count_rows(), ordered=True)
         return plan_text(a, b, cache)
-    return plan_columnar(a, b, cache)
-
-
-def _same_file(a: Table, b: Table) -> bool:
-    return a.source.id is not None and a.source.id == b.source.id
+    return plan_columnar(a, b, cache)  # two formats share nothing: everything

@@ -25,8 +25,8 @@ from dvk.table.text_spool import Text
 
 BOM = b"\xef\xbb\xbf"
 UNIT_BYTES = 2 << 20  #: what one thread parses at once: measured fastest from 1 to 4 MiB
-WIDE_UNIT_BYTES = 16 << 20  #: the same where columns are so many that each call is work
-WIDE = 500
+_MAX_UNIT_BYTES = 16 << 20
+_UNIT_BYTES_PER_COLUMN = 8 << 10  # a call costs something for each column, so that wide tables want larger pieces
 _GAP_BYTES = 64 << 10  # nearer rows are read together
 
 
@@ -46,7 +46,7 @@ class TextTable(ABC):
         self._indexed: TextIndexed | None = None
         self.given_recipe: Chunks | None = None  #: chunks that somebody found, where no store knows any
         self._lock = threading.Lock()
-        self._unit_bytes = WIDE_UNIT_BYTES if len(columns) > WIDE else UNIT_BYTES
+        self._unit_bytes = min(_MAX_UNIT_BYTES, max(UNIT_BYTES, len(columns) * _UNIT_BYTES_PER_COLUMN))
 
     # ------------------------------------------------------------ what it says of itself
 

@@ -6,6 +6,8 @@ import gzip
 import random
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from textkit import Malformed, open_text_table, read_slowly, rows_of, write_csv
 
-from dvk.errors import TableError, UsageError
+from dvk.errors import StorageError, TableError, UsageError
 from dvk.table.contract import ReadOptions, Region
 
 FIELD = st.one_of(st.none(), st.text(st.sampled_from('ab,"\n\r\té\ufeff;€'), max_size=4), st.text(max_size=3))
@@ -263,3 +265,43 @@ def test_the_name_must_promise_a_table() -> None:
         with pytest.raises(TableError, match="not a table"):
             open_text_table(b"a,b\n1,2\n", name=name)
     assert open_text_table(b"a,b\n", name=b"X.CSV").format == "csv"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"a,b\n1,2\n3," + b"x" * (65 << 20) + b"\n", "a record near line 2 .byte 4. is longer than 64 MiB"),
+        (b"a" * (17 << 20), "the header line is longer than 16 MiB"),
+        (b"," * 200_000 + b"\n", "the first line has 200,001 fields"),
+    ],
+)
+def test_what_has_no_bound_is_refused(data: bytes, message: str) -> None:
+    """Memory follows the piece that is read, not what a file claims."""
+    with pytest.raises(TableError, match=message):
+        rows_of(open_text_table(data))
+
+
+@pytest.mark.parametrize("pack", [lambda n: gzip.compress(bytes(n)), lambda n: zstandard.compress(bytes(n))])
+def test_what_expands_beyond_reason_is_refused(monkeypatch: pytest.MonkeyPatch, pack: Callable[[int], bytes]) -> None:
+    """A small file that fills the disk is stopped on the way."""
+    monkeypatch.setattr("dvk.table.text_spool._FREE_BYTES", 1 << 20)
+    monkeypatch.setattr("dvk.table.text_spool.MAX_RATIO", 100)
+    with pytest.raises(TableError, match="expands to more than"):
+        open_text_table(pack(64 << 20), name=b"t.csv")
+
+
+def test_no_room_for_a_temporary_copy(tmp_path: Path) -> None:
+    """The error says which setting helps."""
+    options = ReadOptions(temp_dir=bytes(tmp_path / "none"))
+    with pytest.raises(StorageError, match="temporary copy of") as caught:
+        open_text_table(gzip.compress(b"a,b\n1,2\n"), options=options)
+    assert "--tmp" in caught.value.hint
+
+
+def test_many_threads_read_one_table() -> None:
+    """A table may be read from several threads at once."""
+    data = b"a,b\n" + b"".join(b'%d,"x\n%d"\n' % (i, i) for i in range(30_000))
+    table = open_text_table(gzip.compress(data), name=b"t.csv.gz", unit_bytes=10_000)
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(lambda n: rows_of(table, [Region(n * 7000, 7000)]), range(4)))
+    assert [row for part in parts for row in part] == [(str(i), f"x\n{i}") for i in range(28_000)]
