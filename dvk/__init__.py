@@ -19,6 +19,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dvk.commands.add import add
     from dvk.commands.checkout import checkout
+    from dvk.commands.diff import diff
+    from dvk.commands.diff_plain import diff_files
     from dvk.commands.pull import fetch, pull
     from dvk.commands.push import push
     from dvk.commands.repo import Repo
@@ -28,13 +30,15 @@ _HOMES = {
     "Repo": "dvk.commands.repo",
     "add": "dvk.commands.add",
     "checkout": "dvk.commands.checkout",
+    "diff": "dvk.commands.diff",
+    "diff_files": "dvk.commands.diff_plain",
     "fetch": "dvk.commands.pull",
     "pull": "dvk.commands.pull",
     "push": "dvk.commands.push",
     "status": "dvk.commands.status",
 }
 
-__all__ = ["Repo", "add", "checkout", "fetch", "pull", "push", "status"]
+__all__ = ["Repo", "add", "checkout", "diff", "diff_files", "fetch", "pull", "push", "status"]
 
 
 def __getattr__(name: str) -> Any:

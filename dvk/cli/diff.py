@@ -212,7 +212,7 @@ class _Answer:
     hint: str = ""
 
     def give(self, result: DiffResult, name: Callable[..., str]) -> object:
-        """Write the answer; what `--json` presents is returned."""
+        """Write the answer, or return what `--json` presents."""
         from dvk.commands.diff_gates import exceeded
 
         over = exceeded(result, self.gates)
@@ -229,7 +229,7 @@ class _Answer:
         elif self.output is not None or not self.run.terminal.quiet:
             self._write(self._pieces(result, over))
         self._failed(result)
-        return None
+        return result
 
     def _failed(self, result: DiffResult) -> None:
         """Say what could not be compared: a single path by its own error, some of several as such."""

@@ -104,5 +104,5 @@ def tables_module() -> ModuleType:
             raise
         raise DvkError(
             f"comparing tables needs {error.name}, which is not installed",
-            hint="`pip install 'dvk[table]'`; sizes and files are compared without it (`--stat`)",
+            hint="`pip install 'dvk[table]'`; everything else is compared without it",
         ) from error

@@ -11,13 +11,14 @@ The index and not HEAD without a revision, since that is what `git diff` does, a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dvk.commands.repo import Repo
 from dvk.commands.spec import Spec, Target, Version, not_tracked, place
 from dvk.errors import DvkError, NotFound, UsageError
-from dvk.workspace.pointer import Pointer
+from dvk.workspace.pointer import SUFFIX, Pointer
 
 WORKSPACE = "workspace"
 INDEX = "index"
@@ -105,9 +106,7 @@ def find_units(repo: Repo, sides: Sides, paths: Sequence[bytes | str]) -> tuple[
     if not paths:
         found.update(_below(sides, b"", failures))
     for text in paths:
-        path = place(
-            repo, Spec(str(text), None, text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape"))
-        )
+        path = place(repo, Spec(os.fsdecode(text), None, os.fsencode(text)))
         if not path:
             found.update(_below(sides, b"", failures))
             continue
@@ -189,9 +188,5 @@ def _is_revision(repo: Repo, word: str) -> bool:
 
 
 def _is_path(repo: Repo, word: str) -> bool:
-    try:
-        path = place(repo, Spec(word, None, word.encode("utf-8", "surrogateescape")))
-    except DvkError:
-        return False
-    version = Version(repo, None)
-    return version.is_plain(path) or version.owner(path) is not None
+    there = os.path.join(repo.cwd, os.fsencode(word))
+    return os.path.lexists(there) or os.path.lexists(there + SUFFIX)

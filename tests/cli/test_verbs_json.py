@@ -99,6 +99,8 @@ def live(project: Project, tmp_path: Path) -> Recorder:
     project.write({"t.csv": noise(6000, 2), "im/new": b"new"})
     (project.top / "im/b").unlink()
     run(project, "status")
+    run(project, "diff", "--fail-on", "any", code=4)
+    run(project, "git-diff", "on")
     run(project, "add", "-u", "--dry-run")
     run(project, "add", "-u")
     project.git("commit", "-q", "-m", "two")
