@@ -27,7 +27,8 @@ BOM = b"\xef\xbb\xbf"
 UNIT_BYTES = 2 << 20  #: what one thread parses at once: measured fastest from 1 to 4 MiB
 _MAX_UNIT_BYTES = 16 << 20
 _UNIT_BYTES_PER_COLUMN = 8 << 10  # a call costs something for each column, so that wide tables want larger pieces
-_GAP_BYTES = 64 << 10  # nearer rows are read together
+_SPAN_BYTES = 8 << 20  # single rows of such a stretch are found, read and parsed together
+_GAP_BYTES = 64 << 10  # nearer ones with one read
 
 
 class TextTable(ABC):
@@ -136,31 +137,28 @@ class TextTable(ABC):
         rows = np.asarray(rows, np.int64)
         if len(rows) and (rows[0] < 0 or rows[-1] >= self.count_rows()):
             raise IndexError(f"rows {rows[0]} to {rows[-1]} of {self.count_rows()}")
-        bounds = np.unique(np.concatenate([rows, rows + 1]))
-        offsets = self.index.offsets(bounds + self.header)
-        starts = offsets[np.searchsorted(bounds, rows)]
-        stops = offsets[np.searchsorted(bounds, rows + 1)]
-        batches = [self._take(starts[a:b], stops[a:b], columns) for a, b in _groups(starts, stops, self._unit_bytes)]
+        groups = self.index.near(rows + self.header, span_bytes=_SPAN_BYTES) if len(rows) else ()
+        batches = ordered_map(lambda records: self._take(records, columns), groups)
         return pa.Table.from_batches(batches, schema=self.schema(columns))
 
     def schema(self, columns: Sequence[int]) -> pa.Schema:
         """The schema of batches of `columns`."""
         return pa.schema([pa.field(f"c{i}", self._columns[i].type) for i in columns])
 
-    def _take(self, starts: I64, stops: I64, columns: Sequence[int]) -> pa.RecordBatch:
-        """Rows at these places, all near each other or far apart, as one batch."""
+    def _take(self, records: I64, columns: Sequence[int]) -> pa.RecordBatch:
+        """Records that are not far apart, as one batch."""
+        bounds = np.unique(np.concatenate([records, records + 1]))
+        offsets = self.index.offsets(bounds)
+        starts = offsets[np.searchsorted(bounds, records)]
+        stops = offsets[np.searchsorted(bounds, records + 1)]
         parts: list[memoryview] = []
-        cut = np.flatnonzero(starts[1:] - stops[:-1] > _GAP_BYTES) + 1
-        for group in np.split(np.arange(len(starts)), cut):
+        for group in np.split(np.arange(len(starts)), np.flatnonzero(starts[1:] - stops[:-1] > _GAP_BYTES) + 1):
             base = int(starts[group[0]])
             data = memoryview(self.text.read_at(base, int(stops[group[-1]]) - base))
-            a, b = starts[group] - base, stops[group] - base
-            apart = np.flatnonzero(a[1:] != b[:-1])
-            runs = zip(
-                a[np.concatenate([[0], apart + 1])].tolist(), b[np.append(apart, len(b) - 1)].tolist(), strict=True
-            )
-            parts += [data[x:y] for x, y in runs]
-        return self._checked(b"".join(parts), columns, len(starts), None)
+            parts += [
+                data[x:y] for x, y in zip((starts[group] - base).tolist(), (stops[group] - base).tolist(), strict=True)
+            ]
+        return self._checked(b"".join(parts), columns, len(records), None)
 
     def _checked(self, data: bytes, columns: Sequence[int], records: int, offset: int | None) -> pa.RecordBatch:
         """Parse, and insist that the parser saw the records that the index promised."""
@@ -206,13 +204,3 @@ class TextTable(ABC):
 
 def _no_columns(rows: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_struct_array(pa.StructArray.from_buffers(pa.struct([]), rows, [None]))
-
-
-def _groups(starts: I64, stops: I64, unit_bytes: int) -> Iterator[tuple[int, int]]:
-    """Cut rows into groups of about `unit_bytes` of their own bytes."""
-    sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(stops - starts)])
-    at = 0
-    while at < len(starts):
-        stop = max(int(np.searchsorted(sums, sums[at] + unit_bytes, side="right")) - 1, at + 1)
-        yield at, stop
-        at = stop

@@ -24,13 +24,12 @@ from dvk.store.names import I64
 from dvk.store.pages import Chunks
 from dvk.table.cache import Cache
 from dvk.table.parallel import ordered_map
-from dvk.table.text_scan import U32, Facts, record_ends, scan
+from dvk.table.text_scan import U32, Facts, find_record_ends, scan
 from dvk.table.text_spool import Text
 
 BLOCK_BYTES = 256 << 10  #: blocks of a text without a recipe
 RUN_BYTES = 4 << 20  #: what is scanned at once
 MAX_RECORD_BYTES = 64 << 20
-_FEW_BLOCKS = 8  # not worth threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +96,22 @@ class TextIndex:
         ends_block = wanted == self.before[blocks + 1]
         out[inner] = np.where(ends_block, self._last[blocks], self.first[blocks])
         rest = np.flatnonzero((nth > 0) & ~ends_block)
-        parts = [part for part in np.split(rest, np.flatnonzero(np.diff(blocks[rest])) + 1) if len(part)]
-
-        def inside(part: I64) -> I64:
-            ends: I64 = self._ends_in(int(blocks[part[0]]))[nth[part]]
-            return ends
-
-        found = ordered_map(inside, parts) if len(parts) > _FEW_BLOCKS else map(inside, parts)
-        for part, ends in zip(parts, found, strict=True):
-            out[inner[part]] = ends
+        for part in np.split(rest, np.flatnonzero(np.diff(blocks[rest])) + 1):
+            if len(part):
+                out[inner[part]] = self._ends_in(int(blocks[part[0]]), nth[part])
         return out
 
-    def _ends_in(self, block: int) -> I64:
-        """Offsets behind the record ends in a block."""
+    def _ends_in(self, block: int, nth: I64) -> I64:
+        """Offsets behind the record ends of these numbers in a block."""
         start, stop = int(self.starts[block]), int(self.starts[block + 1])
-        data = self._text.read_at(start, stop - start)
-        return start + record_ends(data, quote=self.marks.quote, end=self.marks.end, odd=bool(self.odd[block]))
+        data, marks = self._text.read_at(start, stop - start), self.marks
+        return start + find_record_ends(data, nth, quote=marks.quote, end=marks.end, odd=bool(self.odd[block]))
+
+    def near(self, records: I64, *, span_bytes: int) -> Iterator[I64]:
+        """Cut records (ascending) into runs that begin within about `span_bytes` of each other."""
+        blocks = np.searchsorted(self.before, records, side="left") - 1
+        window = self.starts[np.maximum(blocks, 0)] // span_bytes
+        yield from np.split(records, np.flatnonzero(np.diff(window)) + 1)
 
     def units(self, first: int, records: int, *, unit_bytes: int) -> Iterator[tuple[int, int, int, int]]:
         """Cut a run of records into (first record, records, offset, stop) of about `unit_bytes`.

@@ -99,23 +99,27 @@ def scan(data: bytes, cuts: I64, *, quote: int, end: int) -> Facts:
     return Facts(np.diff(at).astype(np.uint32), even, odd, first_even, first_odd, last_even, last_odd)
 
 
-def record_ends(data: bytes, *, quote: int, end: int, odd: bool = False) -> I64:
-    """Offsets just behind each record end of `data`; `odd`: an odd number of quotes lies before it."""
+def find_record_ends(data: bytes, nth: I64, *, quote: int, end: int, odd: bool = False) -> I64:
+    """Offsets just behind the record ends of these numbers (from 0) in `data`, 0 for one that it has not.
+
+    `odd`: an odd number of quotes lies before it.
+    """
     ends = _bits(data, end)
     if quote and quote in data:
         open_ = _prefix_xor(_bits(data, quote))
         ends = ends & (open_ if odd else ~open_)
     elif odd:
-        return np.zeros(0, np.int64)
-    return _positions(ends) + 1
+        return np.zeros(len(nth), np.int64)
+    return _Ranked(ends).place(nth) + 1
 
 
 def last_record_end(data: bytes, *, quote: int, end: int) -> int:
     """The offset behind the last record end of `data`, which begins with no quote open; 0 if there is none."""
     if not quote or quote not in data:
         return data.rfind(end) + 1
-    at = record_ends(data, quote=quote, end=end)
-    return int(at[-1]) if len(at) else 0
+    ends = _bits(data, end) & ~_prefix_xor(_bits(data, quote))
+    words = np.flatnonzero(ends)
+    return int(words[-1]) * _WORD + int(ends[words[-1]]).bit_length() if len(words) else 0
 
 
 def find_flaw(data: bytes, *, quote: int, delimiter: int, end: int, blank: str = "") -> Flaw | None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dvk.table import text_scan
-from dvk.table.text_scan import field_counts, last_record_end, outside, record_ends, scan
+from dvk.table.text_scan import field_counts, find_record_ends, last_record_end, outside, scan
 
 TEXT = st.lists(st.sampled_from([b"a", b'"', b"\n", b",", b"\r", b"x" * 61, b"\n" * 64, b'"' * 65]), max_size=30).map(
     b"".join
@@ -53,7 +53,8 @@ def test_record_ends_and_fields(data: bytes, quote: int, odd: bool) -> None:
             commas.append(i)
             counts[-1] += 1
     if quote or not odd:
-        assert record_ends(data, quote=quote, end=10, odd=odd).tolist() == ends
+        nth = np.arange(len(ends) + 1)
+        assert find_record_ends(data, nth, quote=quote, end=10, odd=odd).tolist() == [*ends, 0]
     if not odd:
         assert last_record_end(data, quote=quote, end=10) == max(ends, default=0)
         assert outside(data, 44, quote=quote).tolist() == commas
