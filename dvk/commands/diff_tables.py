@@ -81,19 +81,16 @@ def compare_tables(a: Source | None, b: Source | None, how: Contents, declared: 
     """
     read = how.read or ReadOptions()
     options = _options(how, declared)
+    cache = Cache(how.cache) if how.cache else None
     opened: list[Table] = []
     try:
         if a is not None:
-            opened.append(open_table(a, read))
+            opened.append(open_table(a, read, cache=cache))
         if b is not None:
-            opened.append(open_table(b, read, like=opened[0] if opened else None))
+            opened.append(open_table(b, read, like=opened[0] if opened else None, cache=cache))
         left: Table = opened[0] if a is not None else NoRows(opened[0])
         right: Table = opened[-1] if b is not None else NoRows(opened[0])
-        chosen = (
-            Plan.everything(left, right)
-            if a is None or b is None
-            else plan(left, right, cache=Cache(how.cache) if how.cache else None)
-        )
+        chosen = Plan.everything(left, right) if a is None or b is None else plan(left, right, cache=cache)
         return compare(left, right, options, plan=chosen)
     except BaseException:
         for table in opened:
