@@ -10,7 +10,7 @@ whether disk, codec, Git or network is what dvk waits for.
 
 Choice: code of every layer says what stage it is in, around batches and blocks, never around single chunks, rows or
 files. Nobody passes a recorder around: it is one for the process, and while there is none a stage costs the
-comparison that finds this out (0.1 us). A stage inside another one counts for itself only, so that the processor
+comparison that finds this out (0.3 us). A stage inside another one counts for itself only, so that the processor
 seconds of all stages add up to at most those of the process. Stages run at the same time on several threads, so their
 wall seconds do not add up to anything.
 """

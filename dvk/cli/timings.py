@@ -25,8 +25,8 @@ def table(timings: Timings) -> list[Line]:
 
 def _cells(row: Row) -> list[str]:
     cells = [row.stage, _seconds(row.wall_seconds), _seconds(row.cpu_seconds)]
-    speed = rate(row.size / row.wall_seconds) if row.size and row.wall_seconds > 0 else ""
-    return [*cells, size(row.size) if row.size else "", count(row.count), speed]
+    speed = [rate(row.size / row.wall_seconds)] if row.size and row.wall_seconds > 0 else []
+    return [*cells, size(row.size) if row.size else "", count(row.count), *speed]
 
 
 def _seconds(value: float) -> str:
