@@ -214,7 +214,7 @@ def _as_floats(kind: pa.DataType, array: pa.Array) -> F64:
 
 
 def _within(pair: Pair, old: pa.Array, new: pa.Array, absolute: float, relative: float) -> encode.BoolArray:
-    """bool[n]: |old - new| <= max(absolute, relative * max(|old|, |new|)), of numbers; of times, absolute in seconds."""
+    """bool[n]: |old - new| <= max(absolute, relative * max(|old|, |new|)); of times absolute, in seconds."""
     kind_a, kind_b = values.storage(pair.a.type), values.storage(pair.b.type)
     if T.is_temporal(kind_b):
         if pair.form is None or not T.is_temporal(kind_a):

@@ -167,8 +167,10 @@ class Feed:
             _drain(self._queue)
             self._thread.join(0.02)
 
-    def window(self, count: int) -> Rows:
-        """The next `count` rows, fewer only at the end. They stay until they are dropped.
+    def window(self, count: int, *, least: int | None = None) -> Rows:
+        """The next `count` rows, fewer only at the end; or at least `least`, whatever needs no copy.
+
+        They stay until they are dropped.
 
         Raises:
             DvkError: what reading raised.
@@ -178,6 +180,8 @@ class Feed:
         if not count:
             return self.spec.nothing()
         parts, total = 0, 0
+        if least is not None and least <= self._held[0].count < count:
+            count = self._held[0].count
         while total < count:
             total += self._held[parts].count
             parts += 1

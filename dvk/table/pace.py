@@ -30,6 +30,7 @@ from dvk.table.sequence import Run, as_runs, in_order, positions
 I64 = npt.NDArray[np.int64]
 
 _WINDOW_ROWS = 1 << 16
+_LEAST_ROWS = 1 << 13  # of a window that ends where a batch does, so that nothing is copied
 _CLOSE = (16, 256, 4096)  # how far the next common row is looked for, step by step, before a search of the whole window
 _SEARCHES = 64  # in one window, before one join of what is left of it
 _FIRST_STEP = 64  # rows compared at once after a search, doubled as long as they are equal
@@ -76,7 +77,8 @@ class Walk:
             ia, ib, whole = self._in_step(wa, wb)
             enough = len(ia) >= _IN_STEP * min(wa.count, wb.count) and len(ia) > 0
             if not enough and not final and not self.gave_up and wa.count and wb.count and self.mode != "position":
-                if wa.raw.nbytes + wb.raw.nbytes < self.look_ahead_bytes and max(wa.count, wb.count) >= size:
+                more = size == _WINDOW_ROWS or max(wa.count, wb.count) >= size
+                if more and wa.raw.nbytes + wb.raw.nbytes < self.look_ahead_bytes:
                     size *= 4
                     continue
                 lost += 1
@@ -128,7 +130,10 @@ class Walk:
 
 
 def _window(feed: Feed, size: int, limit: int | None) -> Rows:
-    return feed.window(size if limit is None else min(size, limit))
+    least = _LEAST_ROWS if size == _WINDOW_ROWS else None
+    if limit is None:
+        return feed.window(size, least=least)
+    return feed.window(min(size, limit), least=least)
 
 
 def _keys(a: Rows, b: Rows, key: tuple[int, ...]) -> tuple[pa.Array, pa.Array]:

@@ -7,7 +7,7 @@ skips are not read. What comes out is a table `changed` in the engine and number
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from dvk.errors import TableError
 from dvk.table import encode, join, planned, values
+from dvk.table.ascent import Ascent
 from dvk.table.contract import Aligned, Plan, Region
 from dvk.table.engine import Engine
 from dvk.table.feed import Feed, Rows, SideSpec
@@ -82,11 +83,14 @@ class Pairer:
         pairs = [(self.matched.pairs[k].a.index, self.matched.pairs[k].b.index) for k in self.chosen.columns]
         plan = planned.without_aligned(self.plan) if verify else planned.keep_aligned(self.plan, pairs)
         residue = self._residue()
-        self._walk(residue, "key", plan)
+        sink = self._walk(residue, "key", plan, store=verify)
         for part in plan.aligned:
             self._aligned(residue, part)
         if verify and plan.skipped:
-            self._scan_keys(residue, plan)
+            self._scan_keys(residue, planned.complement(plan.a, self.specs[0].table.count_rows()))
+        elif not sink.unique():
+            residue.whole = True
+            self._scan_keys(residue, [*plan.a])
         residue.flush()
         duplicates = residue.duplicates()
         shown = residue.duplicate_keys(max(1, options.samples)) if any(duplicates) else None
@@ -131,9 +135,9 @@ class Pairer:
         if align == "position" or (align == "sequence" and not plan.ordered):
             plan = Plan.everything(self.specs[0].table, self.specs[1].table)
         residue = self._residue()
-        gave_up = self._walk(residue, "position" if align == "position" else "content", plan, gaps=align != "bag")
+        sink = self._walk(residue, "position" if align == "position" else "content", plan, gaps=align != "bag")
         notices: list[Notice] = []
-        if align == "sequence" and gave_up:
+        if align == "sequence" and sink.gave_up:
             if max(residue.rows) <= self.options.max_gap_rows:
                 self._in_step += join.in_sequence(self.engine, residue)
             else:
@@ -169,19 +173,21 @@ class Pairer:
     def _residue(self) -> Residue:
         forms = [self.matched.pairs[k].form for k in self.chosen.columns]
         self._in_step = 0
-        return Residue(self.engine, self.chosen.columns, [f.type for f in forms if f is not None], check_keys=True)
+        return Residue(self.engine, self.chosen.columns, [f.type for f in forms if f is not None])
 
     def _rows(self, side: int, plan: Plan) -> int:
         return self._read[side] + plan.skipped + sum(part.a.rows for part in plan.aligned)
 
-    def _walk(self, residue: Residue, mode: str, plan: Plan, *, gaps: bool = False, together: bool = True) -> bool:
-        """Read what the plan leaves, and feed the residue; whether the order had too little in common to go on.
+    def _walk(
+        self, residue: Residue, mode: str, plan: Plan, *, gaps: bool = False, together: bool = True, store: bool = False
+    ) -> _Sink:
+        """Read what the plan leaves, and feed the residue.
 
-        `gaps`: say where left-over rows lie; `together`: False leaves all rows over.
+        `gaps`: say where left-over rows lie; `together`: False leaves all rows over; `store`: all keys.
         """
         with Feed(self.specs[0], plan.a) as a, Feed(self.specs[1], plan.b) as b:
             walk = Walk(a, b, mode, self.look_ahead_bytes, gave_up=not together)
-            sink = _Sink(residue, self.kept, by_position=mode == "position")
+            sink = _Sink(residue, self.kept, self.chosen.columns, by_position=mode == "position", storing=store)
             if gaps and plan.ordered:
                 for part in planned.segments(plan):
                     sink.skipped = part.before
@@ -200,7 +206,8 @@ class Pairer:
                     )
         self._in_step += sink.same
         self._read = sink.read
-        return walk.gave_up
+        sink.gave_up = walk.gave_up
+        return sink
 
     def _aligned(self, residue: Residue, part: Aligned) -> None:
         """Rows that correspond by position and of which a few columns may differ: only those are read."""
@@ -209,15 +216,7 @@ class Pairer:
         if not chosen:
             self._in_step += part.a.rows
             return
-        narrow = [
-            replace(
-                spec,
-                columns=tuple(spec.cells[i].index for i in chosen),
-                cells=tuple(spec.cells[i] for i in chosen),
-                key=(),
-            )
-            for spec in self.specs
-        ]
+        narrow = [spec.only(chosen) for spec in self.specs]
         at = 0
         differ: list[I64] = []
         with Feed(narrow[0], [part.a]) as a, Feed(narrow[1], [part.b]) as b:
@@ -247,10 +246,9 @@ class Pairer:
             for batch in spec.table.take(some, spec.columns).combine_chunks().to_batches():
                 yield spec.comparable(some, batch)
 
-    def _scan_keys(self, residue: Residue, plan: Plan) -> None:
-        """The keys of rows that the plan skips; B has the same."""
-        rest = planned.complement(plan.a, self.specs[0].table.count_rows())
-        with Feed(self.specs[0].only(self.chosen.columns), rest) as feed:
+    def _scan_keys(self, residue: Residue, regions: Sequence[Region]) -> None:
+        """The keys of rows of A that were not stored while they were walked, or not walked."""
+        with Feed(self.specs[0].only(self.chosen.columns), regions) as feed:
             while (window := feed.window(1 << 16)).count:
                 residue.add_keys(list(window.flat))
                 feed.drop(window.count)
@@ -267,14 +265,21 @@ class Pairer:
 
 @dataclass(slots=True)
 class _Sink:
-    """Takes the steps of a walk: equal rows are counted, others go to the residue and are kept."""
+    """Takes the steps of a walk: equal rows are counted, others go to the residue and are kept.
+
+    Keys either prove to be unique as they ascend, or are stored: where they do not ascend from the start, or on demand.
+    """
 
     residue: Residue
     kept: tuple[Kept, Kept]
+    key: tuple[int, ...]
     by_position: bool
+    storing: bool
     skipped: int = 0  #: rows that the plan skips before this step
     same: int = 0
     read: tuple[int, int] = (0, 0)
+    gave_up: bool = False
+    ascents: tuple[Ascent, Ascent] = field(default_factory=lambda: (Ascent(), Ascent()))
 
     def add(self, step: Step, *, gaps: bool) -> None:
         ia, ib = step.ia[step.same], step.ib[step.same]
@@ -286,9 +291,24 @@ class _Sink:
                 over = rows.pick(left)
                 self.residue.add("ab"[side], over, where)
                 self.kept[side].add(over.numbers, over.raw)
-        self.residue.add_in_step(step.a, ia)
+        if self.key:
+            self._check(step)
+            if self.storing:
+                self.residue.add_in_step(step.a, ia)
         self.same += len(ia)
         self.read = (self.read[0] + step.a.count, self.read[1] + step.b.count)
+
+    def unique(self) -> bool:
+        """Whether what was stored is enough to know which keys repeat."""
+        return self.storing or all(ascent.holds() for ascent in self.ascents)
+
+    def _check(self, step: Step) -> None:
+        if self.storing or any(ascent.failed for ascent in self.ascents):
+            return
+        first = not any(ascent.started for ascent in self.ascents)
+        for ascent, rows, at in zip(self.ascents, (step.a, step.b), (step.ia, step.ib), strict=True):
+            ascent.add([rows.flat[k] for k in self.key], at)
+        self.storing = first and any(ascent.failed for ascent in self.ascents)
 
     def _gaps(self, side: int, at: I64, left: encode.BoolArray) -> I64:
         """Where rows lie: how many rows that both sides have in step precede them; or their own position."""

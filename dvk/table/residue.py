@@ -39,18 +39,15 @@ class _Side:
 class Residue:
     """The left-over rows of both sides in an engine.
 
-    `key`: which of the flat columns identify a row, and `key_types` theirs; empty: none do. `check_keys`: also take the
-    keys of rows in step, so that `duplicates` speaks of all rows.
+    `key`: which of the flat columns identify a row, and `key_types` theirs; empty: none do.
     """
 
-    def __init__(
-        self, engine: Engine, key: Sequence[int], key_types: Sequence[pa.DataType], *, check_keys: bool
-    ) -> None:
+    def __init__(self, engine: Engine, key: Sequence[int], key_types: Sequence[pa.DataType]) -> None:
         self._engine = engine
         self._key = tuple(key)
         self.columns = tuple(f"k{n}" for n in range(len(key)))
         self._sides = {"a": _Side(), "b": _Side(), "c": _Side()}
-        self._check_keys = check_keys and bool(key)
+        self.whole = False  #: whether `c` has the keys of all rows of A, not only of those in step
         keys = pa.table([pa.array([], t) for t in key_types], names=list(self.columns)) if key else pa.table({"k": [1]})
         for side in "ab":
             digest = engine.digest("''::blob")
@@ -67,7 +64,7 @@ class Residue:
     def nulls(self) -> tuple[int, int]:
         """Rows with a null in the key, of A and of B, those in step included."""
         a, b, c = (self._sides[name].nulls for name in "abc")
-        return a + c, b + c
+        return (c, c - a + b) if self.whole else (a + c, b + c)
 
     def add(self, side: str, rows: Rows, gaps: I64 | None = None) -> None:
         """Rows of side `a` or `b` that are left over; `gaps`: int64[n], where they lie."""
@@ -81,8 +78,8 @@ class Residue:
         self._put(side, pa.table(columns, names=[*self.columns, "p", "r", "g"]), keys)
 
     def add_in_step(self, rows: Rows, positions: I64) -> None:
-        """Rows of A, at these positions, that have an equal partner."""
-        if not self._check_keys or not len(positions):
+        """The keys of rows of A, at these positions, that have an equal partner; so that `duplicates` knows of them."""
+        if not len(positions):
             return
         keys = [rows.flat[k] for k in self._key]
         if int(positions[-1]) - int(positions[0]) + 1 == len(positions):
@@ -124,25 +121,24 @@ class Residue:
     def duplicates(self) -> tuple[int, int]:
         """Rows of A and of B whose key occurs before, among the rows that were added."""
         a, b = self._engine.rows(
-            f"select coalesce(sum(greatest(c + a - 1, 0)), 0), coalesce(sum(greatest(c + b - 1, 0)), 0)"
-            f" from ({self._per_key()} having c + a > 1 or c + b > 1)"
+            "select coalesce(sum(greatest(a - 1, 0)), 0), coalesce(sum(greatest(b - 1, 0)), 0)"
+            f" from ({self._repeated()})"
         )[0]
         return int(a), int(b)
 
     def duplicate_keys(self, limit: int) -> pa.Table:
         """A few keys that occur more than once on a side, in comparable form, in their order."""
         keys = ", ".join(self.columns)
-        return self._engine.table(
-            f"select {keys} from ({self._per_key()} having c + a > 1 or c + b > 1) order by {keys} limit {limit}"
-        )
+        return self._engine.table(f"select {keys} from ({self._repeated()}) order by {keys} limit {limit}")
 
-    def _per_key(self) -> str:
-        """SQL: how often each key occurs in step (`c`, on both sides), and left over (`a`, `b`)."""
+    def _repeated(self) -> str:
+        """SQL: keys that occur more than once on a side, and how often they occur on each, `a` and `b`."""
         keys = ", ".join(self.columns)
+        in_step = "sum(c) a, sum(c) - sum(a) + sum(b) b" if self.whole else "sum(c) + sum(a) a, sum(c) + sum(b) b"
         return (
-            f"select {keys}, sum(c) c, sum(a) a, sum(b) b from ("
+            f"select {keys}, {in_step} from ("
             f"select {keys}, 1 c, 0 a, 0 b from c union all select {keys}, 0, 1, 0 from a"
-            f" union all select {keys}, 0, 0, 1 from b) group by {keys}"
+            f" union all select {keys}, 0, 0, 1 from b) group by {keys} having a > 1 or b > 1"
         )
 
     def _put(self, side: str, data: pa.Table, keys: Sequence[pa.Array]) -> None:

@@ -1,0 +1,142 @@
+"""Keys that ascend are unique: most tables prove it while they are read, without a memory of what was seen.
+
+    spine = Ascent()
+    spine.add([keys_of_a_window], in_step)           # True as long as nothing speaks against it
+    spine.holds()
+
+The keys of rows in step must ascend strictly, over the whole table, by value or (numbers as text: "9" before "10")
+first by length. Keys of left-over rows may lie in between in the same order; those that do not (new rows put
+somewhere with numbers of their own) are set aside, and must in the end lie outside of all that the spine spans. What
+is set aside is compared among itself by the join.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dvk.table import encode
+
+I64 = npt.NDArray[np.int64]
+Columns = Sequence[pa.Array]
+Less = Callable[[pa.Array, pa.Array], encode.BoolArray]
+
+_MOST_ASIDE = 200_000  # rows
+
+
+class Ascent:
+    """The keys of one side, window after window. After it has once failed it takes nothing more."""
+
+    def __init__(self) -> None:
+        self._less: Less | None = None
+        self._first: Columns | None = None
+        self._last: Columns | None = None
+        self._aside: list[Columns] = []
+        self._aside_rows = 0
+        self.started = False
+        self.failed = False
+
+    def add(self, keys: Columns, in_step: I64) -> bool:
+        """The keys of the next rows, those at positions `in_step` on both sides; whether they still ascend."""
+        if self.failed or not len(keys[0]):
+            return not self.failed
+        self.started = True
+        if any(k.null_count for k in keys):
+            return self._fail()
+        if self._less is None:
+            self._less = next((less for less in (_lexical, _by_length) if _ascends(keys, less)), None)
+            if self._less is None:
+                self._less = next(
+                    (less for less in (_lexical, _by_length) if _ascends(_pick(keys, in_step), less)), None
+                )
+            if self._less is None:
+                return self._fail()
+        if self._follows(keys):
+            return True
+        aside = np.ones(len(keys[0]), bool)
+        aside[in_step] = False
+        self._aside_rows += int(aside.sum())
+        if self._aside_rows > _MOST_ASIDE or not self._follows(_pick(keys, in_step)):
+            return self._fail()
+        self._aside.append(_pick(keys, np.flatnonzero(aside)))
+        return True
+
+    def holds(self) -> bool:
+        """Whether no key of the spine repeats, and none that was set aside is one of the spine's."""
+        if self.failed:
+            return False
+        if self._first is None or self._last is None or self._less is None:
+            return True
+        for keys in self._aside:
+            n = len(keys[0])
+            before = _less_rows(keys, [_repeat(k, n) for k in self._first], self._less)
+            after = _less_rows([_repeat(k, n) for k in self._last], keys, self._less)
+            if not (before | after).all():
+                return False
+        return True
+
+    def _follows(self, keys: Columns) -> bool:
+        """Whether these ascend from where the spine ended; then they are part of it."""
+        if not len(keys[0]):
+            return True
+        assert self._less is not None
+        if self._last is not None:
+            joined = [
+                pa.concat_arrays([last, key])
+                for last, key in zip(self._last, _pick(keys, np.zeros(1, np.int64)), strict=True)
+            ]
+            if not _ascends(joined, self._less):
+                return False
+        if not _ascends(keys, self._less):
+            return False
+        if self._first is None:
+            self._first = [k.slice(0, 1) for k in keys]
+        self._last = [k.slice(len(k) - 1, 1) for k in keys]
+        return True
+
+    def _fail(self) -> bool:
+        self.failed = True
+        self._aside.clear()
+        return False
+
+
+def _pick(keys: Columns, at: I64) -> Columns:
+    return [k.take(pa.array(at)) for k in keys]
+
+
+def _repeat(one: pa.Array, n: int) -> pa.Array:
+    return one.take(pa.array(np.zeros(n, np.int64)))
+
+
+def _ascends(keys: Columns, less: Less) -> bool:
+    n = len(keys[0])
+    if n < 2:
+        return True
+    return bool(_less_rows([k.slice(0, n - 1) for k in keys], [k.slice(1) for k in keys], less).all())
+
+
+def _less_rows(a: Columns, b: Columns, less: Less) -> encode.BoolArray:
+    """bool[n]: whether rows of `a` come before rows of `b`, column by column."""
+    before = less(a[0], b[0])
+    if len(a) > 1:
+        tied = encode.equal(a[0], b[0])
+        for x, y in zip(a[1:], b[1:], strict=True):
+            before |= tied & less(x, y)
+            tied &= encode.equal(x, y)
+    return before
+
+
+def _lexical(a: pa.Array, b: pa.Array) -> encode.BoolArray:
+    return encode.to_mask(pc.less(a, b))
+
+
+def _by_length(a: pa.Array, b: pa.Array) -> encode.BoolArray:
+    before = pc.less(a, b)
+    if pa.types.is_string(a.type) or pa.types.is_binary(a.type):
+        m, n = pc.binary_length(a), pc.binary_length(b)
+        before = pc.or_(pc.less(m, n), pc.and_(pc.equal(m, n), before))
+    return encode.to_mask(before)
