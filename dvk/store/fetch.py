@@ -34,6 +34,7 @@ from dvk.store.store import Store
 from dvk.store.threads import brisk
 from dvk.store.unproven import Unproven
 from dvk.store.writer import Writer
+from dvk.timings import Stage, stage
 
 U32 = npt.NDArray[np.uint32]
 _RANGE_BYTES = 8 << 20
@@ -305,11 +306,12 @@ class _Fetch:
             lengths = chunks.lengths[rows].tolist()
             ids = [names[i] for i in rows]
             pieces = []
-            for i, at, length in zip(rows, offset[rows].tolist(), lengths, strict=True):
-                piece = raw[at : at + length]
-                if blake3(piece).digest() != names[i]:
-                    raise Corrupt("a chunk on the remote fails its hash", subject=f"{self.remote.name}/{r.key}")
-                pieces.append(piece)
+            with stage(Stage.HASH, bytes_=sum(lengths), count=len(lengths)):
+                for i, at, length in zip(rows, offset[rows].tolist(), lengths, strict=True):
+                    piece = raw[at : at + length]
+                    if blake3(piece).digest() != names[i]:
+                        raise Corrupt("a chunk on the remote fails its hash", subject=f"{self.remote.name}/{r.key}")
+                    pieces.append(piece)
             # A block of which every byte is wanted is kept as it is; encoding is the expensive part.
             ends = np.cumsum(lengths)
             whole = int(ends[-1]) == len(raw) and offset[rows].tolist() == (ends - lengths).tolist()

@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable
 
 from dvk.errors import StorageError, StorageFull
+from dvk.timings import Stage, stage
 
 #: How much is written at a time.
 WRITE_BYTES = 128 << 10
@@ -35,9 +36,10 @@ def write_all(fd: int, data: memoryview | bytes, *, at: int = 0, subject: str) -
     """
     view = memoryview(data)
     try:
-        while view:
-            done = os.pwrite(fd, view[:WRITE_BYTES], at)
-            view, at = view[done:], at + done
+        with stage(Stage.WRITE, bytes_=len(view)):
+            while view:
+                done = os.pwrite(fd, view[:WRITE_BYTES], at)
+                view, at = view[done:], at + done
     except OSError as error:
         raise _cannot_write(error, subject) from error
 

@@ -36,6 +36,7 @@ from dvk.store.placement import Placement, read_blocks
 from dvk.store.reuse import Old, OldChanged, Reuse, find_shared
 from dvk.store.stream import MAX_PART_BYTES, PART_BLOCKS, stream
 from dvk.store.threads import brisk, default_workers
+from dvk.timings import Stage, stage
 
 #: Larger files are a stream of parts; smaller ones are done together up to this.
 SMALL_BYTES = MAX_PART_BYTES
@@ -247,9 +248,12 @@ class _Restore:
         return raw, bad
 
     def _small(self, i: int, data: memoryview) -> None:
-        if blake3(data).digest() != self.ids[i].tobytes():
+        with stage(Stage.HASH, bytes_=len(data)):
+            right = blake3(data).digest() == self.ids[i].tobytes()
+        if not right:
             self._failed(i, self._not_it(i))
-        else:
+            return
+        with stage(Stage.WRITE, count=0):  # to make a file and to name it is most of the work
             self._put(i, lambda fd: write_all(fd, data, subject=self.show(i)))
 
     # ------------------------------------------------------------ big files
@@ -300,7 +304,8 @@ class _Restore:
         writeback: list[Future[None]] = []
         try:
             for data in source:
-                hasher.update(data)
+                with stage(Stage.HASH, bytes_=len(data)):
+                    hasher.update(data)
                 done += len(data)
                 self.meter.advance(bytes_=len(data))
                 if done - begun >= _WRITEBACK_BYTES:

@@ -27,6 +27,7 @@ import numpy as np
 from dvk.store.names import I64, U8
 from dvk.store.outfile import WRITE_BYTES, write_all
 from dvk.store.pages import Chunks
+from dvk.timings import Stage, stage
 
 _FICLONERANGE = 0x4020940D  # linux/fs.h; another number on MIPS, PowerPC and SPARC, where it is then refused
 _CLONE_RANGE = struct.Struct("=qQQQ")
@@ -87,12 +88,13 @@ class Reuse:
             OldChanged: the old file ends before that, or cannot be read.
             StorageFull, CannotWrite: from writing.
         """
-        begin, end = self._aligned(old_at, new_at, len(room))
-        if begin == end or not self._share(old_at + begin, new_at + begin, end - begin):
-            begin = end = len(room)
-        self._copy(old_at, new_at, room[:begin])
-        _read(self._new_fd, room[begin:end], new_at + begin)
-        self._copy(old_at + end, new_at + end, room[end:])
+        with stage(Stage.COPY, bytes_=len(room)):
+            begin, end = self._aligned(old_at, new_at, len(room))
+            if begin == end or not self._share(old_at + begin, new_at + begin, end - begin):
+                begin = end = len(room)
+            self._copy(old_at, new_at, room[:begin])
+            _read(self._new_fd, room[begin:end], new_at + begin)
+            self._copy(old_at + end, new_at + end, room[end:])
 
     def _copy(self, old_at: int, new_at: int, room: memoryview) -> None:
         # Piece by piece, so that what is written is still in the cache of the core that read it.
