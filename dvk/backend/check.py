@@ -190,7 +190,7 @@ class _Checker:
         """What `check_light` does."""
         data = _pattern(_LIGHT_BYTES)
         self.backend.put(LIGHT_KEY, [data])
-        with self._step("one object"):
+        with self._step("one object", denied_too=True):
             self._same(LIGHT_KEY, data)
             self._ranges(LIGHT_KEY, data)
             self._listed([LIGHT_KEY], LIGHT_KEY)
@@ -345,7 +345,8 @@ class _Checker:
     # ------------------------------------------------------------ parts of steps
 
     @contextmanager
-    def _step(self, what: str) -> Iterator[None]:
+    def _step(self, what: str, *, denied_too: bool = False) -> Iterator[None]:
+        """A step; what goes wrong in it is a finding, unless nothing was answered (`denied_too`: or was forbidden)."""
         step = Step(what)
         began = time.monotonic()
         self.steps.append(step)
@@ -356,6 +357,8 @@ class _Checker:
         except RemoteUnreachable:
             raise
         except DvkError as e:
+            if denied_too and isinstance(e, RemoteDenied):
+                raise
             name = "short-answer" if isinstance(e, ShortAnswer) else "wrong-answer"
             step.findings.append(Finding(name, str(e), e.hint or _HINTS.get(name, "")))
         finally:

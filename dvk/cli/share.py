@@ -84,7 +84,7 @@ def _pushed(result: PushResult, seconds: float) -> Iterator[Line]:
         read = f", {size(result.read_back_bytes)} read back and right" if result.verified == "full" else ""
         yield dim(f"{plural(result.already_there, 'version')} there already{read}")
     if result.lost_packs:
-        yield f"{plural(result.lost_packs, 'pack')} on {result.remote} was gone or damaged; what it held was sent again"
+        yield f"lost or damaged on {result.remote}, and sent again: {plural(result.lost_packs, 'pack')}"
 
 
 @verb()

@@ -121,6 +121,7 @@ def _fetch(
         out.failures += [DataMissing("its data is not here", subject=w.name, hint=error.hint) for w in missing]
         return
     failed: list[tuple[Wanted, DvkError]] = []
+    damaged: dict[Wanted, DvkError] = {}
     try:
         for source in sources:
             with sources.asking(source):
@@ -140,6 +141,9 @@ def _fetch(
                     out.fetched += more.roots
                     out.new_bytes += more.new_bytes
                     out.moved_bytes += more.moved_bytes
+                # What is damaged on one remote may be just missing on the next, which is no better news.
+                damaged |= {w: e for w, e in failed if isinstance(e, FormatError) and w not in damaged}
+                failed = [(w, damaged.get(w, e)) for w, e in failed]
                 missing = [w for w, _ in failed]
             if not missing:
                 break

@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dvk.commands.repo import Remote, Repo
-from dvk.errors import DvkError, FormatError, NotOurs, Refused, RemoteError, StorageError, UsageError
+from dvk.errors import DvkError, FormatError, NotFound, NotOurs, Refused, RemoteError, StorageError, UsageError
 from dvk.events import Note, OnEvent, ignore
 
 #: What is wrong with one remote and says nothing of the others.
-_PROBLEMS = (RemoteError, Refused, UsageError, StorageError, FormatError)
+_PROBLEMS = (RemoteError, NotFound, Refused, UsageError, StorageError, FormatError)
 
 
 class Sources:

@@ -86,7 +86,11 @@ def parse_descriptor(data: bytes, *, subject: str) -> Descriptor:
         NotOurs: it is not the file of a dvk store. NewerFormat: of a later format.
         FormatError: it is one and is not canonical.
     """
-    not_ours = NotOurs("there is a dvk.json here, but not of a dvk store", subject=subject)
+    not_ours = NotOurs(
+        "there is a dvk.json here, but not of a dvk store",
+        subject=subject,
+        hint="check the URL, or choose a prefix where nothing else is",
+    )
     if len(data) > MAX_BYTES:
         raise not_ours
     try:
@@ -112,5 +116,9 @@ def parse_descriptor(data: bytes, *, subject: str) -> Descriptor:
         if not fine or format_descriptor(found) != data:
             raise ValueError("not canonical")
     except (KeyError, TypeError, ValueError) as error:
-        raise FormatError("dvk.json of this store is damaged", subject=subject) from error
+        raise FormatError(
+            "dvk.json of this store is damaged",
+            subject=subject,
+            hint="ask whoever looks after it to put back what was there before; nothing else is touched until then",
+        ) from error
     return found

@@ -101,7 +101,7 @@ class Audit:
             pass  # a page pack may be why
         # Even where a locator holds its sections itself, the page packs must be there: a search starts from them.
         self._page_packs(reader.take_used())
-        bad = {key: str(self.bad[key]) for key in sorted(self._keys) if key in self.bad}
+        bad = {key: self.bad[key].message for key in sorted(self._keys) if key in self.bad}
         return bad if bad or useful else None
 
     # ------------------------------------------------------------ packs

@@ -281,17 +281,24 @@ class Plan:
             return False
 
     def _take_in_record(self, rid: bytes) -> None:
-        """Learn what lies in the packs that a record names, where no locator tells."""
-        names = {key: bytes.fromhex(key.rsplit("/", 1)[-1]) for key in sorted(self._records.packs(rid))}
-        for key, name in names.items():
-            if not key.startswith(f"{PackKind.DATA.prefix}/") or name in self.avoid.packs:
-                continue
+        """Learn what lies in the packs that a record and its bases name, where no locator tells."""
+        prefix = f"{PackKind.DATA.prefix}/"
+        owner: dict[bytes, bytes] = {}
+        for record in self._records.with_bases(rid):
+            for key in sorted(self._records.packs(record)):
+                name = bytes.fromhex(key.rsplit("/", 1)[-1])
+                if key.startswith(prefix) and name not in self.avoid.packs:
+                    owner.setdefault(name, record)
+
+        def learn(name: bytes) -> None:
             try:
                 self.known.chunks.add_pack(name, self.remote.footer(name, PackKind.DATA))
             except (FormatError, KeyMissing):
-                continue  # what it holds is sent again
-            if self._records.is_live(rid):
-                self.known.origin.setdefault(name, rid)
+                return  # what it holds is sent again
+            if self._records.is_live(owner[name]):
+                self.known.origin.setdefault(name, owner[name])
+
+        list(self.pool.map(learn, owner))
 
     # ------------------------------------------------------------ which chunks are new
 

@@ -27,6 +27,8 @@ _LINE = re.compile(r"([fd]:[0-9a-f]{64}) ([0-9a-f]{64})")
 _LIST_KEY = re.compile(r"g/c-[0-9a-f]{32}")
 _PACK_KEY = re.compile(r"[pm]/([0-9a-f]{2})/\1[0-9a-f]{62}")
 _STORE = re.compile(r"[0-9a-f]{32}")
+#: One question after another leads through the bases of bases.
+_BASES_AT_MOST = 64
 _MAX_LIST_BYTES = 64 << 20
 _HEADER = "dvk confirmed roots 1"
 
@@ -85,6 +87,15 @@ class Records:
         """The records whose packs a record relies on, too; none where it is not there."""
         found = self._load(rid)
         return frozenset() if found is None else frozenset(bytes.fromhex(b) for b in found[0].bases)
+
+    def with_bases(self, rid: bytes) -> list[bytes]:
+        """A record and those that it relies on, and they on, nearest first; of a long history the nearest."""
+        out = [rid]
+        for known in out:
+            out += sorted(self.bases(known) - set(out))
+            if len(out) > _BASES_AT_MOST:
+                break
+        return out
 
     def _load(self, rid: bytes) -> tuple[Record, frozenset[str]] | None:
         """A record with its roots; None where it is not there or damaged: nothing may be skipped because of it."""
