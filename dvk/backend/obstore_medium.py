@@ -21,7 +21,6 @@ Where there is no slow way (Google, Azure), the text is taken apart.
 
 from __future__ import annotations
 
-import io
 import re
 import threading
 import time
@@ -34,7 +33,7 @@ import obstore.store
 
 from dvk.backend.contract import Buffer
 from dvk.backend.obstore_options import Plan
-from dvk.backend.pace import SLOWEST_BYTES_PER_S, Pace
+from dvk.backend.pace import SLOWEST_BYTES_PER_S, Pace, content, room_for
 from dvk.backend.remote_fs import Medium
 from dvk.backend.settings import RemoteSettings
 from dvk.backend.text import redact
@@ -264,13 +263,14 @@ class ObstoreMedium:
     def _all_of(self, answer: Any, limit: int) -> bytes:
         """The body of an answer, or a little more than its first `limit` bytes when it is longer."""
         pace = Pace(self._grace_s)
-        whole = io.BytesIO()  # which gives its bytes away without a copy; a list of parts would need room for two
+        begin, end = answer.range
+        whole = room_for(min(end - begin, limit))
         for part in answer.stream(min_chunk_size=_PIECE_BYTES):
             whole.write(part)
             pace.check(whole.tell())
             if whole.tell() >= limit:
                 break
-        return whole.getvalue()
+        return content(whole)
 
 
 def _store(plan: Plan, *, timeout: timedelta, read_timeout: timedelta | None = None) -> Any:

@@ -24,7 +24,7 @@ from aiobotocore.session import AioSession
 from s3fs import S3FileSystem
 
 from dvk.backend.contract import Buffer, WrongAnswer
-from dvk.backend.pace import SLOWEST_BYTES_PER_S, Pace
+from dvk.backend.pace import SLOWEST_BYTES_PER_S, Pace, content, room_for
 from dvk.backend.remote_errors import code_of, redirected
 from dvk.backend.settings import RemoteSettings
 from dvk.errors import RemoteError
@@ -64,7 +64,7 @@ class S3Medium:
             answer = await self._fs._call_s3("get_object", Bucket=self._bucket, Key=self._start + key)
             total = int(answer["ContentLength"])
             async with answer["Body"] as body:
-                return (b"", total) if total > limit else (await self._read_up_to(body, limit + 1), total)
+                return (b"", total) if total > limit else (await self._read_up_to(body, limit + 1, total), total)
 
         return self._run(read, limit)
 
@@ -78,7 +78,7 @@ class S3Medium:
             )
             async with answer["Body"] as body:
                 total = _total_of(answer, offset, length)
-                return await self._read_up_to(body, length + 1), total
+                return await self._read_up_to(body, length + 1, min(length, total - offset)), total
 
         return self._run(read, length)
 
@@ -109,17 +109,17 @@ class S3Medium:
         finally:
             task.cancel()
 
-    async def _read_up_to(self, body: Any, limit: int) -> bytes:
-        """All of a body, or its first `limit` bytes when it is longer."""
+    async def _read_up_to(self, body: Any, limit: int, expected: int) -> bytes:
+        """All of a body, or its first `limit` bytes when it is longer. `expected` is how long it says that it is."""
         pace = Pace(self._grace_s)
-        whole = io.BytesIO()  # which gives its bytes away without a copy; a list of parts would need room for two
+        whole = room_for(expected)
         while whole.tell() < limit:
             part = await body.read(min(limit - whole.tell(), _PIECE_BYTES))
             if not part:
                 break
             whole.write(part)
             pace.check(whole.tell())
-        return whole.getvalue()
+        return content(whole)
 
     def walk(self, prefix: str) -> Iterator[tuple[str, int]]:
         more: dict[str, str] = {}
