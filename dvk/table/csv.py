@@ -302,6 +302,12 @@ def _names(first: bytes, dialect: Dialect, text: Text) -> list[str]:
         raise TableError(
             f"the first line has {len(cuts) + 1:,} fields; dvk compares up to {MAX_COLUMNS:,}", subject=text.label
         )
+    if 0 in first:
+        raise TableError(
+            f"line 1, byte {text.skip + first.index(0)}: a zero byte in a name",
+            subject=text.label,
+            hint="it may be UTF-16 without a byte-order mark: `--encoding utf-16-le` or `utf-16-be`",
+        )
     names = []
     for start, stop in zip([0, *[c + 1 for c in cuts]], [*cuts, len(first)], strict=True):
         field, mark = first[start:stop], bytes((dialect.quote,))

@@ -32,7 +32,7 @@ from dvk.table.text_index import TextIndex, chunk_names
 from dvk.table.text_spool import Text
 
 _PROFILE = "cdc-64k"
-_READ_BYTES = 4 << 20
+_READ_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,17 +189,15 @@ def cut_text(text: Text) -> Chunks:
     cutter = Cutter(_PROFILE)
     ids: list[bytes] = []
     lengths: list[I64] = []
-    held, at = b"", 0
+    at = 0
     while at < text.size:
-        piece = text.read_at(at, min(_READ_BYTES, text.size - at))
-        at += len(piece)
-        data = memoryview(held + piece)
-        cut = cutter.feed(data, final=at == text.size)
+        data = memoryview(text.read_at(at, min(_READ_BYTES, text.size - at)))
+        cut = cutter.feed(data, final=at + len(data) == text.size)
         start = 0
         for length in cut.tolist():
             ids.append(blake3(data[start : start + length]).digest())
             start += length
         lengths.append(cut)
-        held = bytes(data[start:])
+        at += start  # what is not cut yet is read again
     joined = np.concatenate([np.zeros(0, np.int64), *lengths]).astype(np.uint32)
     return Chunks(np.frombuffer(b"".join(ids), np.uint8).reshape(-1, ID_BYTES), joined)

@@ -67,8 +67,7 @@ class TextIndex:
         np.cumsum(facts.even.astype(np.int64) + facts.odd, out=self._lines[1:])
         self.facts = facts
         self.open_at_end = bool(quotes[-1] & 1)
-        size = int(self.starts[-1])
-        self.unfinished = size > text.skip and text.read_at(size - 1, 1)[0] != marks.end
+        self.unfinished = self.size > text.skip and int(self._last.max(initial=-1)) != self.size
 
     def _place(self, even: U32, odd: U32) -> I64:
         """Offsets in the text of offsets in blocks, by the state before each; -1 for 0."""

@@ -15,10 +15,12 @@ import pytest
 import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
-from textkit import Malformed, open_text_table, read_slowly, rows_of, write_csv
+from textkit import Malformed, open_text_table, read_slowly, rows_of, stored, write_csv
 
 from dvk.errors import StorageError, TableError, UsageError
 from dvk.table.contract import ReadOptions, Region
+from dvk.table.csv import CsvTable
+from dvk.table.open import open_table
 
 FIELD = st.one_of(st.none(), st.text(st.sampled_from('ab,"\n\r\té\ufeff;€'), max_size=4), st.text(max_size=3))
 
@@ -305,3 +307,19 @@ def test_many_threads_read_one_table() -> None:
     with ThreadPoolExecutor(4) as pool:
         parts = list(pool.map(lambda n: rows_of(table, [Region(n * 7000, 7000)]), range(4)))
     assert [row for part in parts for row in part] == [(str(i), f"x\n{i}") for i in range(28_000)]
+
+
+def test_the_other_side_decides_what_the_header_leaves_open() -> None:
+    """A table that lost all columns but one is still cut as it was."""
+    old = open_text_table(b"a;b\n1;2\n")
+    new = open_table(stored(b'"a;"\n"1;"\n'), like=old)
+    assert isinstance(new, CsvTable) and chr(new.dialect.delimiter) == ";"
+    other = open_table(stored(b"a,b\n1,2\n"), like=old)
+    assert isinstance(other, CsvTable) and chr(other.dialect.delimiter) == ","
+
+
+def test_utf_16_without_a_mark_is_recognised_by_its_zeros() -> None:
+    """It would be a table of strange names otherwise."""
+    with pytest.raises(TableError, match="line 1, byte 1: a zero byte") as caught:
+        open_text_table("a,b\n1,2\n".encode("utf-16-le"))
+    assert "utf-16" in caught.value.hint
