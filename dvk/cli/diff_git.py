@@ -89,7 +89,8 @@ def _driver(run: Run, words: Sequence[str]) -> Iterator[Line]:
         return
     with repo, driver(repo, os.fsencode(path), os.fsencode(old), os.fsencode(new)) as result:
         yield from diff_lines(result, Show(), show_name, stat_only=True)
-        yield from (str(error) for error in result.failures)
+        for error in result.failures:
+            yield (dim("not compared: "), str(error))
 
 
 def _repo(run: Run) -> Repo | None:

@@ -166,7 +166,9 @@ def _about(c: ColumnChange) -> str:
             parts.append(f"{n:,} {words}")
     if c.movement is not None and c.movement.count:
         m = c.movement
-        parts.append(f"new - old: mean {m.mean:+.4g}, from {m.largest_fall:+.4g} to {m.largest_rise:+.4g}")
+        ends = [f"up to {m.largest_rise:+.4g}"] if m.largest_rise > 0 else []
+        ends += [f"down to {m.largest_fall:+.4g}"] if m.largest_fall < 0 else []
+        parts.append(", ".join([f"new - old: mean {m.mean:+.4g}", *ends]))
     return ", ".join(parts)
 
 

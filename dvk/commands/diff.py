@@ -182,13 +182,14 @@ class _Diff:
         elif out.a.kind != out.b.kind:
             out.status = "kind-changed"
         elif out.a.kind == "dir":
-            out.files = self._folders(out, a, b)
-            out.status = "changed" if len(out.files) else "unchanged"
+            out.files = self._folders_or_none(out, a, b)
+            same = out.a.id is not None and out.a.id == out.b.id if out.files is None else not len(out.files)
+            out.status = "unchanged" if same else "changed"
         elif out.a.kind == "link":
             out.status = "unchanged" if self._links_agree(a, b) else "changed"
         elif (out.a.id, out.a.exec, out.a.size) == (out.b.id, out.b.exec, out.b.size) and out.a.id is not None:
             out.status = "unchanged"
-        if out.files is None and self.how.tables and "dir" in (_kind(out.a), _kind(out.b)):
+        if out.status != "changed" and self.how.tables and "dir" in (_kind(out.a), _kind(out.b)):
             out.files = self._folders(out, a if _kind(out.a) == "dir" else None, b if _kind(out.b) == "dir" else None)
         out.new_bytes = self._new_bytes(out, b)
         self._contents(unit, out, a, b)
@@ -209,6 +210,14 @@ class _Diff:
         out.base = out.path
         sides = [from_here(self.opener.entries(t), t.inner) if t is not None else Entries.empty() for t in (a, b)]
         return compare_entries(*sides)
+
+    def _folders_or_none(self, out: PathDiff, a: Target | None, b: Target | None) -> FolderChanges | None:
+        """The same; None where the lists are not to be had, and what the pointers say has to do."""
+        try:
+            return self._folders(out, a, b)
+        except DataMissing as error:
+            self.failures.append(error)
+            return None
 
     def _links_agree(self, a: Target | None, b: Target | None) -> bool:
         assert a is not None and b is not None

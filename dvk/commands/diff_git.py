@@ -23,7 +23,7 @@ from dvk.commands.diff import diff_pointers
 from dvk.commands.diff_content import file_kind, tables_module
 from dvk.commands.diff_result import DiffResult
 from dvk.commands.repo import Repo
-from dvk.errors import DataMissing, DvkError, NotARepository
+from dvk.errors import DvkError, NotARepository
 from dvk.ids import FileId
 from dvk.store.content import StoreContent
 from dvk.store.names import show
@@ -96,18 +96,7 @@ def driver(repo: Repo, path: bytes, old: bytes, new: bytes) -> DiffResult:
     name = path.removesuffix(SUFFIX)
     a, b = _read(old, path), _read(new, path)
     small = all(p is None or (not p.is_dir and p.size <= _SMALL_BYTES and _is_here(repo, p)) for p in (a, b))
-    try:
-        return diff_pointers(repo, name, a, b, contents=small)
-    except DataMissing:
-        out = DiffResult("old", "new")
-        out.failures.append(
-            DataMissing(
-                "the lists of files are not in this clone",
-                subject=show(name),
-                hint=f"`dvk diff -- {show(name)}` reads them from the remote",
-            )
-        )
-        return out
+    return diff_pointers(repo, name, a, b, contents=small)
 
 
 def _read(file: bytes, path: bytes) -> Pointer | None:

@@ -25,7 +25,6 @@ from dvk.table.result import (
     Side,
 )
 
-
 _COST = Cost("L1", 12_000_000, 2_060_000_000, 20_000, 10_480_000, 0.52)
 
 

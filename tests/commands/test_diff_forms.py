@@ -112,7 +112,7 @@ def test_text_golden() -> None:
         "    schema: x: column 2 -> column 3\n"
         "    schema: x: nullable -> not null\n"
         "    column  cells  most frequent changes\n"
-        "    price       2  1.10 -> 1.20 (2), 1 written differently only, new - old: mean +0.1, from +0.1 to +0.1\n"
+        "    price       2  1.10 -> 1.20 (2), 1 written differently only, new - old: mean +0.1, up to +0.1\n"
         '    note        1  null -> "" (1), 1 null to value\n'
         "    price:\n"
         "        rows              100      100\n"

@@ -262,7 +262,8 @@ def test_a_fresh_clone_compares_versions_by_lists_from_the_remote(flow: Flow, tm
         assert {p.path: p.status for p in result.paths} == {b"im": "changed", b"t": "unchanged"}
         assert files(result.paths[0]) == ["~b"] and result.remote == "origin"
     with compared(clone, a="HEAD~1", b="HEAD", fetch=False) as result:
-        assert [p.path for p in result.paths] == [b"t"]
+        assert {p.path: p.status for p in result.paths} == {b"im": "changed", b"t": "unchanged"}
+        assert result.paths[0].files is None and result.paths[0].b is not None and result.paths[0].b.size == 3
         assert [e.kind for e in result.failures] == ["data-missing"]
         assert "--no-fetch" in result.failures[0].hint
 
