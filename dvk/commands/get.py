@@ -6,18 +6,20 @@ middle holds whole files only; the same command with `force` goes on where it st
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
 
+from dvk.backend.contract import KeyMissing
 from dvk.commands.reader import Reader, from_here
 from dvk.commands.repo import Repo
 from dvk.commands.spec import Target, find_target, parse_spec
-from dvk.errors import DvkError, NotFound, Refused, StorageError
+from dvk.errors import DataMissing, DvkError, FormatError, NotFound, Refused, StorageError
 from dvk.events import OnEvent, ignore
 from dvk.ids import ID_BYTES, FileId
 from dvk.store.content import ContentSource
@@ -74,11 +76,27 @@ def cat(
         _expect_file(target, entries)
         for source, which in reader.sources(target, entries):
             if len(which):
-                name, size = entries.ids[0].tobytes(), int(entries.sizes[0])
-                for piece in iter_file(source, FileId(name), size, subject=target.shown):
-                    out.write(piece)
+                _stream(reader, target, source, entries, out)
         out.flush()
         return Content(target.full, entries.ids[0].tobytes(), int(entries.sizes[0]), reader.remote_name)
+
+
+def _stream(reader: Reader, target: Target, source: ContentSource, entries: Entries, out: BinaryIO) -> None:
+    """Write a file. Where the remote turns out not to have what its locator says, the rest comes by a search."""
+    name, size = FileId(entries.ids[0].tobytes()), int(entries.sizes[0])
+    written = 0
+    try:
+        for piece in iter_file(source, name, size, subject=target.shown):
+            out.write(piece)
+            written += len(piece)
+    except (KeyMissing, FormatError) as error:
+        again = reader.look_again(target, source, error)
+        if again is None:
+            raise
+        done = 0
+        for piece in iter_file(again, name, size, subject=target.shown):
+            out.write(piece[max(0, written - done) :])
+            done += len(piece)
 
 
 def _expect_file(target: Target, entries: Entries) -> None:
@@ -122,6 +140,7 @@ def get(
             plan = where.plan(entries, force=force, on_event=on_event)
             got = Got(target.full, where.path, "dir" if folder else "file")
             wanted = plan.target.take(plan.write)
+            again = functools.partial(reader.look_again, target)
             # Asked before anything is written: what is nowhere must not leave an empty folder behind.
             sources = list(reader.sources(target, wanted))
             with WorkTree(where.parent_fd, where.name, plan) as tree:
@@ -131,7 +150,7 @@ def get(
                 if folder:
                     where.make_folder()
                 got.failures += tree.make_dirs()
-                failed, done = _write(sources, wanted, tree, on_event)
+                failed, done = _write(sources, wanted, tree, again, on_event)
                 got.failures += failed
                 got.failures += tree.link()
                 got.failures += tree.set_modes()
@@ -146,26 +165,35 @@ def get(
 
 
 def _write(
-    sources: Sequence[tuple[ContentSource, I64]], wanted: Entries, tree: WorkTree, on_event: OnEvent
+    sources: Sequence[tuple[ContentSource, I64]], wanted: Entries, tree: WorkTree, again: _Again, on_event: OnEvent
 ) -> tuple[list[DvkError], tuple[int, int]]:
     """Write the files of a plan; what failed, and how many files and bytes did not."""
     problems: list[DvkError] = []
     names = tree.shown()
     files = size = 0
+
+    def write(source: ContentSource, which: I64) -> list[tuple[int, DvkError]]:
+        ids, sizes = wanted.ids[which], wanted.sizes[which]
+        shown = [names[i] for i in which.tolist()]
+        return restore(source, ids, sizes, _Some(tree, which), names=shown, on_event=on_event)
+
     for source, which in sources:
-        failed = restore(
-            source,
-            wanted.ids[which],
-            wanted.sizes[which],
-            _Some(tree, which),
-            names=[names[i] for i in which.tolist()],
-            on_event=on_event,
-        )
+        failed = write(source, which)
+        astray = [i for i, error in failed if isinstance(error, DataMissing | FormatError)]
+        other = again(source, next(e for i, e in failed if i == astray[0])) if astray else None
+        if other is not None:
+            where = np.array(astray, np.int64)
+            failed = [(i, e) for i, e in failed if i not in set(astray)]
+            failed += [(astray[n], e) for n, e in write(other, which[where])]
         problems += [error for _, error in failed]
         lost = {i for i, _ in failed}
         files += len(which) - len(lost)
         size += sum(n for i, n in enumerate(wanted.sizes[which].tolist()) if i not in lost)
     return problems, (files, size)
+
+
+#: What another look finds, for those who were led astray by what a source said.
+_Again = Callable[[ContentSource, DvkError], ContentSource | None]
 
 
 class _Some:

@@ -28,7 +28,7 @@ from dvk.store.content import ContentSource, StoreContent
 from dvk.store.listing import Entries
 from dvk.store.names import I64, Names, show
 from dvk.store.pages import read_entries
-from dvk.store.resolve import RemoteContent, Resolver
+from dvk.store.resolve import NotWhole, RemoteContent, Resolver
 
 
 class Reader:
@@ -41,6 +41,7 @@ class Reader:
         self._open: list[tuple[Remote, Resolver, RemoteContent]] = []
         self._used: dict[str, None] = {}  # names of remotes that had something
         self._resolved: dict[tuple[bytes, bytes], tuple[Entries, RemoteContent]] = {}
+        self._by: dict[int, Resolver] = {}  # of each content, who found it
 
     def __enter__(self) -> Reader:
         return self
@@ -92,6 +93,29 @@ class Reader:
         if not held.all():
             yield self._resolve(target)[1], files[~held]
 
+    def look_again(self, target: Target, source: ContentSource, why: DvkError) -> ContentSource | None:
+        """What the remote of `source` has of a target by the footers of its packs, once its locator led to `why`.
+
+        None where that is no help: it is the local store, or the remote was searched already.
+
+        Raises:
+            DataMissing, Corrupt: nothing of it is found. RemoteError: the remote does not answer.
+        """
+        resolver = self._by.get(id(source))
+        if resolver is None or not isinstance(source, RemoteContent):
+            return None
+        found = RemoteContent(source.remote)
+        try:
+            for part in resolver.search(root_of(target.pointer), under=target.inner, why=why):
+                found.add(part)
+        except DataMissing as error:
+            if not len(found):
+                raise self._nowhere(target) from error
+        except NotWhole:
+            if not len(found):
+                raise
+        return found
+
     def from_remote(self, target: Target) -> Entries:
         """As `entries`, from a remote."""
         return self._resolve(target)[0]
@@ -117,6 +141,7 @@ class Reader:
                     continue
                 found = Entries.join(parts) if target.pointer.is_dir else file_entries(target.pointer)
                 self._resolved[key] = found, content
+                self._by[id(content)] = resolver
                 self._used[remote.name] = None
                 return found, content
         sources.check()

@@ -217,6 +217,10 @@ class RemoteContent:
     def backend(self) -> Backend:
         return self.remote.backend
 
+    def __len__(self) -> int:
+        """How many files are known."""
+        return len(self._known)
+
     def add(self, part: Part) -> None:
         """Make the files of a part readable."""
         for i, content in enumerate(part.contents):
