@@ -20,7 +20,6 @@ from dvk.table.open import open_table
 from dvk.table.plan import plan
 from dvk.table.source import FileSource
 
-
 MIB = 1 << 20
 
 
