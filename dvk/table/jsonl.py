@@ -69,7 +69,7 @@ class JsonlTable(TextTable):
         names = _parse_names(kept)
         if names is None:
             found: dict[str, None] = {}
-            units = self.index.units(0, self.count_rows(), unit_bytes=_UNIT_BYTES)
+            units = self.build_index(cache=cache).index.units(0, self.count_rows(), unit_bytes=_UNIT_BYTES)
             for part in ordered_map(self._names_of_unit, units):
                 found.update(part)
                 if len(found) > MAX_FIELDS:

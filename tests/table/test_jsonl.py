@@ -211,7 +211,11 @@ def test_a_cache_saves_the_pass_for_names(tmp_path: Path) -> None:
     opened = []
     for _ in range(2):
         source = stored(data, name=b"t.jsonl", chunk_mean=300)
-        opened.append((open_table(source, cache=cache), source.bytes_read))
+        table = open_table(source, cache=cache)
+        assert isinstance(table, TextTable)
+        table.build_index(cache=cache)
+        assert table.count_rows() == 20_000
+        opened.append((table, source.bytes_read))
     assert opened[0][0].columns == opened[1][0].columns
     assert opened[0][1] > len(data) > opened[1][1] * 1000
 
