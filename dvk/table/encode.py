@@ -76,7 +76,7 @@ def rows(columns: Sequence[pa.Array]) -> pa.Array:
             lengths[:, i] = np.diff(offsets(column))
             if column.null_count:
                 lengths[~valid_mask(column), i] = -1
-        head[:, at:] = lengths.view(np.uint8).reshape(n, -1)
+        head[:, at:] = lengths.view(np.uint8).reshape(n, 4 * len(others))
     first = from_matrix(head)
     if not others:
         return first

@@ -122,7 +122,7 @@ class Finished:
     def _layout(self, kind: str, a: pa.RecordBatch | None, b: pa.RecordBatch | None) -> Iterator[tuple[str, pa.Array]]:
         if kind == "modified":
             assert a is not None and b is not None
-            changed = {c.name for c in self.columns}
+            changed = {c.name for c in self.columns if c.changed}
             for i, pair in enumerate(self.judge.matched.pairs):
                 if i in self.key_pairs:
                     yield pair.label, b.column(self.judge.b[i].name)

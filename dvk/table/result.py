@@ -178,7 +178,7 @@ class TableDiff(Protocol):
     key: Key
     schema: tuple[SchemaChange, ...]
     rows: RowCounts
-    columns: tuple[ColumnChange, ...]  # only those with a change, most changed first
+    columns: tuple[ColumnChange, ...]  # those with a change, most changed first; then those within tolerance
     notices: tuple[Notice, ...]
     complete: bool
 

@@ -131,8 +131,8 @@ def form_of(kind: pa.DataType) -> Form:
 
 
 def seconds(array: pa.Array) -> pa.Array:
-    """decimal128(38, 9)[n]: times, durations, dates and timestamps as seconds, exactly."""
-    return _decimals(plain(array), Form("decimal", pa.decimal128(38, 9), Equality()))
+    """decimal128(36, 9)[n]: times, durations, dates and timestamps as seconds, exactly."""
+    return _decimals(plain(array), Form("decimal", pa.decimal128(36, 9), Equality()))
 
 
 def python(array: pa.Array) -> list[Any]:

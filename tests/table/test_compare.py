@@ -1,0 +1,485 @@
+"""What a comparison says: counts, cells, schema, keys, and that it says nothing rather than something wrong."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tablekit import MemoryTable, table, text
+
+from dvk.errors import TableError, UsageError
+from dvk.table.compare import compare
+from dvk.table.contract import Aligned, Plan, Region, Tolerance
+from dvk.table.options import CompareOptions
+from dvk.table.result import RowCounts
+
+NAN = float("nan")
+
+
+def counts(rows: RowCounts) -> tuple[int, int, int, int]:
+    return rows.added, rows.removed, rows.modified, rows.unchanged
+
+
+def test_cells_of_a_modified_row_have_old_and_new_values() -> None:
+    a = text({"id": ["1", "2", "3"], "price": ["1.10", "5", "7"], "note": ["x", None, "z"]})
+    b = text({"id": ["2", "3", "4"], "price": ["5", "8", "9"], "note": ["y", "z", ""]})
+    with compare(a, b) as diff:
+        assert diff.key.columns == ("id",) and diff.key.source == "inferred" and diff.key.checked == "full"
+        assert counts(diff.rows) == (1, 1, 2, 0)
+        removed, two, three, added = list(diff.changes())
+        assert (removed.kind, removed.a_row, removed.values) == (
+            "removed",
+            0,
+            {"id": "1", "price": "1.10", "note": "x"},
+        )
+        assert (two.key, two.cells, two.a_row, two.b_row) == ({"id": "2"}, {"note": (None, "y")}, 1, 0)
+        assert three.cells == {"price": ("7", "8")}
+        assert (added.kind, added.b_row, added.values["note"]) == ("added", 2, "")
+        columns = {c.name: c for c in diff.columns}
+        assert columns["note"].null_to_value == 1 and columns["note"].top == (((None, "y"), 1),)
+        assert columns["price"].movement is not None and columns["price"].movement.mean == 1.0
+        assert not diff.equal and diff.complete
+    assert a.closed and b.closed
+
+
+def test_the_same_table_is_equal() -> None:
+    columns = {"id": [1, 2], "x": [NAN, None]}
+    with compare(table(columns), table(columns)) as diff:
+        assert diff.equal and list(diff.changes()) == [] and counts(diff.rows) == (0, 0, 0, 2)
+
+
+def test_order_and_paging_are_the_same_on_each_run() -> None:
+    """Numbers in text sort as numbers; limit and offset cut the same list; position sorts as in the file."""
+    a = text({"id": [str(i) for i in range(30)], "x": ["a"] * 30})
+    b = text({"id": [str(i) for i in reversed(range(30))], "x": ["b"] * 30})
+    with compare(a, b, CompareOptions(key=("id",))) as diff:
+        keys = [c.key["id"] for c in diff.changes()]
+        assert keys == [str(i) for i in range(30)]
+        assert [c.key["id"] for c in diff.changes(limit=4, offset=8)] == keys[8:12]
+        assert [c.key["id"] for c in diff.changes(sort="position", limit=2)] == ["29", "28"]
+        assert list(diff.changes(limit=0)) == [] and list(diff.changes(kinds=())) == []
+        assert next(diff.changes(full=True, limit=1)).values == {"id": "0"}
+        with pytest.raises(UsageError):
+            list(diff.changes(kinds=("changed",)))
+        with pytest.raises(UsageError):
+            list(diff.changes(sort="column"))
+
+
+def test_arrow_rows_carry_the_users_labels() -> None:
+    a = MemoryTable(pa.table([[1, 2, 3], ["p", "q", "r"], [1.0, 2.0, 3.0]], names=["id", "x", "x"]))
+    b = MemoryTable(pa.table([[2, 3, 4], ["q", "s", "t"], [2.5, 3.0, 4.0]], names=["id", "x", "x"]))
+    with compare(a, b, CompareOptions(key=("id",))) as diff:
+        (modified,) = diff.changed_rows("modified")
+        assert modified.to_pylist() == [
+            {"a_row": 1, "b_row": 0, "id": 2, "x__a": "q", "x__b": "q", "x#2__a": 2.0, "x#2__b": 2.5},
+            {"a_row": 2, "b_row": 1, "id": 3, "x__a": "r", "x__b": "s", "x#2__a": 3.0, "x#2__b": 3.0},
+        ]
+        (added,) = diff.changed_rows("added")
+        assert added.to_pylist() == [{"b_row": 2, "id": 4, "x": "t", "x#2": 4.0}]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        (pa.array([1, None], pa.int32()), pa.array([1, None], pa.int64()), True),
+        (pa.array([1, 2], pa.int8()), pa.array([1.0, 2.5]), [True, False]),
+        (pa.array([2**63], pa.uint64()), pa.array([2.0**63]), True),
+        (pa.array([2**53 + 1]), pa.array([2.0**53]), False),
+        (pa.array([-1], pa.int64()), pa.array([2**64 - 1], pa.uint64()), False),
+        (pa.array([Decimal("1.10")]), pa.array([Decimal("1.1")], pa.decimal256(60, 1)), True),
+        (pa.array([1, 2]), pa.array([Decimal("1.00"), Decimal("2.01")]), [True, False]),
+        (pa.array([1], pa.timestamp("s")), pa.array([1000], pa.timestamp("ms")), True),
+        (pa.array([1], pa.timestamp("s", "Asia/Tokyo")), pa.array([1], pa.timestamp("s", "UTC")), True),
+        (pa.array([1], pa.timestamp("s")), pa.array([1], pa.timestamp("s", "UTC")), False),
+        (pa.array([dt.date(2020, 1, 1)]), pa.array([dt.date(2020, 1, 1)], pa.date64()), True),
+        (pa.array([1], pa.time32("s")), pa.array([10**9], pa.time64("ns")), True),
+        (pa.array([1], pa.duration("s")), pa.array([1001], pa.duration("ms")), False),
+        (pa.array(["a", "b"]).dictionary_encode(), pa.array(["a", "c"], pa.large_string()), [True, False]),
+        (pa.array([b"ab"], pa.binary(2)), pa.array([b"ab"], pa.large_binary()), True),
+        (pa.array(["1"]), pa.array([1]), False),
+        (pa.array([None, None], pa.string()), pa.array([None, 1]), [True, False]),
+        (pa.array([NAN, -0.0], pa.float32()), pa.array([NAN, 0.0]), True),
+        (pa.array([[1, None], []]), pa.array([[1.0, None], None]), [True, False]),
+        (pa.array([{"a": 1, "b": 2}]), pa.array([{"b": 2, "a": 1}]), True),
+        (pa.array([{"a": 1}]), pa.array([{"a": 1, "b": None}]), False),
+        (pa.array([b""]), pa.array([""]), False),
+        (pa.array([True]), pa.array([1]), False),
+    ],
+)
+def test_types_may_change_and_values_are_compared_without_loss(old: pa.Array, new: pa.Array, same: Any) -> None:
+    """A widened type is a change of schema and of no cell; what cannot be equal is not called equal."""
+    expected = [same] * len(old) if isinstance(same, bool) else same
+    key = pa.array(range(len(old)))
+    a, b = (MemoryTable(pa.table({"id": key, "x": x})) for x in (old, new))
+    with compare(a, b, CompareOptions(key=("id",))) as diff:
+        changed = {c.key["id"] for c in diff.changes()}
+        assert [i not in changed for i in range(len(old))] == expected
+        assert [s.kind for s in diff.schema] == (["retyped"] if old.type != new.type else [])
+
+
+def test_float_bits_tell_zeros_apart() -> None:
+    a, b = table({"id": [1, 2], "x": [-0.0, NAN]}), table({"id": [1, 2], "x": [0.0, NAN]})
+    with compare(a, b, CompareOptions(key=("id",), float_bits=True)) as diff:
+        assert diff.rows.modified == 1
+
+
+def test_maps_are_sets_of_entries() -> None:
+    kind = pa.map_(pa.string(), pa.int32())
+    a = table({"id": [1, 2], "m": pa.array([[("a", 1), ("b", 2)], [("a", 1)]], kind)})
+    b = table({"id": [1, 2], "m": pa.array([[("b", 2), ("a", 1)], [("a", 2)]], kind)})
+    with compare(a, b, CompareOptions(key=("id",))) as diff:
+        assert [c.key["id"] for c in diff.changes()] == [2]
+
+
+def test_text_that_is_the_same_number_is_formatting_and_told_apart() -> None:
+    a = text({"id": ["1", "2", "3", "4", "5"], "x": ["1.10", "a  b", "Ab", "100", "0x1"]})
+    b = text({"id": ["1", "2", "3", "4", "5"], "x": ["+1.1", "a b ", "ab", "1e2", "0x01"]})
+    with compare(a, b, CompareOptions(key=("id",))) as diff:
+        assert diff.rows.modified == 5
+        assert (diff.columns[0].changed, diff.columns[0].formatting_only) == (5, 3)
+    with compare(a, b, CompareOptions(key=("id",), ignore_case=True, ignore_space=True)) as diff:
+        assert [c.key["id"] for c in diff.changes()] == ["1", "4", "5"]
+
+
+def test_null_values_are_text_only() -> None:
+    a, b = text({"id": ["1", "2"], "x": ["NA", "-"]}), text({"id": ["1", "2"], "x": [None, "NA"]})
+    with compare(a, b, CompareOptions(key=("id",))) as diff:
+        assert diff.rows.modified == 2
+    with compare(a, b, CompareOptions(key=("id",), null_values=("NA", "-"))) as diff:
+        assert diff.rows.equal
+
+
+def test_tolerance_absolute_relative_and_of_a_column() -> None:
+    a = table({"id": [1, 2, 3, 4], "x": [1.0, 100.0, NAN, 2.0], "y": [0, 0, 0, 2**60]})
+    b = table({"id": [1, 2, 3, 4], "x": [1.05, 101.0, 1.0, float("inf")], "y": [0, 0, 0, 2**60 + 1]})
+    with compare(a, b, CompareOptions(key=("id",), tolerance=Tolerance(absolute=0.1))) as diff:
+        assert [c.key["id"] for c in diff.changes()] == [2, 3, 4]
+        assert next(diff.changes(limit=1)).cells == {"x": (100.0, 101.0)}
+        assert {c.name: (c.changed, c.within_tolerance) for c in diff.columns} == {"x": (3, 1), "y": (1, 0)}
+        assert counts(diff.rows) == (0, 0, 3, 1)
+    with compare(a, b, CompareOptions(key=("id",), tolerance=Tolerance(relative=0.05, columns={"y": 1}))) as diff:
+        assert {c.name: (c.changed, c.within_tolerance) for c in diff.columns} == {"x": (2, 2), "y": (0, 1)}
+    t1, t2 = dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 1, 0, 0, 1)
+    a, b = table({"id": [1], "t": [t1]}), table({"id": [1], "t": [t2]})
+    with compare(a, b, CompareOptions(key=("id",), tolerance=Tolerance(absolute=9))) as diff:
+        assert diff.rows.modified == 1  # of times only where a column is named
+    a, b = table({"id": [1], "t": [t1]}), table({"id": [1], "t": [t2]})
+    with compare(a, b, CompareOptions(key=("id",), tolerance=Tolerance(columns={"t": 1}))) as diff:
+        assert diff.rows.equal and diff.columns[0].within_tolerance == 1
+
+
+def test_tolerance_of_numbers_in_text() -> None:
+    a = text({"id": ["1", "2", "3"], "x": ["1.00", "x", "9007199254740993"]})
+    b = text({"id": ["1", "2", "3"], "x": ["1.01", "y", "9007199254740992"]})
+    with compare(a, b, CompareOptions(key=("id",), tolerance=Tolerance(absolute=0.5))) as diff:
+        assert [c.key["id"] for c in diff.changes()] == ["2", "3"]
+
+
+def test_schema_changes() -> None:
+    a = MemoryTable(
+        pa.schema(
+            [
+                pa.field("id", pa.int64()),
+                pa.field("gone", pa.int8()),
+                pa.field("p", pa.int8()),
+                pa.field("q", pa.int8(), nullable=False),
+                pa.field("Name", pa.string()),
+            ]
+        ).empty_table()
+    )
+    b = MemoryTable(
+        pa.schema(
+            [
+                pa.field("q", pa.int8()),
+                pa.field("id", pa.int32()),
+                pa.field("p", pa.int8()),
+                pa.field("new", pa.int8()),
+                pa.field("name", pa.string()),
+            ]
+        ).empty_table(),
+        text=True,
+    )
+    with compare(a, b) as diff:
+        found = {(s.kind, s.a.label if s.a else None, s.b.label if s.b else None) for s in diff.schema}
+    assert found == {
+        ("format", None, None),
+        ("removed", "gone", None),
+        ("removed", "Name", None),
+        ("added", None, "new"),
+        ("added", None, "name"),
+        ("retyped", "id", "id"),
+        ("nullability", "q", "q"),
+        ("reordered", "q", "q"),
+    }
+
+
+def test_renames_are_inferred_from_values_or_told() -> None:
+    rows = 200
+    data = {"id": list(range(rows)), "zero": [0] * rows, "old": [f"v{i}" for i in range(rows)]}
+    changed = [*data["old"][:-1], "other"]
+    with compare(table(data), table({"id": data["id"], "none": data["zero"], "new": changed})) as diff:
+        renamed = [s for s in diff.schema if s.kind == "renamed"]
+        assert [(s.a.label, s.b.label, s.score) for s in renamed if s.a and s.b] == [("old", "new", 1 - 1 / rows)]
+        assert {s.kind for s in diff.schema} == {"renamed", "removed", "added"}  # a column of zeros is no evidence
+        assert [c.cells for c in diff.changes()] == [{"new": (f"v{rows - 1}", "other")}]
+    a, b = table({"id": [1], "p": ["x"]}), table({"id": [1], "q": ["y"]})
+    with compare(a, b, CompareOptions(rename=(("p", "q"),))) as diff:
+        assert diff.rows.modified == 1 and diff.schema[0].score is None
+    with pytest.raises(TableError, match="no column 'nope'"):
+        compare(a, b, CompareOptions(rename=(("nope", "q"),)))
+
+
+def test_ignore_and_only_leave_columns_out_but_never_the_key() -> None:
+    a = table({"id": [1], "x_at": [1], "y": [1], "z": [1]})
+    b = table({"id": [1], "x_at": [2], "y": [1], "w": [2]})
+    with compare(a, b, CompareOptions(key=("id",), ignore=("*_at", "id", "w", "z"))) as diff:
+        assert diff.equal
+    with compare(a, b, CompareOptions(key=("id",), only=("y",))) as diff:
+        assert diff.equal and diff.key.columns == ("id",)
+    with pytest.raises(TableError, match="no column matches"):
+        compare(a, b, CompareOptions(only=("yy",)))
+
+
+def test_where_applies_to_both_sides() -> None:
+    a = text({"id": ["1", "2", "3"], "price": ["5", "20", "x"]})
+    b = text({"id": ["1", "2", "3"], "price": ["15", "20", "30"]})
+    with compare(a, b, CompareOptions(key=("id",), where="price > 10")) as diff:
+        assert counts(diff.rows) == (2, 0, 0, 1) and (diff.rows.a, diff.rows.b) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    "expression", ["1) from read_csv('/etc/passwd') where (1=1", "getenv('HOME') = 'x'", "1; select 1", ""]
+)
+def test_where_is_one_harmless_expression(expression: str) -> None:
+    a, b = text({"id": ["1"]}), text({"id": ["1"]})
+    with pytest.raises(UsageError):
+        compare(a, b, CompareOptions(where=expression))
+
+
+def test_a_where_that_fails_says_so() -> None:
+    a, b = text({"id": ["1"], "x": ["p"]}), text({"id": ["1"], "x": ["q"]})
+    with pytest.raises(TableError, match="where"):
+        compare(a, b, CompareOptions(where="x::int > 1"))
+
+
+class TestKeys:
+    def test_a_key_that_is_not_there_is_named(self) -> None:
+        with pytest.raises(TableError, match="no column 'ids'") as caught:
+            compare(table({"id": [1]}), table({"id": [1]}), CompareOptions(key=("ids",)))
+        assert "'id'" in caught.value.hint
+
+    def test_a_composite_key_is_not_a_concatenation(self) -> None:
+        a = text({"p": ["1", "11"], "q": ["11", "1"], "x": ["a", "b"]})
+        b = text({"p": ["1", "11"], "q": ["11", "1"], "x": ["a", "c"]})
+        with compare(a, b, CompareOptions(key=("p", "q"))) as diff:
+            assert [c.key for c in diff.changes()] == [{"p": "11", "q": "1"}]
+
+    def test_the_file_says_its_key(self) -> None:
+        a = table({"n": [3, 4], "x": [1, 1]}, key=("n",))
+        with compare(a, table({"n": [3, 4], "x": [1, 2]}, key=("n",))) as diff:
+            assert diff.key.source == "file" and diff.key.columns == ("n",)
+
+    def test_an_inferred_key_is_refuted_by_repeats_beyond_the_sample(self) -> None:
+        n = 25_000
+        ids = np.arange(n)
+        ids[-1] = 0
+        a = MemoryTable(pa.table({"id": ids, "code": np.arange(n)}), batch_rows=5000)
+        with compare(a, MemoryTable(a.data, batch_rows=5000)) as diff:
+            assert diff.key.columns == ("code",)
+
+    def test_an_inferred_key_must_find_its_rows_again(self) -> None:
+        n = 300
+        a = table({"code": [f"a{i}" for i in range(n)], "v": [i * 7 % 13 for i in range(n)]})
+        b = table({"code": [f"b{i}" for i in range(n)], "v": [i * 7 % 13 for i in range(n)]})
+        with compare(a, b) as diff:
+            assert diff.key.source == "none" and diff.key.align == "sequence" and diff.rows.modified == n
+
+    def test_floats_and_small_tables_give_no_key(self) -> None:
+        a, b = table({"x": [1.5, 2.5], "y": ["p", "q"]}), table({"x": [1.5, 3.5], "y": ["p", "q"]})
+        with compare(a, b) as diff:
+            assert diff.key.source == "none"
+        t = text({"x": [f"{i}.5" for i in range(200)]})
+        with compare(t, t) as diff:
+            assert diff.key.source == "none"
+
+    def test_strict_refuses_to_guess(self) -> None:
+        a = table({"id": [1]})
+        with pytest.raises(TableError, match="nobody said"):
+            compare(a, a, CompareOptions(key_strict=True))
+        with compare(a, a, CompareOptions(key_strict=True, key=("id",), key_source="config")) as diff:
+            assert diff.key.source == "config"
+
+    def test_repeats_are_counted_and_shown(self) -> None:
+        a = table({"k": [1, 1, 2, None], "x": ["p", "q", "r", "s"]})
+        b = table({"k": [1, 1, 2, None], "x": ["q", "t", "r", "u"]})
+        with compare(a, b, CompareOptions(key=("k",))) as diff:
+            assert diff.key.duplicates == (1, 1) and diff.key.nulls == (1, 1) and diff.key.samples == ("1",)
+            assert counts(diff.rows) == (0, 0, 2, 2)
+            assert {n.code for n in diff.notices} == {"duplicate-keys", "null-keys"}
+            assert [c.cells for c in diff.changes()] == [{"x": ("p", "t")}, {"x": ("s", "u")}]
+        with pytest.raises(TableError, match="not unique"):
+            compare(a, b, CompareOptions(key=("k",), on_dup="error"))
+        with compare(a, b, CompareOptions(key=("k",), on_dup="first")) as diff:
+            assert counts(diff.rows) == (0, 0, 2, 1) and (diff.rows.a, diff.rows.b) == (3, 3)
+            assert "repeats-left-out" in {n.code for n in diff.notices}
+
+    def test_a_repeat_among_skipped_rows_is_found_when_asked(self) -> None:
+        a = table({"k": [5, 5, 6], "x": [1, 2, 3]})
+        b = table({"k": [5, 5, 6], "x": [1, 2, 4]})
+        plan = Plan("L1", (Region(2, 1),), (Region(2, 1),), skipped=2, ordered=True)
+        with compare(a, b, CompareOptions(key=("k",)), plan=plan) as diff:
+            assert diff.key.checked == "partial" and diff.key.duplicates == (0, 0) and counts(diff.rows) == (0, 0, 1, 2)
+        with compare(a, b, CompareOptions(key=("k",), verify_key=True), plan=plan) as diff:
+            assert diff.key.checked == "full" and diff.key.duplicates == (1, 1) and diff.key.samples == ("5",)
+        with pytest.raises(TableError, match="not unique"):
+            compare(a, b, CompareOptions(key=("k",), on_dup="error"), plan=plan)
+
+    def test_keys_of_new_rows_within_the_old_range_are_checked(self) -> None:
+        """Ids ascend, but a new row in the middle repeats an id from far below."""
+        n = 70_000
+        ids = list(range(n))
+        a = MemoryTable(pa.table({"id": ids}), batch_rows=9000)
+        b = MemoryTable(pa.table({"id": [*ids[:50_000], 7, *ids[50_000:]]}), batch_rows=9000)
+        with compare(a, b, CompareOptions(key=("id",))) as diff:
+            assert diff.key.duplicates == (0, 1) and diff.key.samples == ("7",) and counts(diff.rows) == (1, 0, 0, n)
+        for new in (-5, n + 9):
+            b = MemoryTable(pa.table({"id": [*ids[:50_000], new, *ids[50_000:]]}), batch_rows=9000)
+            with compare(a, b, CompareOptions(key=("id",))) as diff:
+                assert diff.key.duplicates == (0, 0) and counts(diff.rows) == (1, 0, 0, n)
+
+    def test_a_key_whose_types_never_meet_is_refused(self) -> None:
+        with pytest.raises(TableError, match="int64 on one side and string on the other"):
+            compare(table({"k": [1]}), table({"k": ["1"]}), CompareOptions(key=("k",)))
+        with compare(table({"k": [1]}), table({"k": ["1"]}), CompareOptions(key=("k",), coerce=True)) as diff:
+            assert diff.rows.equal
+
+
+def test_csv_against_parquet_needs_coerce() -> None:
+    a = text({"id": ["1", "2"], "x": ["1.50", "x"], "d": ["2020-01-01", "2020-01-02T00:00:00"]})
+    b = table({"id": [1, 2], "x": [1.5, 2.0], "d": [dt.date(2020, 1, 1), dt.date(2020, 1, 2)]})
+    with compare(a, b, CompareOptions(key=("id",), coerce=True)) as diff:
+        assert [c.cells for c in diff.changes()] == [{"x": ("x", 2.0)}]
+        assert "format" in {s.kind for s in diff.schema}
+    with compare(a, b) as diff:
+        assert diff.rows.modified == 2 and "never-equal" in {n.code for n in diff.notices}
+        assert diff.columns[0].top[0][1] == 1
+
+
+def test_scrambled_rows_are_compared_as_a_bag_and_said_to_be() -> None:
+    n = 500
+    order = np.random.default_rng(1).permutation(n)
+    a = table({"x": np.arange(n), "y": np.arange(n) % 7})
+    b = MemoryTable(a.data.take(pa.array(order)))
+    with compare(a, b, CompareOptions(infer=False)) as diff:
+        assert diff.key.align == "bag" and [x.code for x in diff.notices] == ["rows-reordered"]
+        assert diff.rows.equal
+
+
+def test_a_few_rows_that_moved_are_moved() -> None:
+    a = table({"x": list(range(100))})
+    b = table({"x": [50, *range(50), *range(51, 100)]})
+    with compare(a, b, CompareOptions(infer=False)) as diff:
+        assert (diff.rows.moved, diff.rows.unchanged) == (1, 100) and not diff.rows.equal
+        (row,) = diff.changes(kinds=("moved",))
+        assert (row.a_row, row.b_row, row.values) == (50, 0, {"x": 50})
+
+
+def test_aligned_rows_need_only_the_columns_that_may_differ() -> None:
+    n = 5000
+    columns = {"id": np.arange(n), "x": np.zeros(n), "big": np.arange(n)}
+    a = table(columns)
+    for share in (3, 1000):  # rows read one by one, and in one go
+        x = np.zeros(n)
+        x[:share] = 1
+        b = table({**columns, "x": x})
+        a.rows_decoded = 0
+        part = Aligned(Region(0, n), Region(0, n), ((1, 1),))
+        with compare(a, b, CompareOptions(key=("id",)), plan=Plan("L2", (), (), (part,))) as diff:
+            assert counts(diff.rows) == (0, 0, share, n - share) and diff.key.checked == "partial"
+            assert next(diff.changes(limit=1)).cells == {"x": (0.0, 1.0)}
+        with compare(a, b, CompareOptions(key=("x",)), plan=Plan("L2", (), (), (part,))) as diff:
+            assert diff.rows.modified + diff.rows.unchanged + diff.rows.removed == n  # the key may differ: read in full
+        with compare(a, b, CompareOptions(infer=False), plan=Plan("L2", (), (), (part,))) as diff:
+            assert diff.rows.modified == share
+
+
+def test_profiles_count_before_and_after() -> None:
+    a = text({"id": ["1", "2", "3", "4"], "x": ["1", "2", None, "4"], "t": ["u", "u", "v", "w"]})
+    b = text({"id": ["1", "2", "3", "4"], "x": ["1", "2", "3", "40"], "t": ["u", "u", "w", "w"]})
+    with compare(a, b, CompareOptions(key=("id",), profile=True)) as diff:
+        by_name = {c.name: c for c in diff.columns}
+        before, after = by_name["x"].before, by_name["x"].after
+        assert before is not None and after is not None
+        assert (before.rows, before.nulls, before.minimum, before.maximum) == (4, 1, 1.0, 4.0)
+        assert (after.nulls, after.maximum, after.mean) == (0, 40.0, 11.5)
+        words = by_name["t"].after
+        assert words is not None and words.mean is None and words.top == (("u", 2), ("w", 2))
+
+
+def test_no_columns_no_rows_no_trouble() -> None:
+    empty = pa.table({})
+    with compare(MemoryTable(empty), MemoryTable(empty)) as diff:
+        assert diff.equal
+    with compare(MemoryTable(empty), table({"id": [1, 2]})) as diff:
+        assert counts(diff.rows) == (2, 0, 0, 0) and [s.kind for s in diff.schema] == ["added"]
+    with compare(table({"p": [1, 2]}), table({"q": [1]}), CompareOptions(infer=False)) as diff:
+        assert diff.rows.a == 2 and diff.rows.b == 1
+
+
+class TestNothingWrongIsShown:
+    def test_a_reader_that_lost_rows(self) -> None:
+        a, b = table({"id": [1, 2, 3]}), table({"id": [1, 2, 3]})
+        b.counted = 4
+        with pytest.raises(TableError, match="were counted and 3 were read"):
+            compare(a, b, CompareOptions(key=("id",)))
+
+    def test_a_plan_that_does_not_cover_the_rows(self) -> None:
+        a = table({"id": [1, 2, 3]})
+        for plan in (
+            Plan("L1", (Region(0, 1),), (Region(0, 1),), skipped=1),
+            Plan("L1", (Region(0, 2), Region(1, 1)), (Region(0, 3),)),
+            Plan("L1", (Region(1, 3),), (Region(0, 3),)),
+        ):
+            with pytest.raises(TableError, match="does not cover"):
+                compare(a, a, plan=plan)
+
+    def test_a_join_that_loses_rows_is_done_again_and_then_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from dvk.table import join
+
+        real = join._count
+        calls: list[str] = []
+
+        def lossy(engine: Any, name: str) -> Any:
+            calls.append(name)
+            found = real(engine, name)
+            return found if len(calls) > failures else join.Counts(found.same, 0, 0, 0)
+
+        monkeypatch.setattr(join, "_count", lossy)
+        a, b = table({"id": [1, 2, 3], "x": [1, 2, 3]}), table({"id": [2, 3, 4], "x": [2, 5, 4]})
+        failures = 1
+        with compare(a, b, CompareOptions(key=("id",))) as diff:
+            assert counts(diff.rows) == (1, 1, 1, 1) and len(calls) == 2
+        calls.clear()
+        failures = 2
+        with pytest.raises(TableError, match="does not add up"):
+            compare(a, b, CompareOptions(key=("id",)))
+
+    def test_an_error_while_reading_is_raised_and_leaves_nothing(self, tmp_path: Path) -> None:
+        a, b = table({"id": list(range(5000))}), table({"id": list(range(5000))})
+        b.fails_at = 4000
+        with pytest.raises(ValueError, match="row 4000"):
+            compare(a, b, CompareOptions(temp_dir=os.fsencode(tmp_path)))
+        assert os.listdir(tmp_path) == [] and not a.closed
+
+    def test_temporary_files_go_with_the_answer(self, tmp_path: Path) -> None:
+        a, b = table({"id": [1]}), table({"id": [2]})
+        with compare(a, b, CompareOptions(temp_dir=os.fsencode(tmp_path))) as diff:
+            assert len(os.listdir(tmp_path)) == 1
+        assert os.listdir(tmp_path) == []
+        diff.close()
