@@ -63,7 +63,11 @@ TABLE: tuple[Row, ...] = (
     _row(FAILED, DvkError, "failed for a reason without a code of its own, a bug in dvk (`bug`) included"),
     _row(2, UsageError, "the command line makes no sense as written; nothing was touched"),
     _row(3, Partial, "some paths arrived and some did not; each failure is listed"),
-    Row(DIFFERENCES, "differences", "`diff --exit-code` or `status --exit-code` found some; not an error"),
+    Row(
+        DIFFERENCES,
+        "differences",
+        "`diff --exit-code` or `status --exit-code` found some, or `diff --fail-on` too many; not an error",
+    ),
     _row(5, Refused, "possible, but user data or somebody's rule is in the way; the hint says how to clear it"),
     _row(6, NotFound, "a path, revision, remote or key that was named does not exist"),
     _row(7, DataMissing, "the data of a known version is not here, and maybe nowhere"),

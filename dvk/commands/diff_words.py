@@ -234,8 +234,8 @@ def cost_text(table: TableDiff) -> str:
     """What the answer took: level, bytes, rows."""
     c = table.cost
     return (
-        f"{c.level}: read {amount(c.bytes_read)} of {amount(c.bytes_total)}, decoded {plural(c.rows_decoded, 'row')}, "
-        f"skipped {c.rows_skipped:,}, {c.seconds:.1f} s"
+        f"{c.level}: read {amount(c.bytes_read)} ({amount(c.bytes_total)} in both files), "
+        f"decoded {plural(c.rows_decoded, 'row')}, skipped {c.rows_skipped:,}, {c.seconds:.1f} s"
     )
 
 
@@ -298,6 +298,6 @@ def tensor_text(change: TensorChange) -> str:
 def tensor_cost(diff: TensorDiff) -> str:
     """What the answer took."""
     return (
-        f"read {amount(diff.bytes_read)} of {amount(diff.bytes_total)}, "
+        f"read {amount(diff.bytes_read)} ({amount(diff.bytes_total)} in both files), "
         f"{plural(diff.not_read, 'tensor')} equal by chunks and not read, {diff.seconds:.1f} s"
     )

@@ -127,7 +127,7 @@ def test_text_golden() -> None:
         '    ~  id=8  price: 1.10 -> 1.20, note: null -> ""\n'
         "    +  id=9  price=2.00, note=new\n"
         "    -  id=3  price=0.50, note=old\n"
-        "    L1: read 12 MB of 2.06 GB, decoded 20,000 rows, skipped 10,480,000, 0.5 s\n"
+        "    L1: read 12 MB (2.06 GB in both files), decoded 20,000 rows, skipped 10,480,000, 0.5 s\n"
         "changed  im/  +1 -1 ~1 files, 1 renamed; 3 files, 12 B -> 2 files, 7 B, 0 B new\n"
         "    ~  a       3 B\n"
         "    -  c       5 B\n"
@@ -139,7 +139,7 @@ def test_text_golden() -> None:
         "    ~  w    F32[4, 2], 50 % of 8 items, max |d| 0.5, relative L2 inf, NaN 0 -> 1\n"
         "    ~  v    F32[4, 2] -> BF16[4, 2], 0 % of 8 items, max |d| 0, relative L2 0\n"
         "    +  new  BF16[4, 2]\n"
-        "    read 1 kB of 9 kB, 6 tensors equal by chunks and not read, 0.2 s\n"
+        "    read 1 kB (9 kB in both files), 6 tensors equal by chunks and not read, 0.2 s\n"
         "removed  gone  1 B\n"
         "kind-changed  caf\\xe9/  link, link -> folder, 2 files, 5 B\n"
         "5 paths of 6 differ\n"
