@@ -33,7 +33,7 @@ _CANDIDATES = b",;\t|"
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _DELIMITERS = {b"csv": ",", b"tsv": "\t", b"tab": "\t", b"psv": "|"}
 _FORBIDDEN = {QUOTE, LF, CR, 0}
-_PLAIN_QUOTES = "`--quote ''` reads quotes as plain characters"
+_PLAIN_QUOTES = "`--quote-char ''` reads quotes as plain characters"
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def table_kind(source: Source, options: ReadOptions = AS_IT_IS) -> bytes:
         raise TableError(
             "it is not a table that dvk knows: neither its first bytes nor its name say so",
             subject=source.label,
-            hint="for text, say `--format csv` or `--delimiter`",
+            hint="for text, say `--input-format csv` or `--delimiter`",
         )
     return suffix
 

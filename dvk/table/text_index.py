@@ -142,7 +142,7 @@ class TextIndex:
         raise TableError(
             f"a record near line {self.line(offset)} (byte {offset}) is longer than {MAX_RECORD_BYTES >> 20} MiB",
             subject=self._text.label,
-            hint="a quote there may never be closed; `--quote ''` reads quotes as plain characters",
+            hint="a quote there may never be closed; `--quote-char ''` reads quotes as plain characters",
         )
 
     def line(self, offset: int) -> int:

@@ -215,9 +215,9 @@ def open_text(
     what = "" if packed is None else "decompressed"
     notices: tuple[Notice, ...] = ()
     if packed is not None:
-        notices += (Notice("compressed", f"{source.label} is {packed} data: all of it is read"),)
+        notices += (Notice("compressed", f"{source.label} is {packed} data: it was expanded first"),)
     if codec != "utf-8":
-        notices += (Notice("encoding", f"{source.label} is read as {codec}: all of it is read"),)
+        notices += (Notice("encoding", f"{source.label} was read as {codec}"),)
     pieces = _transcode(expanded, codec, skip, source.label, what)
     if codec != "utf-8":
         what = " ".join(filter(None, [what, "as UTF-8"]))
