@@ -159,17 +159,20 @@ class ObstoreMedium:
 
     def walk(self, prefix: str) -> Iterator[tuple[str, int]]:
         folder, _, rest = prefix.rpartition("/")
-        # obstore lists whole folders only; a store has none with so much in it that a longer prefix pays, except here.
-        if self._goes_slow() or (rest and self._make_slow is not None):
+        # obstore lists folders. What starts with a longer prefix lies behind the prefix without its last letter, and
+        # S3 lists in order; one letter narrows nothing down.
+        if self._goes_slow() or (len(rest) == 1 and self._make_slow is not None):
             yield from self._slow().walk(prefix)
             return
+        offset = self._start + prefix[:-1] if len(rest) > 1 and self._make_slow is not None else None
+        wanted = self._start + prefix
         began = False
         pages: Any = None
 
         def next_page() -> Any:
             nonlocal pages
             if pages is None:
-                pages = iter(obstore.list(self._quick, self._start + folder, chunk_size=1000))
+                pages = iter(obstore.list(self._quick, self._start + folder, offset=offset, chunk_size=1000))
             return next(pages, None)
 
         while True:
@@ -183,11 +186,14 @@ class ObstoreMedium:
                 raise error or ConnectionError("a listing broke") from e
             if page is None:
                 return
+            path = ""
             for row in page:
                 began = True
                 path = str(row["path"])
                 if path.startswith(self._start):
                     yield path[len(self._start) :], int(row["size"])
+            if offset is not None and path > wanted and not path.startswith(wanted):
+                return
 
     def remove(self, key: str) -> None:
         if self._make_slow is not None:  # which follows no redirect

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,22 @@ def test_small_things_never_import_s3fs(s3: S3Address, bucket: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | s3.env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_listing_of_a_longer_prefix_reads_only_what_it_has_to(proxy: HttpProxy, bucket: str) -> None:
+    """A folder of 2,100 records has three pages; what starts with one letter more lies in one or two of them."""
+    backend, medium = through(proxy, bucket)
+    keys = [f"j/{i:04}{end}" for i in range(1050) for end in ("", ".ok")]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda key: backend.put(key, [b"1"]), keys))
+    proxy.requests.clear()
+    for prefix in ("j/0500", "j/0500.", "j/1049.ok", "j/05", "j/1", "j/none", "j/00000"):
+        assert sorted(r.key for r in backend.list(prefix)) == sorted(k for k in keys if k.startswith(prefix)), prefix
+    assert medium._slow_medium is not None  # for the one of a single letter
+    proxy.requests.clear()
+    assert [r.key for r in backend.list("j/0500")] == ["j/0500", "j/0500.ok"]
+    assert len(proxy.requests) == 1
+    backend.close()
 
 
 def test_large_uploads_go_the_way_that_notices_a_stall(proxy: HttpProxy, bucket: str) -> None:
