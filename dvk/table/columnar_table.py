@@ -89,13 +89,13 @@ class ColumnarTable(ABC):
         self, columns: Sequence[int], *, regions: Sequence[Region] | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """As `dvk.table.contract.Table` says. Columns that are not asked for are neither read nor decoded."""
-        runs = [Region(0, self.count_rows())] if regions is None else [r for r in regions if r.rows]
         total = self.count_rows()
+        runs = [r for r in ([Region(0, total)] if regions is None else regions) if r.rows]
         for r in runs:
             if r.first < 0 or r.first + r.rows > total:
                 raise ValueError(f"rows {r.first} to {r.first + r.rows} of {total}")
         wanted = sorted(set(columns))
-        places = [wanted.index(c) for c in columns]
+        places = np.searchsorted(wanted, columns).tolist()
         names = [f"c{c}" for c in columns]
         recorder = self._recorder(columns)
         waiting = iter(runs)
@@ -164,6 +164,7 @@ class ColumnarTable(ABC):
             raise ValueError("rows are ascending, distinct and inside the table")
         parts = []
         wanted = sorted(set(columns))
+        places = np.searchsorted(wanted, columns).tolist()
         for first, raw in self._iter_raw(wanted, _runs_near(rows)):
             low, high = np.searchsorted(rows, [first, first + raw.num_rows]).tolist()
             if low == high:
@@ -171,7 +172,7 @@ class ColumnarTable(ABC):
             self._rows_decoded += raw.num_rows
             plain = self._plain_columns(wanted, raw, first)
             inside = pa.array(rows[low:high] - first)
-            picked = [plain[wanted.index(c)].take(inside) for c in columns]
+            picked = [plain[p].take(inside) for p in places]
             parts.append(batch_of(picked, names, high - low))
         found = sum(p.num_rows for p in parts)
         if found != len(rows):

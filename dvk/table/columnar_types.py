@@ -81,11 +81,12 @@ def plain_array(array: pa.Array, plain: pa.DataType) -> pa.Array:
         mask = array.is_null() if array.null_count else None
         return pa.StructArray.from_arrays(children, fields=list(plain), mask=mask)
     if t.is_list(array.type) or t.is_large_list(array.type):
-        # Copied, so that offsets begin at 0 and null lists hold nothing.
-        whole = pa.concat_arrays([array]) if not array.offset else array.take(pa.array(range(len(array))))
-        values = plain_array(whole.values, plain.value_type)
-        mask = whole.is_null() if whole.null_count else None
-        return pa.ListArray.from_arrays(whole.offsets.cast(pa.int32()), values, mask=mask)
+        offsets = pc.subtract(array.offsets, array.offsets[0]) if len(array) else pa.array([0], pa.int32())
+        first = array.offsets[0].as_py() if len(array) else 0
+        last = array.offsets[-1].as_py() if len(array) else 0
+        values = plain_array(array.values.slice(first, last - first), plain.value_type)
+        mask = array.is_null() if array.null_count else None
+        return pa.ListArray.from_arrays(offsets.cast(pa.int32()), values, mask=mask)
     raise pa.ArrowNotImplementedError(f"no plain form of {array.type}")
 
 

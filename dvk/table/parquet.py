@@ -15,14 +15,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dvk.errors import TableError
 from dvk.table.columnar_table import PARQUET_MAGIC, ColumnarTable, SourceFile, batch_rows, reading
 from dvk.table.contract import Notice, Region, Source
+from dvk.table.parquet_footer import parse_footer
 
-_MAX_FOOTER_BYTES = 1 << 30
+_MAX_FOOTER_BYTES = 256 << 20
 #: Row groups whose columns take more than this are read through a window; smaller ones in one request each.
 _WHOLE_BYTES = 64 << 20
 _WINDOW_BYTES = 1 << 20
@@ -41,13 +43,12 @@ class RowGroup:
 class Leaf:
     """A leaf of a column in a row group: its bytes [start, start + length), dictionary included, and what is stated.
 
-    Two leaves whose `facts` and bytes are equal hold equal values, if their columns have equal types.
+    Two leaves of the same form whose `facts` and bytes are equal hold equal values.
     """
 
     start: int
     length: int
-    raw_length: int
-    facts: tuple[Any, ...]
+    facts: tuple[int, ...]
 
 
 class ParquetTable(ColumnarTable):
@@ -62,14 +63,13 @@ class ParquetTable(ColumnarTable):
             TableError: it is cut short, encrypted or broken. DvkError: the source does not give its bytes.
         """
         super().__init__(source)
-        self._check_end()
         self._metadata: Any = None
+        self._footer = parse_footer(self._footer_bytes(), subject=source.label)
         with reading(source, "its footer"):
             file = self._open()
             self._metadata, self._schema, arrow = file.metadata, file.schema, file.schema_arrow
         self._take_schema(arrow)
         self._leaves = self._count_leaves(arrow)
-        self._known: dict[tuple[int, int], Leaf] = {}
         self._row_bytes: dict[tuple[int, ...], float] = {}  # of leaves that were read together, the most so far
         self.groups = self._check_groups()
         if any(self._schema.column(i).physical_type == "INT96" for i in range(len(self._schema))):
@@ -78,7 +78,7 @@ class ParquetTable(ColumnarTable):
             )
 
     def count_rows(self) -> int:
-        return int(self._metadata.num_rows)
+        return self._footer.rows
 
     def leaves(self, column: int) -> range:
         """The numbers of the leaves that make a column (several for nested types)."""
@@ -99,28 +99,14 @@ class ParquetTable(ColumnarTable):
         )
 
     def leaf(self, group: int, leaf: int) -> Leaf:
-        """Where a leaf of a row group lies.
-
-        Raises:
-            TableError: outside the file.
-        """
-        if (known := self._known.get((group, leaf))) is not None:
-            return known
-        with reading(self._source, "its footer"):
-            c = self._metadata.row_group(group).column(leaf)
-            start = c.data_page_offset
-            if c.has_dictionary_page and c.dictionary_page_offset and 0 < c.dictionary_page_offset < start:
-                start = c.dictionary_page_offset
-            length = c.total_compressed_size
-            facts = (c.num_values, c.compression, tuple(sorted(c.encodings)), c.total_uncompressed_size, length)
-        if start < len(PARQUET_MAGIC) or length < 0 or start + length > self._source.size:
-            raise TableError(f"its footer places row group {group} outside the file", subject=self._source.label)
-        known = self._known[group, leaf] = Leaf(start, length, c.total_uncompressed_size, facts)
-        return known
+        """Where a leaf of a row group lies."""
+        f, at = self._footer, (group, leaf)
+        start, length, raw = int(f.starts[at]), int(f.lengths[at]), int(f.raw_lengths[at])
+        return Leaf(start, length, (length, raw, int(f.values[at]), int(f.codecs[at])))
 
     # ------------------------------------------------------------ the footer
 
-    def _check_end(self) -> None:
+    def _footer_bytes(self) -> bytes:
         source = self._source
         if source.size < 12:
             raise TableError("is cut short: no Parquet file is that small", subject=source.label)
@@ -135,7 +121,8 @@ class ParquetTable(ColumnarTable):
                 "begins as Parquet and does not end so: it is cut short, or still being written", subject=source.label
             )
         if length > min(source.size - 12, _MAX_FOOTER_BYTES):
-            raise TableError("states a footer that is longer than the file", subject=source.label)
+            raise TableError("states a footer that is longer than a footer can be", subject=source.label)
+        return source.read_at(source.size - 8 - length, length)
 
     def _open(self, *, window: bool = False) -> pq.ParquetFile:
         return pq.ParquetFile(
@@ -152,23 +139,21 @@ class ParquetTable(ColumnarTable):
             count = _leaf_count(field.type)
             out.append(range(at, at + count))
             at += count
-        if at != self._metadata.num_columns:
+        stated = self._footer.starts.shape[1] if len(self._footer.group_rows) else at
+        if at != self._metadata.num_columns or at != stated:
             raise TableError("its columns are not those of its schema", subject=self._source.label)
         return tuple(out)
 
     def _check_groups(self) -> tuple[RowGroup, ...]:
-        groups, at = [], 0
-        for i in range(self._metadata.num_row_groups):
-            rows = self._metadata.row_group(i).num_rows
-            if rows < 0:
-                raise TableError(f"row group {i} has {rows:,} rows", subject=self._source.label)
-            groups.append(RowGroup(at, rows))
-            at += rows
-        if at != self._metadata.num_rows:
-            raise TableError(
-                f"states {self._metadata.num_rows:,} rows, and its row groups {at:,}", subject=self._source.label
-            )
-        return tuple(groups)
+        f = self._footer
+        held = (f.group_rows > 0)[:, None]  # what an empty row group states of its place means nothing
+        if bool((held & ((f.starts < len(PARQUET_MAGIC)) | (f.starts > self._source.size - f.lengths))).any()):
+            raise TableError("its footer places columns outside the file", subject=self._source.label)
+        total = sum(f.group_rows.tolist())
+        if total != f.rows or f.rows != self._metadata.num_rows:
+            raise TableError(f"states {f.rows:,} rows, and its row groups {total:,}", subject=self._source.label)
+        firsts = np.concatenate([[0], np.cumsum(f.group_rows)]).tolist()
+        return tuple(RowGroup(first, n) for first, n in zip(firsts, f.group_rows.tolist(), strict=False))
 
     # ------------------------------------------------------------ rows
 
@@ -202,8 +187,8 @@ class ParquetTable(ColumnarTable):
 
     def _weight(self, group: int, leaves: Sequence[int]) -> tuple[int, int]:
         """Bytes of these leaves of a row group, compressed and not."""
-        found = [self.leaf(group, leaf) for leaf in leaves]
-        return sum(f.length for f in found), sum(f.raw_length for f in found)
+        f = self._footer
+        return int(f.lengths[group, leaves].sum()), int(f.raw_lengths[group, leaves].sum())
 
     def _read(
         self, file: pq.ParquetFile, part: list[int], leaves: list[int], runs: Sequence[Region]

@@ -185,9 +185,7 @@ def _streams(array: pa.Array, cuts: I64) -> Iterator[_Stream]:
         return
     if t.is_struct(kind):
         for i in range(kind.num_fields):
-            yield from _streams(
-                array.field(i).slice(array.offset, len(array)) if array.offset else array.field(i), cuts
-            )
+            yield from _streams(array.field(i), cuts)  # what lies below a null only makes segments differ
     elif t.is_fixed_size_list(kind):
         size = kind.list_size
         child = array.values.slice(array.offset * size, len(array) * size)
@@ -211,12 +209,6 @@ def _streams(array: pa.Array, cuts: I64) -> Iterator[_Stream]:
     else:
         values = _fixed(array, valid)
         yield _view(values), (cuts * values.shape[1]).tolist()
-
-
-def _field(array: pa.StructArray, i: int) -> pa.Array:
-    """A child as it is stored; below a null struct it may hold anything."""
-    child = array.field(i)
-    return child if len(child) == len(array) else child.slice(array.offset, len(array))
 
 
 def _null_stream(valid: npt.NDArray[np.bool_] | None, cuts: I64) -> _Stream:

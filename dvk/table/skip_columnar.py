@@ -11,6 +11,7 @@ which a diff that has to read much leaves in the cache.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,6 +36,8 @@ _MOST_TRIED = 8
 #: With less than this share of rows to read there is no point in looking further.
 _LITTLE = 0.05
 _READ_BYTES = 1 << 20
+#: How far into a column chunk the cuts of a store may still depend on what lies before it, unless it begins with a cut.
+_MARGIN_BYTES = 256 << 10
 
 
 def plan_columnar(a: Table, b: Table, cache: Cache | None) -> Plan:
@@ -89,9 +92,10 @@ def _by_chunks(a: ParquetTable, b: ParquetTable) -> Plan | None:
     whole = _codes(side_a.group_keys(), side_b.group_keys())
     matched: list[tuple[int, int]] = []
     partly: list[tuple[int, int]] = []
+    evidence = _Evidence(side_a, side_b)
     at_a = at_b = 0
     for run in [*align(*whole), Run(len(whole[0]), len(whole[1]), 0)]:
-        partly += _partners(side_a, side_b, range(at_a, run.a), range(at_b, run.b))
+        partly += _partners(side_a, side_b, range(at_a, run.a), range(at_b, run.b), evidence)
         matched += [(run.a + k, run.b + k) for k in range(run.chunks)]
         at_a, at_b = run.a + run.chunks, run.b + run.chunks
     skips, aligned = [], []
@@ -212,12 +216,14 @@ class _Cover:
         self._starts: I64 = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
 
     def _whole(self, start: int, length: int) -> tuple[int, int]:
-        """The chunks [low, high) that lie in a range as a whole."""
+        """The chunks [low, high) that lie in a range as a whole, and do not depend on what lies before it."""
         low = int(np.searchsorted(self._starts, start, side="left"))
+        if low < len(self._starts) and self._starts[low] != start:
+            low = int(np.searchsorted(self._starts, start + _MARGIN_BYTES, side="left"))
         return low, max(low, int(np.searchsorted(self._starts, start + length, side="right")) - 1)
 
     def add_inside(self, content: Any, start: int, length: int) -> None:
-        """Feed a hash with ids and places of the chunks that lie in a range as a whole."""
+        """Feed a hash with ids and places of these chunks."""
         low, high = self._whole(start, length)
         if self._chunks is None or low == high:
             return
@@ -225,7 +231,7 @@ class _Cover:
         content.update(self._chunks.ids[low:high].tobytes())
 
     def add_edges(self, content: Any, start: int, length: int) -> None:
-        """Feed a hash with the bytes of a range that lie in no whole chunk: at its two ends, or all of them."""
+        """Feed a hash with the bytes of a range that lie in none of them: at its two ends, or all of them."""
         low, high = self._whole(start, length)
         if low == high:
             self._add_bytes(content, start, start + length)
@@ -238,8 +244,30 @@ class _Cover:
             content.update(self._source.read_at(at, min(_READ_BYTES, end - at)))
 
 
-def _partners(a: _Side, b: _Side, gap_a: range, gap_b: range) -> Iterator[tuple[int, int]]:
-    """Row groups of two gaps that share at least one column chunk and the number of rows, in order."""
+class _Evidence:
+    """Whether two row groups that share a column chunk are likely to be the same rows.
+
+    A column that holds the same value everywhere is the same in every row group, so it says nothing; what occurs only
+    once on each side does. Only the cost depends on it: whatever corresponds by position is compared.
+    """
+
+    def __init__(self, a: _Side, b: _Side) -> None:
+        self._a, self._b = a, b
+        self._counts = [
+            [Counter(side.key(g, k) for g in range(len(side.groups))) for k in range(len(side.columns))]
+            for side in (a, b)
+        ]
+
+    def links(self, x: int, y: int) -> bool:
+        for k in range(len(self._a.columns)):
+            key = self._a.key(x, k)
+            if key == self._b.key(y, k) and self._counts[0][k][key] == self._counts[1][k][key] == 1:
+                return True
+        return False
+
+
+def _partners(a: _Side, b: _Side, gap_a: range, gap_b: range, evidence: _Evidence) -> Iterator[tuple[int, int]]:
+    """Row groups of two gaps that are the same rows in at least one column, in order."""
     if not gap_a or not gap_b:
         return
     even = len(gap_a) == len(gap_b) and all(
@@ -254,9 +282,7 @@ def _partners(a: _Side, b: _Side, gap_a: range, gap_b: range) -> Iterator[tuple[
             runs = align(*codes)
             if sum(r.chunks for r in runs) > len(pairs):
                 pairs = [(gap_a[r.a + i], gap_b[r.b + i]) for r in runs for i in range(r.chunks)]
-    for x, y in pairs:
-        if any(a.key(x, k) == b.key(y, k) for k in range(len(a.columns))):
-            yield x, y
+    yield from ((x, y) for x, y in pairs if evidence.links(x, y))
 
 
 def _codes(a: Sequence[Any], b: Sequence[Any]) -> tuple[I64, I64]:
