@@ -28,7 +28,7 @@ ByteArray = npt.NDArray[np.uint8]
 
 def equal(a: pa.Array, b: pa.Array) -> BoolArray:
     """bool[n]: where two flat arrays of one type and length hold the same; null equals null and nothing else."""
-    if pa.types.is_null(a.type):
+    if a.equals(b):  # a third of the cost, and mostly the answer
         return np.ones(len(a), bool)
     same = pc.equal(a, b)
     if a.null_count or b.null_count:

@@ -30,7 +30,7 @@ from dvk.table.sequence import Run, as_runs, in_order, positions
 I64 = npt.NDArray[np.int64]
 
 _WINDOW_ROWS = 1 << 16
-_LEAST_ROWS = 1 << 13  # of a window that ends where a batch does, so that nothing is copied
+_LEAST_ROWS = 256  # of a window that ends where a batch does, so that nothing is copied
 _CLOSE = (16, 256, 4096)  # how far the next common row is looked for, step by step, before a search of the whole window
 _SEARCHES = 64  # in one window, before one join of what is left of it
 _FIRST_STEP = 64  # rows compared at once after a search, doubled as long as they are equal
@@ -118,15 +118,24 @@ class Walk:
             return np.concatenate(parts) if parts else np.zeros(0, bool)
         left, right = pa.array(ia), pa.array(ib)
         same = np.ones(len(ia), bool)
-        for x, y in zip(a.flat, b.flat, strict=True):
-            same &= encode.equal(x.take(left), y.take(right))
+        for k in self._others():
+            x, y = a.flat[k].take(left), b.flat[k].take(right)
+            if not x.equals(y):
+                same &= encode.equal(x, y)
         return same
 
     def _same_run(self, a: Rows, b: Rows, i: int, j: int, n: int) -> encode.BoolArray:
         same = np.ones(n, bool)
-        for x, y in zip(a.flat, b.flat, strict=True):
-            same &= encode.equal(x.slice(i, n), y.slice(j, n))
+        for k in self._others():
+            x, y = a.flat[k].slice(i, n), b.flat[k].slice(j, n)
+            if not x.equals(y):
+                same &= encode.equal(x, y)
         return same
+
+    def _others(self) -> list[int]:
+        """Columns that are not known to be equal in rows in step."""
+        known = self.a.spec.key if self.mode == "key" else ()
+        return [k for k in range(len(self.a.spec.cells)) if k not in known]
 
 
 def _window(feed: Feed, size: int, limit: int | None) -> Rows:
@@ -177,9 +186,9 @@ def _common(a: pa.Array, i: int, b: pa.Array, j: int) -> int:
     limit = min(len(a) - i, len(b) - j)
     while total < limit:
         count = min(step, limit - total)
-        same = encode.equal(a.slice(i + total, count), b.slice(j + total, count))
-        if not same.all():
-            return total + int(same.argmin())
+        x, y = a.slice(i + total, count), b.slice(j + total, count)
+        if not x.equals(y):
+            return total + int(encode.equal(x, y).argmin())
         total += count
         step *= 4
     return total
