@@ -13,6 +13,7 @@ fails for one path does not keep the others from being compared.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -175,7 +176,7 @@ class _Diff:
             return Item(pointer.kind, pointer.size, files, pointer.id, pointer.exec)
         return _item_of(from_here(self.opener.entries(target), target.inner))
 
-    def _versions(self, unit: Unit, a: Target | None, b: Target | None) -> PathDiff:
+    def _versions(self, unit: Unit, a: Target | None, b: Target | None, *, on_disk: bool = False) -> PathDiff:
         out = PathDiff(unit.path, "changed", self._item(a), self._item(b))
         if out.a is None or out.b is None:
             out.status = "added" if out.a is None else "removed"
@@ -192,7 +193,7 @@ class _Diff:
         if out.status != "changed" and self.how.tables and "dir" in (_kind(out.a), _kind(out.b)):
             out.files = self._folders(out, a if _kind(out.a) == "dir" else None, b if _kind(out.b) == "dir" else None)
         out.new_bytes = self._new_bytes(out, b)
-        self._contents(unit, out, a, b)
+        self._contents(unit, out, a, b, on_disk=on_disk)
         return out
 
     def _folders(self, out: PathDiff, a: Target | None, b: Target | None) -> FolderChanges:
@@ -248,7 +249,8 @@ class _Diff:
             on_event=self.on_event,
         )
         if here.entries is None or not here.kind:
-            out = self._versions(unit, a, b if not b.inner or self._has(b) else None)
+            there = b if not b.inner or self._has(b) else None
+            out = self._versions(unit, a, there, on_disk=bool(here.kind))
             if not here.kind and out.status == "unchanged":
                 out.status = "missing" if here.was_here else "not-present"
             return out
@@ -310,8 +312,7 @@ class _Diff:
         try:
             for item, target, disk in ((out.a, a, False), (out.b, b, on_disk)):
                 if item is not None and item.kind == "file" and target is not None:
-                    source = self._on_disk(target.full, item) if disk else self.opener.version(target)
-                    opened.append(source)
+                    opened.append(self._open(target, item, on_disk=disk))
             sides = (
                 opened[0] if _kind(out.a) == "file" else None,
                 opened[-1] if _kind(out.b) == "file" else None,
@@ -330,9 +331,11 @@ class _Diff:
                 for source in opened:
                     source.close()
 
-    def _on_disk(self, path: bytes, item: Item) -> Source:
-        known = (item.id, item.size) if item.id is not None else None
-        return self.opener.disk(path, known=known)
+    def _open(self, target: Target, item: Item, *, on_disk: bool) -> Source:
+        # What was never asked for here is in the folder and not on disk.
+        if on_disk and os.path.lexists(os.path.join(self.repo.workspace.top, target.full)):
+            return self.opener.disk(target.full, known=(item.id, item.size) if item.id is not None else None)
+        return self.opener.version(target)
 
     def _inside(
         self, out: PathDiff, row: FileChange, a: Target | None, b: Target | None, *, on_disk: bool

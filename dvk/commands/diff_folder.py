@@ -101,17 +101,17 @@ class FolderChanges:
             ((b[j], "modified", i, j) for i, j in self.modified.tolist()),
             ((b[j], "renamed", i, j) for i, j in self.renamed.tolist()),
         )
+        links_a, links_b = np.cumsum(self.a.kinds == Kind.LINK) - 1, np.cumsum(self.b.kinds == Kind.LINK) - 1
         for path, change, i, j in heapq.merge(*streams):
-            before = _entry(self.a, i, True) if i >= 0 else None
-            after = _entry(self.b, j, bool(self.known[j])) if j >= 0 else None
+            before = _entry(self.a, i, True, links_a) if i >= 0 else None
+            after = _entry(self.b, j, bool(self.known[j]), links_b) if j >= 0 else None
             yield FileChange(path, change, before, after, a[i] if change == "renamed" else None)
 
 
-def _entry(entries: Entries, i: int, known: bool) -> FileEntry:
+def _entry(entries: Entries, i: int, known: bool, links: I64) -> FileEntry:
+    """Entry `i`; `links[i]`: how many links are before it."""
     kind = Kind(int(entries.kinds[i]))
-    target = None
-    if kind is Kind.LINK:
-        target = entries.targets[int(np.count_nonzero(entries.kinds[:i] == Kind.LINK))]
+    target = entries.targets[int(links[i])] if kind is Kind.LINK else None
     is_file = kind in (Kind.FILE, Kind.EXEC)
     name = entries.ids[i].tobytes() if is_file and known else None
     return FileEntry(_KINDS[kind], int(entries.sizes[i]), name, target)

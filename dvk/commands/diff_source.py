@@ -153,5 +153,5 @@ class Opener:
 def label(target: Target) -> str:
     """How messages call a version: `data.csv at v1.0`, `data.csv in the Git index`."""
     if target.rev is None:
-        return f"{show(target.full)} as its pointer says"
+        return f"{show(target.full)} in the workspace"
     return f"{show(target.full)} at {target.rev}" if target.rev else f"{show(target.full)} in the Git index"

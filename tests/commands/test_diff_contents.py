@@ -194,6 +194,18 @@ def test_contents_inside_of_folders_on_request(flow: Flow) -> None:
             assert only(result).inside == []
 
 
+def test_what_is_on_disk_is_read_there_and_what_was_never_asked_for_is_not(flow: Flow, tmp_path: Path) -> None:
+    flow.version({"d/val/a.csv": table(OLD), "d/train/a.csv": table(OLD)}, "d")
+    flow.version({"d/val/a.csv": table(NEW), "d/train/a.csv": table(NEW)}, "d")
+    flow.push()
+    clone = flow.clone(tmp_path / "clone")
+    clone.pull("d/val", store=False)
+    with compared(clone, a="HEAD~1", tables=True, key=["id"]) as result:
+        assert result.failures == [], [str(e) for e in result.failures]
+        inside = {p.path: counts(p) for p in only(result).inside}
+        assert inside == {b"d/val/a.csv": (1, 1, 1), b"d/train/a.csv": (1, 1, 1)}
+
+
 def test_what_cannot_be_read_is_named_and_the_others_are_compared(flow: Flow) -> None:
     flow.version({"good.csv": table(OLD), "bad.csv": table(OLD), "fake.npy": npy(1)}, "good.csv", "bad.csv", "fake.npy")
     flow.write({"good.csv": table(NEW), "bad.csv": b'id,price\n1,"open\n', "fake.npy": b"\x80\x04pickle"})
