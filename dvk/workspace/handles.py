@@ -270,6 +270,11 @@ def open_regular(dirs: DirHandles, path: bytes) -> int:
         Refused: it is a link, a FIFO, a socket, a device or a directory; the kind is named.
         NotFound, StorageError: it does not exist or may not be read.
     """
+    return open_and_stat(dirs, path)[0]
+
+
+def open_and_stat(dirs: DirHandles, path: bytes) -> tuple[int, os.stat_result]:
+    """As `open_regular`, with what the system says of the open file."""
     parent, _, name = path.rpartition(b"/")
     dir_fd = dirs.acquire(parent)
     try:
@@ -283,11 +288,11 @@ def open_regular(dirs: DirHandles, path: bytes) -> int:
         raise os_error(error, path, "read") from error
     finally:
         dirs.release(parent)
-    mode = os.fstat(fd).st_mode
-    if not stat.S_ISREG(mode):
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
         os.close(fd)
-        raise special_file(path, mode)
-    return fd
+        raise special_file(path, found.st_mode)
+    return fd, found
 
 
 def special_file(path: bytes, mode: int) -> Refused:

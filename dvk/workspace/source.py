@@ -15,7 +15,7 @@ import os
 
 from dvk.errors import ChangedWhileRead
 from dvk.store.names import I64, show
-from dvk.workspace.handles import DirHandles, open_regular
+from dvk.workspace.handles import DirHandles, open_and_stat
 from dvk.workspace.stats import Scan, signature
 
 
@@ -48,7 +48,7 @@ class SourceFiles:
         """The path of file `i` from the root."""
         offsets = self._scan.names.offsets
         at = self._entry(i)
-        name = self._names[int(offsets[at]) : int(offsets[at + 1])]
+        name = self._names[offsets.item(at) : offsets.item(at + 1)]
         return self._path + b"/" + name if name and self._path else name or self._path
 
     def show(self, i: int) -> str:
@@ -56,7 +56,7 @@ class SourceFiles:
         return show(self.path(i))
 
     def _entry(self, i: int) -> int:
-        return i if self._index is None else int(self._index[i])
+        return i if self._index is None else int(self._index.item(i))
 
     def open(self, i: int) -> int:
         """A descriptor of file `i` for reading, positioned at 0; the caller closes it.
@@ -65,10 +65,9 @@ class SourceFiles:
             ChangedWhileRead: it is not what the scan saw.
             Refused, NotFound, StorageError: as `open_regular`.
         """
-        path = self.path(i)
-        fd = open_regular(self._dirs, path)
+        fd, now = open_and_stat(self._dirs, self.path(i))
         try:
-            self.recheck(i, fd)
+            self._compare(i, now)
         except BaseException:
             os.close(fd)
             raise
@@ -80,7 +79,10 @@ class SourceFiles:
         Raises:
             ChangedWhileRead: size, mtime, ctime or inode differ; nothing read from it may be kept.
         """
-        now = signature(os.fstat(fd))
+        self._compare(i, os.fstat(fd))
+
+    def _compare(self, i: int, found: os.stat_result) -> None:
+        now = signature(found)
         before = self._scan.stats.row(self._entry(i))
         if now != before:
             what = "its size" if now[0] != before[0] else "it"

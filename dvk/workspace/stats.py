@@ -48,7 +48,7 @@ class Stats:
 
     def row(self, i: int) -> tuple[int, int, int, int]:
         """Size, mtime_ns, ctime_ns and inode of entry `i`."""
-        return int(self.sizes[i]), int(self.mtime_ns[i]), int(self.ctime_ns[i]), int(self.inodes[i])
+        return self.sizes.item(i), self.mtime_ns.item(i), self.ctime_ns.item(i), self.inodes.item(i)
 
 
 @dataclass(frozen=True, slots=True)
