@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dvk.errors import TableError
-from dvk.table.columnar_table import PARQUET_MAGIC, ColumnarTable, SourceFile, batch_rows, reading
+from dvk.table.columnar_table import PARQUET_MAGIC, TARGET_BATCH_BYTES, ColumnarTable, SourceFile, batch_rows, reading
 from dvk.table.contract import Notice, Region, Source
 from dvk.table.parquet_footer import parse_footer
 
@@ -124,10 +125,11 @@ class ParquetTable(ColumnarTable):
             raise TableError("states a footer that is longer than a footer can be", subject=source.label)
         return source.read_at(source.size - 8 - length, length)
 
-    def _open(self, *, window: bool = False) -> pq.ParquetFile:
+    def _open(self, *, window: bool = False, repeated: Sequence[int] = ()) -> pq.ParquetFile:
         return pq.ParquetFile(
             pa.PythonFile(SourceFile(self._source), mode="r"),
             metadata=self._metadata,
+            read_dictionary=[self._columns[c].name for c in repeated] or None,
             pre_buffer=not window,
             buffer_size=_WINDOW_BYTES if window else 0,
             page_checksum_verification=self._source.id is None,  # what comes from a store was proven by hash
@@ -160,13 +162,22 @@ class ParquetTable(ColumnarTable):
     def _iter_raw(self, columns: Sequence[int], runs: Sequence[Region]) -> Iterator[tuple[int, pa.RecordBatch]]:
         leaves = [leaf for c in columns for leaf in self._leaves[c]]
         # Readers of its own: pyarrow's remember what was requested last, and somebody else may be reading too.
-        files: dict[bool, pq.ParquetFile] = {}
+        files: dict[tuple[bool, tuple[int, ...]], pq.ParquetFile] = {}
         for part in self._parts(leaves, runs):
             window = sum(self._weight(g, leaves)[0] for g in part) > _WHOLE_BYTES
-            if window not in files:
+            way = window, self._repeated(part, columns)
+            if way not in files:
                 with reading(self._source):
-                    files[window] = self._open(window=window)
-            yield from self._read(files[window], part, leaves, runs)
+                    files[way] = self._open(window=window, repeated=way[1])
+            yield from self._read(files[way], part, leaves, runs)
+
+    def _repeated(self, part: Sequence[int], columns: Sequence[int]) -> tuple[int, ...]:
+        """Columns of text or bytes that are dictionaries in all of these row groups.
+
+        They are read as that, and turned into values a piece at a time: ten bytes may stand for a megabyte each.
+        """
+        flat = [c for c in columns if _is_text(self._plain[c]) and len(self._leaves[c]) == 1]
+        return tuple(c for c in flat if bool(self._footer.repeated[part, self._leaves[c][0]].all()))
 
     def _parts(self, leaves: Sequence[int], runs: Sequence[Region]) -> Iterator[list[int]]:
         """Row groups that touch `runs`: neighbours together while they are small."""
@@ -206,14 +217,38 @@ class ParquetTable(ColumnarTable):
             while at < end and (batch := next(batches, None)) is not None:
                 if batch.num_rows:
                     self._row_bytes[key] = max(self._row_bytes.get(key, 0.0), batch.nbytes / batch.num_rows)
-                    yield at, batch
-                    at += batch.num_rows
+                for low, high in _pieces(batch):
+                    yield at + low, batch.slice(low, high - low)
+                at += batch.num_rows
         if at < end or at > first + rows:
             raise TableError(
                 f"{what} should have {rows:,} rows and has {'only ' if at < end else 'at least '}{at - first:,}",
                 subject=self._source.label,
                 hint="the file is broken; nothing was concluded from it",
             )
+
+
+def _pieces(batch: pa.RecordBatch) -> Iterator[tuple[int, int]]:
+    """The rows of a batch in runs whose values, out of their dictionaries, take about `TARGET_BATCH_BYTES` at most."""
+    rows = batch.num_rows
+    sizes = np.zeros(rows, np.int64)
+    for array in batch.columns:
+        if not pa.types.is_dictionary(array.type) or not _is_text(array.type.value_type) or not len(array.dictionary):
+            continue
+        lengths = pc.fill_null(pc.binary_length(array.dictionary), 0).to_numpy().astype(np.int64)
+        if int(lengths.max()) * rows > TARGET_BATCH_BYTES // 8:
+            sizes += lengths[pc.fill_null(array.indices, 0).to_numpy()]
+    low = 0
+    ends = np.cumsum(sizes)
+    while low < rows:
+        begun = int(ends[low - 1]) if low else 0
+        high = max(low + 1, int(np.searchsorted(ends, begun + TARGET_BATCH_BYTES, side="right")))
+        yield low, high
+        low = high
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_binary(kind))
 
 
 def _touched(groups: Sequence[RowGroup], runs: Sequence[Region]) -> Iterator[int]:

@@ -32,7 +32,9 @@ _SMALL: Final = frozenset((_TRUE, _FALSE, _BYTE))
 _ROWS, _GROUPS = 3, 4  # of FileMetaData
 _GROUP_COLUMNS, _GROUP_ROWS = 1, 3  # of RowGroup
 _FILE, _META = 1, 3  # of ColumnChunk
-_CODEC, _VALUES, _RAW, _PACKED, _DATA, _DICTIONARY = 4, 5, 6, 7, 9, 11  # of ColumnMetaData
+_CODEC, _VALUES, _RAW, _PACKED, _DATA, _DICTIONARY, _PAGES = 4, 5, 6, 7, 9, 11, 13  # of ColumnMetaData
+_DATA_PAGES: Final = (0, 3)
+_DICTIONARY_ENCODINGS: Final = (2, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Footer:
     """n row groups of m leaves, and `rows` of the file as it states them.
 
     int64[n]: `group_rows`. int64[n, m]: `starts` and `lengths` of the bytes of a leaf, its dictionary included,
-    `raw_lengths` of them decompressed, `values` (for nested types other than rows), `codecs`.
+    `raw_lengths` of them decompressed, `values` (for nested types other than rows), `codecs`, `repeated`: 1 where all
+    values are given as numbers of values in a dictionary.
     """
 
     rows: int
@@ -50,6 +53,7 @@ class Footer:
     raw_lengths: I64
     values: I64
     codecs: I64
+    repeated: I64
 
 
 def parse_footer(data: bytes, *, subject: str) -> Footer:
@@ -67,15 +71,15 @@ def parse_footer(data: bytes, *, subject: str) -> Footer:
     leaves = len(groups[0][1]) if groups else 0
     if any(len(chunks) != leaves for _, chunks in groups):
         raise TableError("its Parquet footer is broken (row groups have different columns)", subject=subject)
-    table = np.array([chunk for _, chunks in groups for chunk in chunks], np.int64).reshape(len(groups), leaves, 5)
-    return Footer(rows, np.array([n for n, _ in groups], np.int64), *(table[:, :, i] for i in range(5)))
+    table = np.array([chunk for _, chunks in groups for chunk in chunks], np.int64).reshape(len(groups), leaves, 6)
+    return Footer(rows, np.array([n for n, _ in groups], np.int64), *(table[:, :, i] for i in range(6)))
 
 
 class _Malformed(Exception):
     """What is wrong."""
 
 
-_Chunk = tuple[int, int, int, int, int]
+_Chunk = tuple[int, int, int, int, int, int]
 _Group = tuple[int, list[_Chunk]]
 
 
@@ -117,6 +121,8 @@ def _chunk(t: _Thrift) -> _Chunk:
             for inner, inner_kind in t.fields():
                 if inner_kind in _NUMBERS:
                     found[inner] = t.number()
+                elif inner == _PAGES and inner_kind == _LIST:
+                    found[-1] = int(_is_repeated(t))
                 else:
                     t.skip(inner_kind)
         else:
@@ -129,7 +135,23 @@ def _chunk(t: _Thrift) -> _Chunk:
     start = dictionary if 0 < dictionary < data else data
     if min(start, packed, raw, values) < 0:
         raise _Malformed("a column chunk of negative length")
-    return start, packed, raw, values, codec
+    return start, packed, raw, values, codec, found.get(-1, 0)
+
+
+def _is_repeated(t: _Thrift) -> bool:
+    """Of the statistics of a column chunk's pages: whether all data pages refer to a dictionary."""
+    data, plain = 0, 0
+    for _ in range(t.structs()):
+        page: dict[int, int] = {}  # 1: type, 2: encoding, 3: count
+        for field, kind in t.fields():
+            if kind in _NUMBERS:
+                page[field] = t.number()
+            else:
+                t.skip(kind)
+        if page.get(1) in _DATA_PAGES:
+            data += 1
+            plain += page.get(2) not in _DICTIONARY_ENCODINGS
+    return bool(data) and not plain
 
 
 class _Thrift:

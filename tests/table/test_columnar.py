@@ -189,12 +189,25 @@ def test_batches_are_bounded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None
     """Rows of very different length, values that a dictionary holds once: no batch of more than a few rows is large."""
     monkeypatch.setattr("dvk.table.columnar_table.MAX_BATCH_BYTES", 20_000)
     monkeypatch.setattr("dvk.table.columnar_table.TARGET_BATCH_BYTES", 10_000)
+    monkeypatch.setattr("dvk.table.parquet.TARGET_BATCH_BYTES", 10_000)
     values = [("x" * 5000 if i % 3 == 0 else "") for i in range(300)] + ["y" * 50_000]
     table = pa.table({"a": values, "i": range(301)})
     read = opened({"parquet": parquet, "arrow": arrow, "stream": lambda t: arrow(t, stream=True)}[kind](table))
     sizes = [(b.nbytes, b.num_rows) for _, b in read.batches([0, 1])]
     assert all(size <= 20_000 or rows == 1 for size, rows in sizes)
     assert_equal(read_rows(read), table)
+
+
+def test_a_dictionary_that_stands_for_much_is_taken_apart_bit_by_bit() -> None:
+    """A file of some kilobytes with 2 GB of values."""
+    texts = pa.DictionaryArray.from_arrays(pa.array([0, 1] * 50_000, pa.int8()), pa.array(["x" * 40_000, "y"]))
+    read = opened(parquet(pa.table({"a": texts.cast(pa.dictionary(pa.int8(), pa.string()))}), store_schema=False))
+    before, most, total = pa.total_allocated_bytes(), 0, 0
+    for _, batch in read.batches([0], regions=[Region(0, 20_000)]):
+        most = max(most, pa.total_allocated_bytes() - before)
+        total += batch.nbytes
+        assert batch.nbytes <= 64 << 20
+    assert total > 400_000_000 and most < 200_000_000
 
 
 def test_row_groups_beyond_a_limit_are_read_through_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
