@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dvk.backend.locate import parse_remote_url
+from dvk.backend.text import redact
 from dvk.commands.init import stage_files
 from dvk.commands.remote_place import check_place
 from dvk.commands.repo import Repo
@@ -155,7 +156,14 @@ def absolute_url(url: str, *, cwd: bytes) -> str:
         UsageError: it is neither a URL that dvk knows nor a path.
     """
     if url and not url.startswith(("-", "/")) and "://" not in url and not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", url):
-        url = os.path.abspath(os.path.join(os.fsdecode(cwd), url))
+        path = os.path.abspath(os.path.join(os.fsdecode(cwd), url))
+        if re.match(r"(s3|gs|gcs|az|abfss?|ssh|sftp|https?|file)/", url) and not os.path.isdir(path):
+            raise UsageError(
+                "this looks like a URL without its colon",
+                subject=redact(url),
+                hint=f"like {url.partition('/')[0]}://PLACE/PREFIX; a folder of that name: ./{redact(url)}",
+            )
+        url = path
     found = parse_remote_url(url)
     return found.path if found.is_local else str(found)
 

@@ -69,6 +69,7 @@ def test_a_local_remote_is_in_no_tracked_file(project: Project) -> None:
         ("-x", "s3://bucket/p", {}, "not the name of a remote"),
         ("a/b", "s3://bucket/p", {}, "not the name of a remote"),
         ("o", "s3:b", {}, "two slashes"),
+        ("o", "s3//bucket/p", {}, "without its colon"),
         ("o", "ftp://b/p", {}, "unknown scheme"),
         ("o", "s3://key:secret@bucket/p", {}, "password"),
         ("o", "", {}, "empty URL"),
