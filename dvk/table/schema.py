@@ -161,6 +161,8 @@ def changes(matched: Match, *, formats: tuple[str, str], scores: dict[str, float
             out.append(SchemaChange("retyped", pair.a, pair.b))
         elif pair.a.nullable != pair.b.nullable:
             out.append(SchemaChange("nullability", pair.a, pair.b))
+    if formats == ("jsonl", "jsonl"):
+        return tuple(out)  # the members of a JSON object have no order
     order = np.array([pair.a.index for pair in matched.pairs], np.int64)
     stayed = set(heaviest_chain(order, np.ones_like(order)).tolist())
     out += [SchemaChange("reordered", p.a, p.b) for i, p in enumerate(matched.pairs) if i not in stayed]
