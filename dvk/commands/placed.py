@@ -38,7 +38,7 @@ class Placed:
     def versions(self) -> dict[bytes, tuple[Pointer, ...]]:
         """Of which versions files may be there: the one that was there last, and those that were begun since."""
         placed, begun = self._read()
-        out = {path: (pointer,) for path, pointer in placed.items()}
+        out: dict[bytes, tuple[Pointer, ...]] = {path: (pointer,) for path, pointer in placed.items()}
         for path, pointers in begun.items():
             out[path] = (*out.get(path, ()), *pointers)
         return out
