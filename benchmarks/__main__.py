@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from benchmarks import badinput, marks, memory, peers, report, results, suite
+from benchmarks import badinput, marks, memory, peers, report, results, suite, tables
 from benchmarks.tools import TOOLS
 from benchmarks.workloads import CATALOG, chosen, ensure
 
@@ -45,6 +45,12 @@ def _parser() -> argparse.ArgumentParser:
     verb("peers", _peers, "Install DVC and hf-xet into an environment of their own.")
     judge = verb("marks", _marks, "Say which marks a result reaches; exit code 1 when one is missed.")
     judge.add_argument("result", nargs="?", default=os.path.join(_OUT, "results.json"))
+    diff = verb(
+        "tables", _tables, "Measure the diff of tables beside a plain DuckDB join; write tables.json, tables.md."
+    )
+    diff.add_argument("--scale", type=float, default=1.0)
+    diff.add_argument("--runs", type=int, default=3, help="rounds; the best counts (%(default)s)")
+    diff.add_argument("--out", default=_OUT, help="folder for what is written (%(default)s)")
     again = verb("report", _report, "Write results.md and chart.svg of a result again.")
     again.add_argument("result", nargs="?", default=os.path.join(_OUT, "results.json"))
     right = verb("right", _right, "Ask table diff tools about tables on which they go wrong; 1 when dvk is wrong.")
@@ -119,6 +125,10 @@ def _right(args: argparse.Namespace) -> int:
 
 def _badinput(args: argparse.Namespace) -> int:
     return badinput.check(size_bytes=int(args.size), rounds=args.runs, say=lambda line: print(line, flush=True))
+
+
+def _tables(args: argparse.Namespace) -> int:
+    return tables.measure(args.work, scale=args.scale, rounds=args.runs, out=args.out)
 
 
 def _memory(args: argparse.Namespace) -> int:

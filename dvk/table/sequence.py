@@ -1,8 +1,8 @@
 """Which rows of two lists correspond, when all there is to go by is their content and their order.
 
 As `diff` does it for lines: the ends that are the same come off first; then rows that occur exactly once on each side
-are anchors (patience diff), and what lies between two anchors is looked at in the same way; what has no anchors and is
-small is compared row by row with row for a longest common subsequence.
+are anchors (patience diff), or rows that do together with those that follow; and what lies between two anchors is
+looked at in the same way. What is small and has no anchors is compared row by row for a longest common subsequence.
 
 >>> in_order(np.array([1, 2, 3, 4]), np.array([1, 9, 3, 4]))
 [(0, 0, 1), (2, 2, 2)]
@@ -22,6 +22,7 @@ Run = tuple[int, int, int]
 
 #: The largest table (rows of A x rows of B) that is compared row by row.
 _FULL_CELLS = 1 << 22
+_LONGEST_SPAN = 64  # rows that are looked at together
 _MOST_RUNS = 200_000  # of anchors; more are out of order altogether
 
 
@@ -89,6 +90,23 @@ def _common(a: I64, b: I64) -> int:
 
 
 def _anchors(a: I64, b: I64) -> list[Run]:
+    """Runs of rows that can be told from all others by themselves, else by the few rows that follow them."""
+    _, codes = np.unique(np.concatenate([a, b]), return_inverse=True)
+    x, y = codes[: len(a)].astype(np.int64), codes[len(a) :].astype(np.int64)
+    span = 1
+    while True:
+        runs = _unique_runs(x, y)
+        if runs or span >= _LONGEST_SPAN or min(len(x), len(y)) <= span:
+            return runs
+        # Each row together with what follows it: twice as many rows as before.
+        size = int(max(x.max(), y.max())) + 1
+        pairs = np.concatenate([x[:-span] * size + x[span:], y[:-span] * size + y[span:]])
+        _, codes = np.unique(pairs, return_inverse=True)
+        x, y = codes[: len(x) - span].astype(np.int64), codes[len(x) - span :].astype(np.int64)
+        span *= 2
+
+
+def _unique_runs(a: I64, b: I64) -> list[Run]:
     """Runs of values that occur once on each side, in order."""
     values_a, first_a, counts_a = np.unique(a, return_index=True, return_counts=True)
     values_b, first_b, counts_b = np.unique(b, return_index=True, return_counts=True)
