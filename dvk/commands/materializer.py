@@ -105,6 +105,8 @@ class Materializer:
         self._versions = self.placed.versions()
         self._now: dict[bytes, Pointer | None] = {}
         self._owned_by_git: set[bytes] = set()
+        self._not_present: dict[bytes, int] = {}
+        self._withheld: dict[bytes, list[DvkError]] = {}  # by path: see `_tell`
         self.result = CheckoutResult(dry_run=dry_run)
         self._entries_of = entries_of or (lambda _, p, s: pointer_entries(self.store, p, s))
         self._contents = contents or {}
@@ -133,9 +135,18 @@ class Materializer:
             with self.ws.lock():
                 self.ws.hide(add=new)
 
+    def begin_again(self, paths: Sequence[bytes]) -> None:
+        """Of these paths, which another `one` or an error follows, forget what was wrong with unproven files."""
+        for path in paths:
+            self._withheld.pop(path, None)
+
     def finish(self) -> CheckoutResult:
         """Remember what was placed; the answer."""
         self.placed.update(self._now)
+        for path, errors in self._withheld.items():
+            self.result.failures += [_with_a_way_out(path, error) for error in errors]
+        self._withheld.clear()
+        self.result.not_present = sum(self._not_present.values())
         return self.result
 
     def one(self, path: bytes, pointer: Pointer, under: tuple[bytes, ...] = ()) -> None:
@@ -155,10 +166,10 @@ class Materializer:
                 raise
             self.result.failures.append(error)
             return
-        self.result.not_present += done.not_present
+        self._not_present[path] = done.not_present
         if done.written or done.deleted:
             self.result.paths.append(done)
-        elif len(self.result.failures) == failed:
+        elif len(self.result.failures) == failed and not self._withheld.get(path):
             self.result.in_step += 1
 
     def _one(self, path: bytes, pointer: Pointer, under: tuple[bytes, ...]) -> CheckedOut:
@@ -292,7 +303,7 @@ class Materializer:
                 find_old=lambda i: self._old(tree, plan, seen, i),
                 on_event=self.on_event,
             )
-            lost = self._tell(plan, failed)
+            lost = self._tell(path, plan, failed)
             problems += [_with_a_way_out(path, error) for error in lost]
             problems += tree.link()
             problems += tree.set_modes()
@@ -307,16 +318,19 @@ class Materializer:
             cache.save(self.repo.state, path)
         return tally, problems
 
-    def _tell(self, plan: CheckoutPlan, failed: Sequence[tuple[int, DvkError]]) -> list[DvkError]:
-        """Pass on what was proven by being written; the errors of files that no one else will speak of."""
+    def _tell(self, path: bytes, plan: CheckoutPlan, failed: Sequence[tuple[int, DvkError]]) -> list[DvkError]:
+        """Pass on what was proven by being written; the errors that are no matter of proof."""
         unproven = self._unproven
         if unproven is None:
             return [error for _, error in failed]
         done = np.ones(len(plan.write), np.bool_)
         done[[i for i, _ in failed]] = False
         unproven.proven(plan.ids[done])
-        # What a remote says of these files is not true, and whoever settles that names the remote.
-        return [e for i, e in failed if not (isinstance(e, Corrupt) and plan.ids[i].tobytes() in unproven)]
+        # Where what a remote says of a file is not true, whoever settles that names the remote, and we begin again.
+        # But the store may know a file that the remote spoke of as well, and hold it in a damaged block.
+        disproven = [isinstance(e, Corrupt) and plan.ids[i].tobytes() in unproven for i, e in failed]
+        self._withheld[path] = [e for (_, e), d in zip(failed, disproven, strict=True) if d]
+        return [e for (_, e), d in zip(failed, disproven, strict=True) if not d]
 
     def _old(self, tree: WorkTree, plan: CheckoutPlan, seen: Look, i: int) -> Old | None:
         """What stands in the place of file i and is a version that the store knows, to take bytes from."""
@@ -328,7 +342,9 @@ class Materializer:
         except DvkError:
             return None  # a damaged store cannot tell; what the new file needs of it is another question
         fd = tree.open_old(i) if chunks is not None else None
-        return Old(fd, chunks) if chunks is not None and fd is not None else None
+        if chunks is None or fd is None:
+            return None
+        return Old(fd, chunks, prove_chunks=self._unproven is not None and plan.ids[i].tobytes() in self._unproven)
 
     def _previous(self, path: bytes, selected: Selected) -> list[tuple[Pointer, Entries]]:
         """The versions that dvk put there last; none when they are not known, and then nothing is taken away."""

@@ -177,7 +177,8 @@ def _failure(repo: Repo, sources: Sources, wanted: Wanted, error: DvkError, path
     """The error for a path that did not arrive, with who could help."""
     if isinstance(error, DataMissing):
         return nowhere(repo, path, pointer, sources.asked, apology=sources.apology)
-    return type(error)(f"{error.message} ({error.subject})", subject=wanted.name, hint=error.hint)
+    where = f" ({error.subject})" if error.subject else ""
+    return type(error)(f"{error.message}{where}", subject=wanted.name, hint=error.hint)
 
 
 def nowhere(
@@ -249,6 +250,7 @@ def pull(
                     run.one(path, pointer, under)
             again = _settle(repo, unproven, targets, fetched)
             if again:
+                run.begin_again([path for path, _, _ in again])
                 _fetch(repo, again, fetched, remote, on_event)
                 failed = {e.subject for e in fetched.failures}
                 for path, under, pointer in again:

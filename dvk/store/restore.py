@@ -311,6 +311,9 @@ class _Restore:
                 if done - begun >= _WRITEBACK_BYTES:
                     writeback.append(pool.submit(begin_writeback, fd, begun, done - begun))
                     begun = done
+        except OldChanged:
+            self.meter.advance(bytes_=-done)
+            raise
         finally:
             source.close()
             wait(writeback)  # nobody may use the descriptor after this

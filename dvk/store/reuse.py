@@ -5,13 +5,15 @@ file that is to be replaced. Copying them costs a third of decoding them, and no
 files share blocks.
 
     at = find_shared(new_chunks, old.chunks)       # for each chunk where the old file has it, or -1
-    Reuse(old, new_fd, subject="train.csv").take(old_at, new_at, room)     # written, and in `room` for the hash
+    Reuse(old, new_fd, subject="train.csv").take(some, old_at, new_at, room)     # written, and in `room` for the hash
 
 Choice: the two recipes are compared, not the files. What the old file should consist of is a hint, since the file may
 have been changed by who knows what; so everything that is taken from it goes through the hash of the whole new file,
 like any other byte. A copy passes through memory, where it is hashed on its way: `copy_file_range` would have to be
 followed by another read, and on a filesystem that copies anyway both together take longer. Where blocks can be shared
-(btrfs, XFS, NFS 4.2), they are, and are hashed as the new file has them.
+(btrfs, XFS, NFS 4.2), they are, and are hashed as the new file has them. The hash of the whole file proves what was
+written. It proves a recipe as well only if the bytes are those of its chunks, so while that matters each chunk taken is
+hashed too.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import sys
 from dataclasses import dataclass
 
 import numpy as np
+from blake3 import blake3
 
 from dvk.store.names import I64, U8
 from dvk.store.outfile import WRITE_BYTES, write_all
@@ -37,7 +40,7 @@ _SHARE_BYTES = 64 << 10
 
 
 class OldChanged(Exception):
-    """The old file is shorter than its chunks say, or cannot be read; never leaves the store."""
+    """The old file is not what its chunks say, or cannot be read; never leaves the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Old:
 
     fd: int
     chunks: Chunks
+    prove_chunks: bool = False  #: what is taken has to be what the new recipe says, chunk by chunk: it is to be proven
 
 
 def find_shared(new: Chunks, old: Chunks) -> I64:
@@ -78,14 +82,16 @@ class Reuse:
 
     def __init__(self, old: Old, new_fd: int, *, subject: str) -> None:
         self._old_fd, self._new_fd, self._subject = old.fd, new_fd, subject
+        self._prove_chunks = old.prove_chunks
         #: What blocks can be shared by; 0 once the filesystem refused.
         self._grain = os.fstat(new_fd).st_blksize if _CAN_SHARE else 0
 
-    def take(self, old_at: int, new_at: int, room: memoryview) -> None:
-        """Put a range as long as `room` into the new file, and the bytes that are there now into `room`.
+    def take(self, chunks: Chunks, old_at: int, new_at: int, room: memoryview) -> None:
+        """Put chunks, as long as `room`, into the new file, and the bytes that are there now into `room`.
 
         Raises:
-            OldChanged: the old file ends before that, or cannot be read.
+            OldChanged: the old file ends before that, or cannot be read; or where the new recipe is to be proven, it
+            does not have one of the chunks there.
             StorageFull, CannotWrite: from writing.
         """
         with stage(Stage.COPY, bytes_=len(room)):
@@ -95,6 +101,9 @@ class Reuse:
             self._copy(old_at, new_at, room[:begin])
             _read(self._new_fd, room[begin:end], new_at + begin)
             self._copy(old_at + end, new_at + end, room[end:])
+        if self._prove_chunks:
+            with stage(Stage.HASH, bytes_=len(room), count=len(chunks)):
+                _check(chunks, room)
 
     def _copy(self, old_at: int, new_at: int, room: memoryview) -> None:
         # Piece by piece, so that what is written is still in the cache of the core that read it.
@@ -119,6 +128,16 @@ class Reuse:
             self._grain = 0  # this filesystem, or this pair of files, cannot; writing says what else is wrong
             return False
         return True
+
+
+def _check(chunks: Chunks, data: memoryview) -> None:
+    # The whole file would be right all the same, and its recipe would be kept, although the store's chunks of these
+    # ids are something else.
+    at = 0
+    for name, length in zip(chunks.ids, chunks.lengths.tolist(), strict=True):
+        if blake3(data[at : at + length]).digest() != name.tobytes():
+            raise OldChanged
+        at += length
 
 
 def _read(fd: int, room: memoryview, at: int) -> None:

@@ -139,7 +139,7 @@ class _Parts:
             if self._is_old[a] and self._reuse is not None:
                 out.append(free[:length])
                 free = free[length:]
-                self._reuse.take(int(self._old_at[a]), at, out[-1])
+                self._reuse.take(self._content.chunks.slice(a, b), int(self._old_at[a]), at, out[-1])
                 continue
             for data in pieces(self._content, a, b, raw):
                 self._write(data, at)

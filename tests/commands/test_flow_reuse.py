@@ -327,3 +327,72 @@ def test_a_recipe_that_lies_is_named_and_not_kept_and_the_next_remote_is_asked(
     assert len(lied) == 1 and clone.read("t.csv") == ONE and clone.read("u.csv") == TWO
     assert done.fetch.fetched == 2
     assert [n for n in os.listdir(clone.top) if n.startswith(".dvk-")] == []
+
+
+def test_bytes_of_the_old_file_prove_no_recipe_that_names_other_chunks(
+    flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe with two chunks swapped, and an old file that has them swapped behind the stat cache: the copy would be
+    right, and the store would keep a recipe that makes something else."""
+    from dvk.store import fetch as fetch_module
+    from dvk.store.pack import RecipeRow
+    from dvk.store.pages import Chunks, ListKind, format_page, page_id, read_recipe
+    from dvk.store.resolve import Part
+
+    flow.version({"t.csv": ONE}, "t.csv")
+    flow.push()
+    clone = flow.clone(tmp_path / "b")
+    clone.pull()
+    one = clone.pointer("t.csv").id
+    two = flow.version({"t.csv": TWO}, "t.csv")
+    flow.push()
+    clone.git("pull", "-q")
+    real = fetch_module._Fetch._take
+    lied: list[bytes] = []
+
+    def take(self: Any, wanted: Any, part: Part) -> None:
+        pages = dict(part.pages)
+        (row,) = part.recipes
+        chunks = read_recipe(row.root, pages.__getitem__)  # type: ignore[arg-type]
+        a, b = (int(n) for n in chunks.lengths[:2])
+        if not lied:
+            clone.write({"t.csv": ONE[b : a + b] + ONE[:b] + ONE[a + b :]})
+            believe(clone, "t.csv", one)
+        lied.append(row.file)
+        order = [1, 0, *range(2, len(chunks))]
+        page = format_page(ListKind.RECIPE, 0, Chunks(chunks.ids[order], chunks.lengths[order]))
+        root = page_id(ListKind.RECIPE, page)
+        recipes = [RecipeRow(row.file, root, row.size, row.profile)]
+        real(self, wanted, replace(part, pages=[(root, page)], recipes=recipes))
+
+    monkeypatch.setattr(fetch_module._Fetch, "_take", take)
+    done = clone.pull(ok=False)
+    assert [(e.subject, e.kind) for e in done.failures] == [("t.csv", "corrupt")] and lied
+    monkeypatch.setattr(fetch_module._Fetch, "_take", real)
+    clone.pull(force=True)
+    assert clone.read("t.csv") == TWO
+    shutil.rmtree(flow.remote_dir)
+    clone.remove("t.csv")
+    clone.switch(two)
+    assert clone.read("t.csv") == TWO
+
+
+def test_a_pull_names_a_file_that_lies_damaged_in_the_store(flow: Flow, tmp_path: Path) -> None:
+    """The remote speaks of it as well, as a part of a folder of which another file is new."""
+    files: dict[str | bytes, bytes] = {f"d/{i}": noise(400_000, i) for i in range(4)}
+    flow.version(files, "d")
+    flow.push()
+    clone = flow.clone(tmp_path / "b")
+    clone.pull()
+    (pack,) = (p for p in (clone.top / ".git/dvk/store/p").rglob("*") if p.is_file())
+    data = bytearray(pack.read_bytes())
+    data[data.index(files["d/2"][100_000:100_100])] ^= 1
+    pack.chmod(0o600)
+    pack.write_bytes(data)
+    clone.remove("d/2")
+    flow.version({"d/0": noise(400_000, 99)}, "d")
+    flow.push()
+    clone.git("pull", "-q")
+    done = clone.pull(ok=False)
+    assert [(e.subject, e.kind) for e in done.failures] == [("d/2", "corrupt")]
+    assert clone.read("d/0") == flow.read("d/0") and not clone.exists("d/2")

@@ -337,7 +337,7 @@ def test_an_old_file_that_cannot_be_read_is_as_good_as_none(tmp_path: Path) -> N
     try:
         reuse = Reuse(Old(blind, Chunks.join([])), out, subject="new")
         with pytest.raises(OldChanged):
-            reuse.take(0, 0, memoryview(bytearray(1000)))
+            reuse.take(Chunks.join([]), 0, 0, memoryview(bytearray(1000)))
     finally:
         os.close(blind)
         os.close(out)
