@@ -48,6 +48,9 @@ class ArrowFile(ColumnarTable):
     def count_rows(self) -> int:
         return int(self._batch_starts()[-1])
 
+    def _ends(self) -> I64:
+        return self._batch_starts()[1:]
+
     def _open(self, columns: Sequence[int]) -> pa.ipc.RecordBatchFileReader:
         # To pyarrow no columns are all columns; whoever asks for none reads rows of the cheapest one.
         options = pa.ipc.IpcReadOptions(included_fields=list(columns), use_threads=True)
@@ -108,6 +111,9 @@ class ArrowStream(ColumnarTable):
             with reading(self._source):
                 self._rows = sum(b.num_rows for b in self._open(_cheapest([c.type for c in self._columns])))
         return self._rows
+
+    def _ends(self) -> I64:
+        return np.array([self.count_rows()], np.int64)
 
     def _open(self, columns: Sequence[int]) -> pa.ipc.RecordBatchStreamReader:
         options = pa.ipc.IpcReadOptions(included_fields=list(columns), use_threads=True)

@@ -82,6 +82,19 @@ class ColumnarTable(ABC):
         """Rows of the whole table, as the file states them."""
 
     @abstractmethod
+    def _ends(self) -> I64:
+        """int64[n]: behind which rows the n parts end that are decoded as one."""
+
+    def rows_near(self, regions: Sequence[Region]) -> int:
+        """How many rows have to be decoded to read some."""
+        ends = self._ends()
+        touched = np.zeros(len(ends), np.bool_)
+        for r in regions:
+            low, high = np.searchsorted(ends, [r.first, r.first + r.rows - 1], side="right").tolist()
+            touched[low : high + 1] |= r.rows > 0
+        return int(np.diff(ends, prepend=0)[touched].sum())
+
+    @abstractmethod
     def _iter_raw(self, columns: Sequence[int], runs: Sequence[Region]) -> Iterator[tuple[int, pa.RecordBatch]]:
         """(number of its first row, batch) of at least the rows in `runs`, in order; columns ascending, by position."""
 

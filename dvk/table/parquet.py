@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from dvk.errors import TableError
 from dvk.table.columnar_table import PARQUET_MAGIC, TARGET_BATCH_BYTES, ColumnarTable, SourceFile, batch_rows, reading
-from dvk.table.contract import Notice, Region, Source
+from dvk.table.contract import I64, Notice, Region, Source
 from dvk.table.parquet_footer import parse_footer
 
 _MAX_FOOTER_BYTES = 256 << 20
@@ -80,6 +80,9 @@ class ParquetTable(ColumnarTable):
 
     def count_rows(self) -> int:
         return self._footer.rows
+
+    def _ends(self) -> I64:
+        return np.cumsum(self._footer.group_rows)
 
     def leaves(self, column: int) -> range:
         """The numbers of the leaves that make a column (several for nested types)."""

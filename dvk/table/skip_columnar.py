@@ -35,6 +35,10 @@ _MOST_LOOSE_PAIRS = 256
 _MOST_TRIED = 8
 #: With less than this share of rows to read there is no point in looking further.
 _LITTLE = 0.05
+#: Of the rows that are read, those in segments that are known already; with fewer, segments are recorded again.
+_MOST = 0.9
+#: Rows are decoded by the row group, so that knowing which of them changed saves nothing where all groups have some.
+_WORTHWHILE = 0.7
 _READ_BYTES = 1 << 20
 #: How far into a column chunk the cuts of a store may still depend on what lies before it, unless it begins with a cut.
 _MARGIN_BYTES = 256 << 10
@@ -55,16 +59,18 @@ def plan_columnar(a: Table, b: Table, cache: Cache | None) -> Plan:
     plan = Plan.everything(a, b)
     if isinstance(a, ParquetTable) and isinstance(b, ParquetTable):
         plan = _by_chunks(a, b) or plan
-    total = a.count_rows() + b.count_rows()
-    if cache is None or _to_read(plan) <= _LITTLE * total:
+    if cache is None or _to_read(plan) <= _LITTLE * (a.count_rows() + b.count_rows()):
         return plan
     one, other = a.known_segments(cache), b.known_segments(cache)
-    if one is not None and other is not None and _same_columns(a, b):
-        plan = _by_segments(plan, one, other)
     for table, known, regions in ((a, one, plan.a), (b, other, plan.b)):
-        if known is None or sum(r.rows for r in regions) > _LITTLE * total:
+        left = sum(r.rows for r in regions)
+        if known is None or known.inside(regions).total_rows < _MOST * left:
             table.record_segments(cache)
-    return plan
+    if one is None or other is None or not _same_columns(a, b):
+        return plan
+    finer = _by_segments(plan, one, other)
+    before = a.rows_near(plan.a) + b.rows_near(plan.b)
+    return finer if a.rows_near(finer.a) + b.rows_near(finer.b) <= _WORTHWHILE * before else plan
 
 
 def _to_read(plan: Plan) -> int:

@@ -92,8 +92,19 @@ def random_table(rng: Rng, *, rows: int, columns: int) -> pa.Table:
     return pa.table(arrays, names=names)
 
 
-def edited(rng: Rng, table: pa.Table) -> pa.Table:
-    """The same with some cells set, rows put in, taken out and appended, columns added, removed and moved."""
+def edited(rng: Rng, table: pa.Table, *, unique: bool = False) -> pa.Table:
+    """The same with some cells set, rows put in, taken out and appended, columns added, removed and moved.
+
+    `unique`: the column `id` stays, and no two rows have the same.
+    """
+    fresh = itertools.count(10**6)
+
+    def renew(rows: pa.Table) -> pa.Table:
+        if not unique:
+            return rows
+        at = rows.schema.get_field_index("id")
+        return rows.set_column(at, rows.field(at), pa.array([next(fresh) for _ in range(rows.num_rows)], pa.int64()))
+
     n = table.num_rows
     for kind in rng.choice(["cells", "insert", "delete", "append", "add", "drop", "move", "nothing"], 2):
         n = table.num_rows
@@ -101,21 +112,24 @@ def edited(rng: Rng, table: pa.Table) -> pa.Table:
             c = int(rng.integers(table.num_columns))
             values = table.column(c).to_pylist()
             values[int(rng.integers(n))] = values[int(rng.integers(n))]
+            if unique and table.field(c).name == "id":
+                continue
             table = table.set_column(c, table.field(c), pa.array(values, table.field(c).type))
         elif kind == "insert":
             at = int(rng.integers(n + 1))
-            new = table.slice(int(rng.integers(n + 1)), 2)
+            new = renew(table.slice(int(rng.integers(n + 1)), 2))
             table = pa.concat_tables([table.slice(0, at), new, table.slice(at)])
         elif kind == "delete" and n:
             at = int(rng.integers(n))
             table = pa.concat_tables([table.slice(0, at), table.slice(at + int(rng.integers(1, 4)))])
         elif kind == "append":
-            table = pa.concat_tables([table, table.slice(0, int(rng.integers(1, 30)))])
+            table = pa.concat_tables([table, renew(table.slice(0, int(rng.integers(1, 30))))])
         elif kind == "add":
             new = column(rng, int(rng.integers(len(TYPES))), n, nulls=0.1)
             table = table.add_column(int(rng.integers(table.num_columns + 1)), f"new{rng.integers(99)}", new)
         elif kind == "drop" and table.num_columns > 1:
-            table = table.remove_column(int(rng.integers(table.num_columns)))
+            c = int(rng.integers(table.num_columns))
+            table = table if unique and table.field(c).name == "id" else table.remove_column(c)
         elif kind == "move":
             table = table.select(rng.permutation(table.num_columns).tolist())
     return table.combine_chunks()

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from dvk.table.cache import Cache
 from dvk.table.columnar import open_columnar
+from dvk.table.compare import compare
 from dvk.table.contract import Plan, Region
+from dvk.table.options import CompareOptions
 from dvk.table.plan import plan
 from dvk.table.segments import SPEC, Segments
 from dvk.table.skip_columnar import plan_columnar
@@ -61,6 +63,33 @@ def test_what_segments_skip_is_equal(seed: int, kinds: tuple[str, str]) -> None:
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dvk.table.skip_columnar._MARGIN_BYTES", 150)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), kind=st.sampled_from(["parquet", "arrow", "both"]), key=st.booleans())
+def test_the_answer_is_the_same_with_everything_read(seed: int, kind: str, key: bool) -> None:
+    """By key and by content; before segments are known and after."""
+    rng = np.random.default_rng(seed)
+    table = random_table(rng, rows=int(rng.choice([20, 300])), columns=int(rng.integers(1, 4)))
+    other = edited(rng, table, unique=True)
+    how = parquet_settings(rng, table.num_rows)
+    one = arrow(table, rows=50) if kind == "arrow" else parquet(table, **how)
+    two = parquet(other, **how) if kind == "parquet" else arrow(other, rows=50)
+    options = CompareOptions(key=("id",) if key else (), infer=False, memory_bytes=256 << 20, threads=1)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        small_segments(patch)
+        with compare(opened(one), opened(two), options) as diff:
+            expected = answer(diff)
+        for _ in range(2):
+            a, b = opened(one), opened(two)
+            with compare(a, b, options, plan=plan(a, b, cache=Cache(folder.encode()))) as diff:
+                assert answer(diff) == expected
+
+
+def answer(diff: Any) -> Any:
+    columns = sorted((c.name, c.changed, c.null_to_value, c.value_to_null) for c in diff.columns)
+    changes = [(c.kind, c.a_row, c.b_row, repr(c.key), repr(c.cells), repr(c.values)) for c in diff.changes()]
+    return diff.rows, [repr(x) for x in diff.schema], columns, changes
 
 
 def small_segments(patch: pytest.MonkeyPatch) -> None:
