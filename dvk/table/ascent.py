@@ -1,8 +1,8 @@
 """Keys that ascend are unique: most tables prove it while they are read, without a memory of what was seen.
 
-    spine = Ascent()
-    spine.add([keys_of_a_window], in_step)           # True as long as nothing speaks against it
-    spine.holds()
+    ascent = Ascent()
+    ascent.add([keys_of_a_window], in_step)
+    ascent.holds()                                   # in the end: nothing spoke against it
 
 The keys of rows in step must ascend strictly, over the whole table, by value or (numbers as text: "9" before "10")
 first by length. Keys of left-over rows may lie in between in the same order; those that do not (new rows put
@@ -32,44 +32,57 @@ class Ascent:
     """The keys of one side, window after window. After it has once failed it takes nothing more."""
 
     def __init__(self) -> None:
-        self._less: Less | None = None
+        self._spines: list[_Spine] | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether it has seen a key."""
+        return self._spines is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether keys do not ascend, in no order."""
+        return self._spines == []
+
+    def add(self, keys: Columns, in_step: I64) -> None:
+        """The keys of the next rows, and the positions of those that are in step."""
+        if self.failed or not len(keys[0]):
+            return
+        if self._spines is None:
+            texts = any(pa.types.is_string(k.type) or pa.types.is_binary(k.type) for k in keys)
+            self._spines = [_Spine(_by_length), _Spine(_lexical)] if texts else [_Spine(_lexical)]
+        if any(k.null_count for k in keys):
+            self._spines = []
+        self._spines = [spine for spine in self._spines if spine.add(keys, in_step)]
+
+    def holds(self) -> bool:
+        """Whether no key of rows in step repeats, and none that was set aside is one of them."""
+        return self._spines is None or any(spine.holds() for spine in self._spines)
+
+
+class _Spine:
+    """Keys that ascend in one order."""
+
+    def __init__(self, less: Less) -> None:
+        self._less = less
         self._first: Columns | None = None
         self._last: Columns | None = None
         self._aside: list[Columns] = []
         self._aside_rows = 0
-        self.started = False
-        self.failed = False
 
     def add(self, keys: Columns, in_step: I64) -> bool:
-        """The keys of the next rows, those at positions `in_step` on both sides; whether they still ascend."""
-        if self.failed or not len(keys[0]):
-            return not self.failed
-        self.started = True
-        if any(k.null_count for k in keys):
-            return self._fail()
-        if self._less is None:
-            self._less = next((less for less in (_lexical, _by_length) if _ascends(keys, less)), None)
-            if self._less is None:
-                self._less = next(
-                    (less for less in (_lexical, _by_length) if _ascends(_pick(keys, in_step), less)), None
-                )
-            if self._less is None:
-                return self._fail()
+        """Whether they still ascend."""
         if self._follows(keys):
             return True
         aside = np.ones(len(keys[0]), bool)
         aside[in_step] = False
         self._aside_rows += int(aside.sum())
-        if self._aside_rows > _MOST_ASIDE or not self._follows(_pick(keys, in_step)):
-            return self._fail()
         self._aside.append(_pick(keys, np.flatnonzero(aside)))
-        return True
+        return self._aside_rows <= _MOST_ASIDE and self._follows(_pick(keys, in_step))
 
     def holds(self) -> bool:
-        """Whether no key of the spine repeats, and none that was set aside is one of the spine's."""
-        if self.failed:
-            return False
-        if self._first is None or self._last is None or self._less is None:
+        """Whether all that was set aside lies before or after the rest."""
+        if self._first is None or self._last is None:
             return True
         for keys in self._aside:
             n = len(keys[0])
@@ -83,25 +96,14 @@ class Ascent:
         """Whether these ascend from where the spine ended; then they are part of it."""
         if not len(keys[0]):
             return True
-        assert self._less is not None
-        if self._last is not None:
-            joined = [
-                pa.concat_arrays([last, key])
-                for last, key in zip(self._last, _pick(keys, np.zeros(1, np.int64)), strict=True)
-            ]
-            if not _ascends(joined, self._less):
-                return False
+        if self._last is not None and not _less_rows(self._last, [k.slice(0, 1) for k in keys], self._less).all():
+            return False
         if not _ascends(keys, self._less):
             return False
         if self._first is None:
             self._first = [k.slice(0, 1) for k in keys]
         self._last = [k.slice(len(k) - 1, 1) for k in keys]
         return True
-
-    def _fail(self) -> bool:
-        self.failed = True
-        self._aside.clear()
-        return False
 
 
 def _pick(keys: Columns, at: I64) -> Columns:

@@ -128,6 +128,15 @@ def test_keys_that_ascend_are_unique(windows: list[list[int]], as_text: bool) ->
         assert everything != sorted(set(everything))
 
 
+def test_numbers_in_text_that_begin_with_as_many_digits() -> None:
+    """Either order may hold at first; only one does later."""
+    for windows in ((["5", "6"], ["10", "11"]), (["10", "11"], ["5", "6"]), (["a", "bb"], ["c"])):
+        ascent = Ascent()
+        for window in windows:
+            ascent.add([pa.array(window)], np.arange(len(window)))
+        assert ascent.holds()
+
+
 def test_new_keys_in_between_are_set_aside_and_still_checked() -> None:
     for new, expected in ((1000, True), (-1, True), (7, False)):
         ascent = Ascent()
