@@ -12,6 +12,7 @@ else stays and is named, and the other paths still arrive.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -48,7 +49,7 @@ from dvk.workspace.ignore import exclude_pattern, excluded, excluded_paths
 from dvk.workspace.materialize import Tally, WorkTree
 from dvk.workspace.plan import CheckoutPlan, Holds, Mask, content_needed, plan_checkout
 from dvk.workspace.pointer import Pointer
-from dvk.workspace.probe import clean_leftovers, find_folded
+from dvk.workspace.probe import clean_leftovers, find_folded, leftovers_in
 from dvk.workspace.selection import Selected, Selection, edit
 from dvk.workspace.statcache import Clock, StatCache, forget, read_clock
 
@@ -106,6 +107,7 @@ class Materializer:
         self._now: dict[bytes, Pointer | None] = {}
         self._owned_by_git: set[bytes] = set()
         self._not_present: dict[bytes, int] = {}
+        self._swept: set[bytes] = set()  # directories of files, looked through for what killed runs left
         self._withheld: dict[bytes, list[DvkError]] = {}  # by path: see `_tell`
         self.result = CheckoutResult(dry_run=dry_run)
         self._entries_of = entries_of or (lambda _, p, s: pointer_entries(self.store, p, s))
@@ -285,8 +287,7 @@ class Materializer:
     def _carry_out(
         self, path: bytes, pointer: Pointer, plan: CheckoutPlan, seen: Look, clock: Clock | None, *, whole: bool
     ) -> tuple[Tally, list[DvkError]]:
-        if seen.scan.leftovers:
-            clean_leftovers(self.repo.root_fd, path, seen.scan.leftovers)
+        self._sweep(path, pointer, seen)
         with WorkTree(self.repo.root_fd, path, plan) as tree:
             tree.check_space()
             if pointer.is_dir and whole:
@@ -317,6 +318,18 @@ class Materializer:
                 cache = cache.joined(seen.cache, without=seen.scan.names.take(plan.deletes))
             cache.save(self.repo.state, path)
         return tally, problems
+
+    def _sweep(self, path: bytes, pointer: Pointer, seen: Look) -> None:
+        """Remove temporary files of killed runs: in a folder, or beside a file."""
+        folder, found = path, seen.scan.leftovers
+        if not pointer.is_dir:
+            folder, found = path.rpartition(b"/")[0], ()
+            if folder not in self._swept:
+                self._swept.add(folder)
+                with contextlib.suppress(DvkError):  # not there yet, or no directory, which writing will name
+                    found = leftovers_in(self.repo.root_fd, folder)
+        if found:
+            clean_leftovers(self.repo.root_fd, folder, found)
 
     def _tell(self, path: bytes, plan: CheckoutPlan, failed: Sequence[tuple[int, DvkError]]) -> list[DvkError]:
         """Pass on what was proven by being written; the errors that are no matter of proof."""

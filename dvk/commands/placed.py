@@ -109,9 +109,14 @@ class Placed:
             "begun": {p.hex(): [_row(x) for x in xs] for p, xs in sorted(begun.items())},
         }
         temporary = self._path + b"." + secrets.token_hex(8).encode() + b".tmp"
-        with open(temporary, "x", encoding="ascii") as file:
-            json.dump(raw, file)
-        os.replace(temporary, self._path)
+        try:
+            with open(temporary, "x", encoding="ascii") as file:
+                json.dump(raw, file)
+            os.replace(temporary, self._path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
 
 
 def _bare(pointer: Pointer) -> Pointer:

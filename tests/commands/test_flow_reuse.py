@@ -212,6 +212,20 @@ def test_a_killed_checkout_leaves_nothing_that_a_switch_takes_for_the_users_own(
     assert left == {*versions[2][1], b"d/mine"}
 
 
+def test_what_a_killed_run_left_beside_a_file_goes_with_the_next_one(flow: Flow) -> None:
+    """Git does not show it, so nobody else would; what may belong to a run that is under way stays."""
+    files: dict[str | bytes, bytes] = {"t.bin": b"1", "data/u.bin": b"1"}
+    one = flow.version(files, "t.bin", "data/u.bin")
+    flow.version({"t.bin": b"2", "data/u.bin": b"2"}, "t.bin", "data/u.bin")
+    old, young = b".dvk-" + b"0" * 32 + b".tmp", b".dvk-" + b"1" * 32 + b".tmp"
+    for folder in (b"", b"data/"):
+        flow.write({folder + old: b"x", folder + young: b"x"})
+        os.utime(flow.at(folder + old), (1, 1))
+    flow.switch(one)
+    for folder in (b"", b"data/"):
+        assert not flow.exists(folder + old) and flow.exists(folder + young)
+
+
 # ---------------------------------------------------------------- pull
 
 
