@@ -29,6 +29,7 @@ from dvk.table.values import Form
 I64 = npt.NDArray[np.int64]
 
 _AHEAD = 2  # pieces that wait for the comparison
+_SMALL_ROWS = 1 << 13  # batches of fewer rows are joined: the cost of a step is one of its own
 PIECE_ROWS = 1 << 17  # so that pieces are small beside the memory limit
 
 
@@ -92,9 +93,10 @@ class SideSpec:
         batch = pa.RecordBatch.from_arrays([pa.array([], f.type) for f in fields], schema=pa.schema(fields))
         return self.comparable(np.zeros(0, np.int64), batch)
 
-    def rows(self, first: int, batch: pa.RecordBatch) -> Rows:
-        """Rows in comparable form."""
-        numbers = np.arange(first, first + batch.num_rows, dtype=np.int64)
+    def rows(self, parts: Sequence[tuple[int, pa.RecordBatch]]) -> Rows:
+        """Batches, each with the number of its first row, as rows in comparable form."""
+        numbers = np.concatenate([np.arange(first, first + x.num_rows, dtype=np.int64) for first, x in parts])
+        batch = parts[0][1] if len(parts) == 1 else _joined([x for _, x in parts])
         if self.where is not None:
             kept = self.where(batch)
             if not kept.all():
@@ -137,11 +139,13 @@ def join_rows(parts: Sequence[Rows]) -> Rows:
     """Several in a row (at least one)."""
     if len(parts) == 1:
         return parts[0]
-    raw = pa.Table.from_batches([p.raw for p in parts]).combine_chunks().to_batches()
-    if not raw:
-        return parts[0]
     flat = tuple(pa.concat_arrays([p.flat[i] for p in parts]) for i in range(len(parts[0].flat)))
-    return Rows(np.concatenate([p.numbers for p in parts]), raw[0], flat)
+    return Rows(np.concatenate([p.numbers for p in parts]), _joined([p.raw for p in parts]), flat)
+
+
+def _joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    columns = [pa.concat_arrays([b.column(i) for b in batches]) for i in range(batches[0].num_columns)]
+    return pa.RecordBatch.from_arrays(columns, schema=batches[0].schema)
 
 
 class Feed:
@@ -226,14 +230,26 @@ class Feed:
             self._offer(problem)
 
     def _pieces(self, regions: Sequence[Region] | None) -> Iterator[Rows]:
-        batches = self.spec.table.batches(self.spec.columns, regions=regions)
-        for first, batch in batches:
+        """Rows in pieces of about the same size, whatever size batches and regions have."""
+        small: list[tuple[int, pa.RecordBatch]] = []
+        rows = 0
+        for first, batch in self.spec.table.batches(self.spec.columns, regions=regions):
+            if self._stop.is_set():
+                return
             self.seen += batch.num_rows
+            if small and (batch.num_rows >= _SMALL_ROWS or rows >= _SMALL_ROWS):
+                yield self.spec.rows(small)
+                small, rows = [], 0
+            if batch.num_rows < _SMALL_ROWS:
+                small.append((first, batch))
+                rows += batch.num_rows
+                continue
             for start in range(0, batch.num_rows, PIECE_ROWS):
                 if self._stop.is_set():
                     return
-                piece = batch.slice(start, PIECE_ROWS)
-                yield self.spec.rows(first + start, piece)
+                yield self.spec.rows([(first + start, batch.slice(start, PIECE_ROWS))])
+        if small:
+            yield self.spec.rows(small)
 
     def _offer(self, item: Rows | BaseException | None) -> bool:
         while not self._stop.is_set():
