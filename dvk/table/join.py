@@ -54,17 +54,24 @@ def by_key(engine: Engine, residue: Residue) -> Counts:
     """
     residue.flush()
     on = " and ".join(f"x.{k} is not distinct from y.{k}" for k in residue.columns)
+    shown = "".join(
+        f", case when x.r is null then y.{k} when y.r is null or not same then x.{k} end {k}" for k in residue.columns
+    )
     engine.run(
-        "create or replace table joined as select x.r ar, y.r br, x.h is not distinct from y.h same"
+        f"create or replace table joined as select x.r ar, y.r br, x.h is not distinct from y.h same{shown}"
         f" from a x full outer join b y on {on}"
     )
     counts = _count(engine, "joined")
     if not counts.fits(residue.rows):
         counts = _bag_by_key(engine, residue)
-    _make_changed(engine, residue.columns)
+    keys = "".join(f", {k}" for k in residue.columns)
+    engine.run(
+        f"create or replace table changed as select {_KIND}, ar, br{keys} from joined"
+        f" where ar is null or br is null or not same union all select {MODIFIED}, ar, br{keys} from m"
+    )
     engine.run("drop table joined")
     engine.run("drop table if exists cancelled")
-    return counts
+    return replace(counts, modified=counts.modified + residue.pairs)
 
 
 def by_content(engine: Engine, residue: Residue, *, align: str) -> Counts:
@@ -153,8 +160,9 @@ def _bag_by_key(engine: Engine, residue: Residue) -> Counts:
         f" from (select {copies} from a) x join (select {copies} from b) y on {on} and x.h = y.h and x.n = y.n"
     )
     rest = f"{keys}, r, row_number() over (partition by {keys} order by r) n"
+    shown = "".join(f", case when x.r is null then y.{k} else x.{k} end {k}" for k in residue.columns)
     engine.run(
-        "create or replace table joined as select x.r ar, y.r br, false same"
+        f"create or replace table joined as select x.r ar, y.r br, false same{shown}"
         f" from (select {rest} from a anti join cancelled on r = ar) x"
         f" full outer join (select {rest} from b anti join cancelled on r = br) y on {on} and x.n = y.n"
     )
@@ -176,16 +184,6 @@ def _count(engine: Engine, table: str) -> Counts:
         f" from {table}"
     )[0]
     return Counts(same, removed, added, modified)
-
-
-def _make_changed(engine: Engine, keys: tuple[str, ...]) -> None:
-    """The rows of `joined` that differ, with their keys."""
-    shown = "".join(f", case when ar is null then y.{k} else x.{k} end {k}" for k in keys)
-    engine.run(
-        f"create or replace table changed as select {_KIND}, ar, br{shown}"
-        " from (select * from joined where ar is null or br is null or not same) j"
-        " left join a x on x.r = j.ar left join b y on y.r = j.br"
-    )
 
 
 def _check(counts: Counts, residue: Residue) -> None:

@@ -90,7 +90,8 @@ class Pairer:
             self._scan_keys(residue, planned.complement(plan.a, self.specs[0].table.count_rows()))
         elif not sink.unique():
             residue.whole = True
-            self._scan_keys(residue, [*plan.a])
+            parts = [*plan.a, *(part.a for part in plan.aligned)]
+            self._scan_keys(residue, sorted(parts, key=lambda region: region.first))
         residue.flush()
         duplicates = residue.duplicates()
         shown = residue.duplicate_keys(max(1, options.samples)) if any(duplicates) else None
@@ -108,6 +109,10 @@ class Pairer:
             residue = self._residue()
             self._walk(residue, "key", plan, together=False)
             left_out = residue.keep_first()
+        elif any(duplicates):
+            for side, numbers in enumerate(residue.dissolve()):
+                for found in self._again(side, numbers):
+                    residue.add("ab"[side], found)
         counts = join.by_key(self.engine, residue)
         skipped = plan.skipped + sum(part.a.rows for part in plan.aligned)
         return Pairing(
@@ -246,6 +251,15 @@ class Pairer:
             for batch in spec.table.take(some, spec.columns).combine_chunks().to_batches():
                 yield spec.comparable(some, batch)
 
+    def _again(self, side: int, numbers: I64) -> Iterator[Rows]:
+        """Full rows that were met before, ascending."""
+        spec, kept = self.specs[side], self.kept[side]
+        for start in range(0, len(numbers), _TAKE_ROWS):
+            some = numbers[start : start + _TAKE_ROWS]
+            table = kept.take(some) if kept.complete else spec.table.take(some, spec.columns)
+            for batch in table.combine_chunks().to_batches():
+                yield spec.comparable(some, batch)
+
     def _scan_keys(self, residue: Residue, regions: Sequence[Region]) -> None:
         """The keys of rows of A that were not stored while they were walked, or not walked."""
         with Feed(self.specs[0].only(self.chosen.columns), regions) as feed:
@@ -283,7 +297,11 @@ class _Sink:
 
     def add(self, step: Step, *, gaps: bool) -> None:
         ia, ib = step.ia[step.same], step.ib[step.same]
-        for side, rows, at in ((0, step.a, ia), (1, step.b, ib)):
+        met = [ia, ib]
+        if self.key and len(ia) < len(step.ia):
+            self._pair(step)
+            met = [step.ia, step.ib]
+        for side, rows, at in ((0, step.a, met[0]), (1, step.b, met[1])):
             left = np.ones(rows.count, bool)
             left[at] = False
             if left.any():
@@ -301,6 +319,17 @@ class _Sink:
     def unique(self) -> bool:
         """Whether what was stored is enough to know which keys repeat."""
         return self.storing or all(ascent.holds() for ascent in self.ascents)
+
+    def _pair(self, step: Step) -> None:
+        """Rows in step whose values differ."""
+        sides = []
+        for rows, at in ((step.a, step.ia), (step.b, step.ib)):
+            differs = np.zeros(rows.count, bool)
+            differs[at[~step.same]] = True
+            sides.append(rows.pick(differs))
+        self.residue.add_pairs(sides[0], sides[1].numbers)
+        for kept, rows in zip(self.kept, sides, strict=True):
+            kept.add(rows.numbers, rows.raw)
 
     def _check(self, step: Step) -> None:
         if self.storing or any(ascent.failed for ascent in self.ascents):

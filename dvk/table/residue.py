@@ -1,9 +1,10 @@
 """What a walk left over: rows that are not known to have an equal partner.
 
-Each side is a table in the engine: `a` and `b`, with the key columns `k0`, `k1`, ... in comparable form, the digest `h`
-of the other values (keyless: of all), the number `r` of the row in its file, and the gap `g` it lies in (keyless: how
-many rows before it are in step on both sides). `c` has the keys of rows in step, for the check that keys are unique:
-those of one side are enough, since both sides have the same.
+Each side is a table in the engine: `a` and `b`, with the key columns `k0`, `k1`, ... in comparable form, the digest
+`h` of the other values (keyless: of all), the number `r` of the row in its file, and the gap `g` it lies in (keyless:
+how many rows before it are in step on both sides). `c` has the keys of rows in step, for the check that keys are
+unique: those of one side are enough, since both sides have the same. `m` has pairs of rows in step whose values
+differ: they are modified rows, unless their key repeats.
 
 `dvk.table.join` turns them into the answer.
 """
@@ -46,7 +47,7 @@ class Residue:
         self._engine = engine
         self._key = tuple(key)
         self.columns = tuple(f"k{n}" for n in range(len(key)))
-        self._sides = {"a": _Side(), "b": _Side(), "c": _Side()}
+        self._sides = {"a": _Side(), "b": _Side(), "c": _Side(), "m": _Side()}
         self.whole = False  #: whether `c` has the keys of all rows of A, not only of those in step
         keys = pa.table([pa.array([], t) for t in key_types], names=list(self.columns)) if key else pa.table({"k": [1]})
         for side in "ab":
@@ -54,6 +55,8 @@ class Residue:
             what = ", ".join([*self.columns, f"{digest} h", "0::bigint r", "0::bigint g"])
             engine.put(f"create or replace table {side} as select {what} from feed limit 0", keys)
         engine.put("create or replace table c as select * from feed limit 0", keys)
+        what = ", ".join([*self.columns, "0::bigint ar", "0::bigint br"])
+        engine.put(f"create or replace table m as select {what} from feed limit 0", keys)
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -61,10 +64,15 @@ class Residue:
         return self._sides["a"].rows, self._sides["b"].rows
 
     @property
+    def pairs(self) -> int:
+        """Rows in step with other values that are paired for good."""
+        return self._sides["m"].rows
+
+    @property
     def nulls(self) -> tuple[int, int]:
         """Rows with a null in the key, of A and of B, those in step included."""
-        a, b, c = (self._sides[name].nulls for name in "abc")
-        return (c, c - a + b) if self.whole else (a + c, b + c)
+        a, b, c, m = (self._sides[name].nulls for name in "abcm")
+        return (c, c - a + b) if self.whole else (a + c + m, b + c + m)
 
     def add(self, side: str, rows: Rows, gaps: I64 | None = None) -> None:
         """Rows of side `a` or `b` that are left over; `gaps`: int64[n], where they lie."""
@@ -76,6 +84,28 @@ class Residue:
         gap = np.zeros(rows.count, np.int64) if gaps is None else gaps
         columns = [*keys, content, pa.array(rows.numbers), pa.array(gap)]
         self._put(side, pa.table(columns, names=[*self.columns, "p", "r", "g"]), keys)
+
+    def add_pairs(self, rows: Rows, other: I64) -> None:
+        """Rows of A that are in step with rows `other` of B, by key, and have other values."""
+        if rows.count:
+            keys = [rows.flat[k] for k in self._key]
+            data = pa.table([*keys, pa.array(rows.numbers), pa.array(other)], names=[*self.columns, "ar", "br"])
+            self._put("m", data, keys)
+
+    def dissolve(self) -> tuple[I64, I64]:
+        """Take out pairs whose key repeats, since who belongs to whom is decided for all rows of a key together.
+
+        Returns the rows of A and of B, to be added again. Call it before the join.
+        """
+        on = " and ".join(f"m.{k} is not distinct from x.{k}" for k in self.columns)
+        self._engine.run(
+            f"create or replace table again as select ar, br from m semi join ({self._repeated()}) x on {on}"
+        )
+        found = self._engine.table("select ar, br from again")
+        self._engine.run("delete from m where ar in (select ar from again)")
+        self._engine.run("drop table again")
+        self._sides["m"] = _Side(rows=self._sides["m"].rows - found.num_rows, nulls=self._sides["m"].nulls)
+        return np.sort(found.column(0).to_numpy()), np.sort(found.column(1).to_numpy())
 
     def add_in_step(self, rows: Rows, positions: I64) -> None:
         """The keys of rows of A, at these positions, that have an equal partner; so that `duplicates` knows of them."""
@@ -135,10 +165,11 @@ class Residue:
         """SQL: keys that occur more than once on a side, and how often they occur on each, `a` and `b`."""
         keys = ", ".join(self.columns)
         in_step = "sum(c) a, sum(c) - sum(a) + sum(b) b" if self.whole else "sum(c) + sum(a) a, sum(c) + sum(b) b"
+        paired = "" if self.whole else f" union all select {keys}, 1, 0, 0 from m"
         return (
             f"select {keys}, {in_step} from ("
             f"select {keys}, 1 c, 0 a, 0 b from c union all select {keys}, 0, 1, 0 from a"
-            f" union all select {keys}, 0, 0, 1 from b) group by {keys} having a > 1 or b > 1"
+            f" union all select {keys}, 0, 0, 1 from b{paired}) group by {keys} having a > 1 or b > 1"
         )
 
     def _put(self, side: str, data: pa.Table, keys: Sequence[pa.Array]) -> None:
@@ -159,7 +190,7 @@ class Residue:
         state = self._sides[side]
         if not state.waiting:
             return
-        what = [*self.columns] if side == "c" else [*self.columns, self._engine.digest("p"), "r", "g"]
-        self._engine.put(f"insert into {side} select {', '.join(what)} from feed", pa.concat_tables(state.waiting))
+        what = ", ".join([*self.columns, self._engine.digest("p"), "r", "g"]) if side in "ab" else "*"
+        self._engine.put(f"insert into {side} select {what} from feed", pa.concat_tables(state.waiting))
         state.waiting.clear()
         state.waiting_rows = state.waiting_bytes = 0
