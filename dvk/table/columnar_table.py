@@ -205,7 +205,7 @@ class ColumnarTable(ABC):
         for c, array in zip(columns, raw.columns, strict=True):
             with reading(self._source, f"column {self._columns[c].label}, rows {first:,} and on"):
                 out.append(plain_array(array, self._plain[c]))
-                if _holds_text(self._plain[c]):
+                if _may_be_wrong(self._plain[c]):
                     out[-1].validate(full=True)
         return out
 
@@ -317,7 +317,9 @@ def _runs_near(rows: I64) -> list[Region]:
     return [Region(a, b - a) for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
-def _holds_text(kind: pa.DataType) -> bool:
-    if pa.types.is_string(kind):
+def _may_be_wrong(kind: pa.DataType) -> bool:
+    """Whether bytes of the right length need not be a value: text that is no UTF-8, a time of 25 o'clock."""
+    t = pa.types
+    if t.is_string(kind) or t.is_time(kind) or t.is_decimal(kind) or t.is_date64(kind):
         return True
-    return any(_holds_text(kind.field(i).type) for i in range(kind.num_fields))
+    return any(_may_be_wrong(kind.field(i).type) for i in range(kind.num_fields))

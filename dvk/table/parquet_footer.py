@@ -31,7 +31,7 @@ _SMALL: Final = frozenset((_TRUE, _FALSE, _BYTE))
 
 _ROWS, _GROUPS = 3, 4  # of FileMetaData
 _GROUP_COLUMNS, _GROUP_ROWS = 1, 3  # of RowGroup
-_FILE, _META = 1, 3  # of ColumnChunk
+_FILE, _META, _CRYPTO = 1, 3, 8  # of ColumnChunk
 _CODEC, _VALUES, _RAW, _PACKED, _DATA, _DICTIONARY, _PAGES = 4, 5, 6, 7, 9, 11, 13  # of ColumnMetaData
 _DATA_PAGES: Final = (0, 3)
 _DICTIONARY_ENCODINGS: Final = (2, 8)
@@ -60,10 +60,13 @@ def parse_footer(data: bytes, *, subject: str) -> Footer:
     """Read a footer.
 
     Raises:
-        TableError: it is not one: cut short, without what it must have, with row groups of different columns.
+        TableError: it is not one: cut short, without what it must have, with row groups of different columns; or
+            columns are encrypted.
     """
     try:
         rows, groups = _file(_Thrift(data))
+    except _Encrypted:
+        raise TableError("has encrypted columns", subject=subject, hint="dvk holds no keys: decrypt it first") from None
     except (IndexError, _Malformed) as error:
         raise TableError(
             f"its Parquet footer is broken{f' ({error})' if isinstance(error, _Malformed) else ''}", subject=subject
@@ -77,6 +80,10 @@ def parse_footer(data: bytes, *, subject: str) -> Footer:
 
 class _Malformed(Exception):
     """What is wrong."""
+
+
+class _Encrypted(Exception):
+    """A column is."""
 
 
 _Chunk = tuple[int, int, int, int, int, int]
@@ -117,6 +124,8 @@ def _chunk(t: _Thrift) -> _Chunk:
     for field, kind in t.fields():
         if field == _FILE:
             raise _Malformed("its columns lie in other files")
+        if field == _CRYPTO:
+            raise _Encrypted
         if field == _META and kind == _STRUCT:
             for inner, inner_kind in t.fields():
                 if inner_kind in _NUMBERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import threading
@@ -12,6 +13,7 @@ import columnkit as kit
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as kms
 import pytest
 from columnkit import Stored, arrow, opened, parquet, parquet_settings, random_table, read_rows
 from hypothesis import given, settings
@@ -357,6 +359,36 @@ def test_text_that_is_no_utf8(kind: str) -> None:
     )
     error = refused(WRITERS[kind](np.random.default_rng(0), pa.table({"id": [1], "name": bad})))
     assert "UTF" in error.message and ("column name" in error.message or kind != "parquet")
+
+
+class _Keys(kms.KmsClient):
+    """Keys that are wrapped by nothing."""
+
+    def wrap_key(self, key: bytes, name: str) -> bytes:
+        return base64.b64encode(key)
+
+    def unwrap_key(self, wrapped: bytes, name: str) -> bytes:
+        return base64.b64decode(wrapped)
+
+
+@pytest.mark.parametrize("plain_footer", [True, False])
+def test_encrypted_files_are_named_so(plain_footer: bool) -> None:
+    table = pa.table({"id": range(50), "secret": [str(i) for i in range(50)]})
+    how = kms.EncryptionConfiguration(footer_key="f", column_keys={"c": ["secret"]}, plaintext_footer=plain_footer)
+    crypto = kms.CryptoFactory(lambda _: _Keys())
+    sink = io.BytesIO()
+    properties = crypto.file_encryption_properties(kms.KmsConnectionConfig(), how)
+    with pq.ParquetWriter(sink, table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    error = refused(sink.getvalue())
+    assert "encrypted" in error.message and "decrypt" in error.hint
+
+
+def test_values_that_are_none() -> None:
+    """A time of day beyond the day, as a file may hold it."""
+    late = pa.array([10**12], pa.int64())
+    for kind in sorted(WRITERS):
+        refused(WRITERS[kind](np.random.default_rng(0), pa.table({"t": late.view(pa.time64("us"))})))
 
 
 def test_types_and_codecs_that_no_library_reads() -> None:
