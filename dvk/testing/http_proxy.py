@@ -51,6 +51,7 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "slow": "one kilobyte a second",
         "stall": "half of the body, then silence with the connection open",
         "silence": "the request is read and never answered",
+        "short-list": "a listing without its second half, and no word that there is more",
         "error-in-200": "200 with an error in the body, not applied",
         "expired-token": "400 ExpiredToken",
         "clock-skew": "403 RequestTimeTooSkewed, with a date 20 minutes away",
@@ -291,6 +292,12 @@ class _Handler(BaseHTTPRequestHandler):
                 start = int(re.findall(r"\d+", self.headers.get("Range", "0"))[0])
                 rest = [(k, v) for k, v in bare if k.lower() != "content-range"]
                 self._send(_Answer(200, rest, bytes(start) + answer.body))
+            case "short-list" if b"<ListBucketResult" in answer.body:
+                rows = re.findall(rb"<Contents>.*?</Contents>", answer.body, re.DOTALL)
+                body = answer.body
+                for row in rows[len(rows) // 2 :]:
+                    body = body.replace(row, b"", 1)
+                self._send(_Answer(answer.status, bare, body))
             case "stall":
                 self._send(answer, body=half)
                 self._wait_for_the_end()
