@@ -340,8 +340,8 @@ came within the deadline, and the same command succeeded as soon as the fault wa
 | fault | what it does | {verbs} |
 |---|---|{lines}
 {rows}
-The table is of obstore as the way to S3, with a deadline of three seconds; some of it runs with every change, with s3fs too.
-Besides, one by one (`tests/commands/test_remote_faults.py`): an upload of each kind of object whose reply is lost, a token
-that expires in the middle of a transfer, a transfer that stalls.
+The table is of obstore as the way to S3, with a deadline of three seconds; some of it runs with every change, and with
+s3fs too. Besides, one by one (`tests/commands/test_remote_faults.py`): an upload of each kind of object whose reply is
+lost, a token that expires in the middle of a transfer, a transfer that stalls.
 
 {kills}"""
