@@ -54,6 +54,10 @@ MARKS = (
     Mark("many", "add", "dvc/file", 1 / 8),
     Mark("table", "back", "dvc", 1.0),
     Mark("files", "back", "dvc", 0.15),
+    Mark("files", "push-s3", "dvc", 0.1),
+    Mark("files", "pull-s3", "dvc", 0.1),
+    Mark("table", "push-s3", "dvc", 0.4),
+    Mark("table", "pull-s3", "dvc", 0.6),
     Mark("start", "version", "seconds", 80 * MS),
     Mark("start", "empty-status", "seconds", 200 * MS),
 )

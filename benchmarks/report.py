@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from benchmarks import chart, marks
 from benchmarks.results import Result
+from benchmarks.workloads import CATALOG
 
 VERBS = {
     "add": "first add",
@@ -122,7 +123,9 @@ def _row(
 
 
 def _title(result: Result, item: str) -> str:
-    return str(result.items[item]["title"]) if item in result.items else "start-up"
+    if item in result.items:
+        return str(result.items[item]["title"])
+    return CATALOG[item].title if item in CATALOG else "start-up"
 
 
 def _seconds(value: float) -> str:
