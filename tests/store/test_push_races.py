@@ -29,7 +29,7 @@ from dvk.backend.contract import Backend, Buffer, KeyMissing, Listed
 from dvk.backend.local import LocalBackend
 from dvk.backend.memory import MemoryBackend
 from dvk.errors import DvkError, RemoteError
-from dvk.store import push as push_module
+from dvk.store import promise as promise_module
 from dvk.store import push_data, push_plan, section_reader
 from dvk.store.descriptor import KEY
 from dvk.store.fetch import Wanted, fetch
@@ -362,8 +362,8 @@ def test_runs_of_one_actor_lose_nothing_either(name: str) -> None:
 
 def test_the_scenes_find_a_pusher_that_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards the tests above: without P4 and P5 some schedule loses data."""
-    monkeypatch.setattr(push_module, "condemned", lambda backend: set())
-    monkeypatch.setattr(push_module._Push, "_check", lambda *args: None)
+    monkeypatch.setattr(promise_module, "condemned", lambda backend: set())
+    monkeypatch.setattr(promise_module, "_check", lambda *args: None)
     rng = random.Random(5)
 
     def loses() -> bool:
