@@ -19,9 +19,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from types import TracebackType
 
 import numpy as np
@@ -30,42 +28,17 @@ from blake3 import blake3
 from dvk.backend.contract import Buffer, KeyMissing
 from dvk.errors import Corrupt, DataMissing, DvkError, FormatError
 from dvk.ids import ID_BYTES
-from dvk.store.codec import decode_block
+from dvk.store.block_reader import Block, BlockReader
 from dvk.store.content import ContentSource, StoreContent
 from dvk.store.names import I64
 from dvk.store.pages import Chunks
-from dvk.store.placement import Range, plan_ranges, read_range
-from dvk.store.threads import default_workers
 
 CACHE_BYTES = 64 << 20
 #: What one step of a long read decodes at most: bytes of the file, and blocks, since each chunk may lie in its own.
 _STEP_BYTES = 8 << 20
 _STEP_BLOCKS = 16
-#: A request to a remote takes a while, so it asks for much; a disk answers at once, so cores get a part each.
-_REMOTE_RANGE_BYTES = 16 << 20
-_LOCAL_RANGE_BYTES = 2 << 20
 _READ_AHEAD_BYTES = 8 << 20
 _STREAMS = 16  #: readers that go through the file at their own pace, as columns of a table do
-_CONNECTIONS = 8
-
-
-@dataclass(slots=True)
-class _Block:
-    """A decoded block, and those chunks of the file (by their number in it) that were proven in it."""
-
-    raw: bytes
-    proven: set[int] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class _Claim:
-    """A block that somebody reads: for which chunks of the file, and where it will be found."""
-
-    members: list[int]
-    future: Future[_Block] = field(default_factory=Future)
-
-
-_Job = tuple[Range, dict[int, _Claim]]
 
 
 class Opened:
@@ -103,7 +76,6 @@ class Opened:
             raise self._missing()
         self._chunks = content.chunks
         part = slice(content.first, content.first + len(content.chunks))
-        self._blocks = content.placement.blocks
         self._block = content.placement.block[part]
         self._offset = content.placement.offset[part].astype(np.int64)
         self._ends: I64 = np.cumsum(content.chunks.lengths, dtype=np.int64)
@@ -115,16 +87,18 @@ class Opened:
         one = len(self._ends) == 1 and self._chunks.ids[0].tobytes() == self._id
         self._proven = one or not size or (self._local if proven is None else proven)
 
-        self._lock = threading.Lock()
         self._cache_bytes = cache_bytes
-        self._kept: OrderedDict[int, _Block] = OrderedDict()
-        self._kept_bytes = 0
-        self._by_place: I64 | None = None  # blocks of the file by pack and offset, once somebody asks
-        self._flying: dict[int, Future[_Block]] = {}
+        self._reader = BlockReader(
+            source.backend,
+            content.placement.blocks,
+            np.unique(self._block).astype(np.int64),
+            local=self._local,
+            cache_bytes=cache_bytes,
+            check=self._prove_chunk,
+        )
+        self._lock = threading.Lock()
         self._streams: OrderedDict[int, tuple[int, int]] = OrderedDict()  # where it ended: (reads in a row, read ahead)
-        self._pool: ThreadPoolExecutor | None = None
         self._closed = False
-        self._bytes_decoded = self._encoded_bytes = self._requests = 0
 
     def _missing(self) -> DvkError:
         hidden = self._source.store.why_missing(self._id) if isinstance(self._source, StoreContent) else None
@@ -175,17 +149,17 @@ class Opened:
     @property
     def bytes_read(self) -> int:
         """Bytes of blocks that were decoded so far, those read ahead included."""
-        return self._bytes_decoded
+        return self._reader.decoded_bytes
 
     @property
     def encoded_bytes(self) -> int:
         """Bytes that the backend was asked for so far."""
-        return self._encoded_bytes
+        return self._reader.encoded_bytes
 
     @property
     def requests(self) -> int:
         """Ranges that the backend was asked for so far."""
-        return self._requests
+        return self._reader.requests
 
     # ------------------------------------------------------------ reading
 
@@ -231,17 +205,8 @@ class Opened:
 
     def close(self) -> None:
         """Let go of what is cached. The source stays open, since it is not ours."""
-        with self._lock:
-            self._closed = True
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
-        with self._lock:
-            for waiting in self._flying.values():
-                waiting.cancel()
-            self._flying.clear()
-            self._kept.clear()
-            self._kept_bytes = 0
+        self._closed = True
+        self._reader.close()
 
     def __enter__(self) -> Opened:
         return self
@@ -264,12 +229,16 @@ class Opened:
         stop_at = offset + length
         horizon = self._note_stream(offset, stop_at)
         if horizon > stop_at:
-            self._read_ahead(stop_at, horizon)
+            for start, stop in self._steps(stop_at, horizon):
+                self._reader.ahead(self._wanted(start, stop))
         steps = list(self._steps(offset, stop_at))
         for n, (start, stop) in enumerate(steps):
-            blocks = self._get(range(start, stop))
+            try:
+                blocks = self._reader.get(self._wanted(start, stop))
+            except DvkError as error:
+                raise self._named(error) from error
             if n + 1 < len(steps):
-                self._submit(self._plan(self._claim(range(*steps[n + 1]), {})[0]))
+                self._reader.ahead(self._wanted(*steps[n + 1]))
             for i in range(start, stop):
                 end, low = int(self._ends[i]), int(self._offset[i])
                 begin = end - int(self._chunks.lengths[i])
@@ -290,15 +259,20 @@ class Opened:
             yield start, max(stop, start + 1)
             start = max(stop, start + 1)
 
-    def _prove_chunk(self, block: _Block, i: int) -> None:
+    def _wanted(self, start: int, stop: int) -> dict[int, list[int]]:
+        """The blocks of some chunks, with the chunks."""
+        wanted: dict[int, list[int]] = {}
+        for i, b in enumerate(self._block[start:stop].tolist(), start):
+            wanted.setdefault(b, []).append(i)
+        return wanted
+
+    def _prove_chunk(self, block: Block, i: int) -> None:
         low, length = int(self._offset[i]), int(self._chunks.lengths[i])
         data = memoryview(block.raw)[low : low + length]
         if len(data) != length or blake3(data).digest() != self._chunks.ids[i].tobytes():
             begin = int(self._ends[i]) - length
             raise Corrupt(f"the stored chunk at byte {begin:,} fails its hash", subject=self._label)
         block.proven.add(i)
-
-    # ------------------------------------------------------------ reading ahead
 
     def _note_stream(self, offset: int, stop_at: int) -> int:
         """Up to where somebody who reads from `offset` should find it read already: 0 where nobody reads in a row."""
@@ -313,124 +287,6 @@ class Opened:
                 self._streams.popitem(last=False)
         return wanted
 
-    def _read_ahead(self, start_at: int, stop_at: int) -> None:
-        for start, stop in self._steps(start_at, stop_at):
-            mine, _ = self._claim(range(start, stop), {})
-            self._submit(self._plan(mine))
-
-    # ------------------------------------------------------------ blocks
-
-    def _get(self, chunks: range) -> dict[int, _Block]:
-        """The blocks of some chunks, from the cache, from whoever is reading them already, or read now."""
-        out: dict[int, _Block] = {}
-        mine, theirs = self._claim(chunks, out)
-        jobs = self._plan(mine)
-        if len(jobs) == 1:
-            self._read(*jobs[0])
-        else:
-            self._submit(jobs)
-        for b, future in (theirs | {b: claim.future for b, claim in mine.items()}).items():
-            out[b] = future.result()
-        return out
-
-    def _claim(self, chunks: range, out: dict[int, _Block]) -> tuple[dict[int, _Claim], dict[int, Future[_Block]]]:
-        """Those blocks that nobody has read or is reading, now ours to read (with our chunks in them), and the others'.
-
-        What the cache holds goes to `out`.
-        """
-        wanted: dict[int, list[int]] = {}
-        for i, b in zip(chunks, self._block[chunks.start : chunks.stop].tolist(), strict=True):
-            wanted.setdefault(b, []).append(i)
-        mine: dict[int, _Claim] = {}
-        theirs: dict[int, Future[_Block]] = {}
-        with self._lock:
-            for b, members in wanted.items():
-                if (kept := self._kept.get(b)) is not None:
-                    self._kept.move_to_end(b)
-                    out[b] = kept
-                elif (flying := self._flying.get(b)) is not None:
-                    theirs[b] = flying
-                else:
-                    mine[b] = _Claim(members)
-                    self._flying[b] = mine[b].future
-        return mine, theirs
-
-    def _plan(self, mine: dict[int, _Claim]) -> list[_Job]:
-        if self._local:
-            ranges = plan_ranges(self._blocks, mine, max_range_bytes=_LOCAL_RANGE_BYTES)
-            return [(r, {b: mine[b] for b in r.blocks}) for r in ranges]
-        filled = (self._fill(r) for r in plan_ranges(self._blocks, mine, max_range_bytes=_REMOTE_RANGE_BYTES))
-        return [(r, {b: mine.get(b) or extra[b] for b in r.blocks}) for r, extra in filled]
-
-    def _fill(self, r: Range) -> tuple[Range, dict[int, _Claim]]:
-        """The same range with those blocks of the file that lie in its gaps: their bytes are paid for anyway.
-
-        A pack holds the blocks of a file nearly in order, so that the next read wants them.
-        """
-        if sum(self._blocks.span(b)[1] for b in r.blocks) == r.length:
-            return r, {}
-        if self._by_place is None:
-            used = np.unique(self._block).astype(np.int64)
-            self._by_place = used[np.lexsort((self._blocks.offset[used], self._blocks.pack[used]))]
-        pack = self._blocks.pack[r.blocks[0]]
-        same = self._by_place[self._blocks.pack[self._by_place] == pack]
-        low, high = np.searchsorted(self._blocks.offset[same], [r.offset, r.offset + r.length])
-        extra: dict[int, _Claim] = {}
-        with self._lock:
-            for b in same[low:high].tolist():
-                if b not in r.blocks and b not in self._kept and b not in self._flying:
-                    extra[b] = _Claim([])
-                    self._flying[b] = extra[b].future
-        return Range(r.key, r.offset, r.length, (*r.blocks, *extra)), extra
-
-    def _submit(self, jobs: Iterable[_Job]) -> None:
-        for job in jobs:
-            with self._lock:
-                if self._closed:
-                    for claim in job[1].values():
-                        claim.future.cancel()
-                    continue
-                if self._pool is None:
-                    workers = default_workers() if self._local else _CONNECTIONS
-                    self._pool = ThreadPoolExecutor(workers, thread_name_prefix="dvk-opened")
-                self._pool.submit(self._read, *job)
-
-    def _read(self, r: Range, wanted: Mapping[int, _Claim]) -> None:
-        """Read one range and hand out its blocks; an error goes to those who wait for what it kept from them."""
-        done: set[int] = set()
-        try:
-            with self._lock:
-                self._requests += 1
-                self._encoded_bytes += r.length
-            for b, encoded in read_range(self._source.backend, self._blocks, r):
-                block = _Block(decode_block(encoded.codec, encoded.payload, encoded.raw_len))
-                for i in wanted[b].members:
-                    self._prove_chunk(block, i)
-                self._keep(b, block)
-                done.add(b)
-                wanted[b].future.set_result(block)
-        except BaseException as error:
-            known = self._named(error) if isinstance(error, DvkError) else error
-            with self._lock:
-                for b in wanted.keys() - done:
-                    self._flying.pop(b, None)
-            for b in wanted.keys() - done:
-                wanted[b].future.set_exception(known)
-            if not isinstance(error, Exception):
-                raise
-
-    def _keep(self, b: int, block: _Block) -> None:
-        with self._lock:
-            self._flying.pop(b, None)
-            self._bytes_decoded += len(block.raw)
-            if self._closed:
-                return
-            self._kept[b] = block
-            self._kept_bytes += len(block.raw)
-            while self._kept_bytes > self._cache_bytes and len(self._kept) > 1:
-                _, old = self._kept.popitem(last=False)
-                self._kept_bytes -= len(old.raw)
-
     def _named(self, error: DvkError) -> DvkError:
         """The same error in the name of this file."""
         if error.subject == self._label:
@@ -443,7 +299,6 @@ class Opened:
             named = type(error)(f"{error.message}{where}", subject=self._label, hint=error.hint)
         else:
             return error
-        named.__cause__ = error
         return named
 
 
