@@ -245,7 +245,7 @@ def pandas_key(metadata: dict[bytes, bytes] | None, columns: Sequence[Column]) -
 def reading(source: Source, what: str = "") -> Iterator[None]:
     """Turn what pyarrow raises into an error that names the file, the version and the part of it."""
     where = f" ({what})" if what else ""
-    hint = "if other programs read it, tell us; `dvk diff --stat` still compares sizes and ids"
+    hint = "if other programs read this file, please report it"
     try:
         yield
     except TableError as error:

@@ -12,7 +12,17 @@ import pytest
 from columnkit import Stored, arrow, check_plan, edited, opened, parquet, parquet_settings, random_table, read_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from storekit import Bytes
 
+from dvk.backend.memory import MemoryBackend
+from dvk.store.content import StoreContent
+from dvk.store.ingest import ingest
+from dvk.store.opened import Opened
+from dvk.store.push import Version, push
+from dvk.store.resolve import RemoteContent, Resolver
+from dvk.store.root import FILE, Root
+from dvk.store.store import Store
+from dvk.store.writer import Writer
 from dvk.table.cache import Cache
 from dvk.table.columnar import open_columnar
 from dvk.table.compare import compare
@@ -36,7 +46,7 @@ def test_what_is_skipped_is_equal(seed: int, cuts: bool, aligned: bool, same_wri
     check_plan(a, b, plan(a, b))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), kinds=st.tuples(*[st.sampled_from(["parquet", "arrow", "stream"])] * 2))
 def test_what_segments_skip_is_equal(seed: int, kinds: tuple[str, str]) -> None:
     """Two plans after one another: the first leaves segments behind as the tables are read, the second uses them."""
@@ -65,7 +75,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dvk.table.skip_columnar._MARGIN_BYTES", 150)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), kind=st.sampled_from(["parquet", "arrow", "both"]), key=st.booleans())
 def test_the_answer_is_the_same_with_everything_read(seed: int, kind: str, key: bool) -> None:
     """By key and by content; before segments are known and after."""
@@ -310,6 +320,36 @@ def test_chunks_that_reach_over_the_borders_of_column_chunks() -> None:
         assert sum(n for _, n in source.reads) < source.size / 20
     check_plan(a, b, found)
     assert found.skipped == 15_000 and found.aligned[0].columns == ((1, 1),)
+
+
+@pytest.mark.parametrize("profile", ["auto-64k", "cdc-64k"])
+def test_versions_in_a_real_store_and_on_a_remote(profile: str, tmp_path: Any) -> None:
+    """A cell of 400,000 rows: footers and the column chunks around it are read, wherever they are."""
+    table = numbers(400_000)
+    data = [parquet(t, row_group_size=50_000) for t in (table, with_cell(table, "x", 170_000, 7.0))]
+    local, remote = Store(MemoryBackend("local")), Store(MemoryBackend("remote"))
+    with Writer(local) as writer:
+        source = Bytes(data)
+        ids = ingest(writer, source, source.sizes, profile=profile)
+        writer.flush()
+    roots = [Root(FILE, bytes(i), len(d)) for i, d in zip(ids, data, strict=True)]
+    push(local, remote, [Version(r) for r in roots], str(tmp_path))
+    there = RemoteContent(remote)
+    with Resolver(remote) as resolver:
+        for root in roots:
+            for part in resolver.resolve(root):
+                there.add(part)
+    for content in (StoreContent(local), there):
+        one, other = (Opened(content, r.id, r.size, label="t", cache_bytes=4 << 20) for r in roots)
+        a, b = open_columnar(one), open_columnar(other)
+        found = plan(a, b)
+        assert found.level == "L2" and found.skipped == 350_000
+        assert [(x.a, x.b, x.columns) for x in found.aligned] == [(Region(150_000, 50_000),) * 2 + (((1, 1),),)]
+        with compare(a, b, CompareOptions(key=("id",)), plan=found) as diff:
+            (change,) = diff.changes()
+            assert change.key == {"id": 170_000} and set(change.cells) == {"x"}
+        if profile == "auto-64k":
+            assert one.encoded_bytes + other.encoded_bytes < (one.size + other.size) / 3
 
 
 def test_kit_cuts_by_content() -> None:
