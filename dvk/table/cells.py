@@ -31,11 +31,12 @@ from dvk.table.schema import Match, Pair
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 
-CHUNK_ROWS = 1 << 14
+CHUNK_ROWS = 1 << 16
 _EXACT_FLOAT = 2.0**52  # integers up to here are exact as floats
 
-#: After so many changed cells of a column, pairs of values that were not seen before are not counted as its top ones.
+#: After so many changed cells of a column, only the pairs of values that were the most frequent so far are counted on.
 _TOP_CELLS = 1_000_000
+_TOP_PAIRS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class _Sums:
     moved_by: float = 0.0
     rise: float = 0.0
     fall: float = 0.0
+    settled: bool = False  #: whether the most frequent pairs are chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ class Cells:
         self.unchanged = 0
         engine.run("create or replace table within (ar bigint, br bigint)")
         engine.run("create or replace table tops (c integer, h uhugeint, n bigint, ar bigint, br bigint)")
+        engine.run("create or replace table settled (c integer, h uhugeint)")
 
     def add(self, ar: I64, br: I64, a: pa.RecordBatch, b: pa.RecordBatch) -> None:
         """Rows `ar` of A with values `a` became rows `br` of B with values `b`."""
@@ -155,10 +158,22 @@ class Cells:
         content = encode.rows([x, y])
         digest = self._engine.digest("p")
         grouped = f"select {i} c, {digest} h, count(*) n, min(ar) ar, arg_min(br, ar) br from feed group by h"
-        known = "" if sums.changed < _TOP_CELLS else f" where h in (select h from tops where c = {i})"
+        if sums.changed > _TOP_CELLS and not sums.settled:
+            sums.settled = True
+            self._settle(i)
+        known = f" where h in (select h from settled where c = {i})" if sums.settled else ""
         self._engine.put(
             f"insert into tops select * from ({grouped}){known}", pa.table({"p": content, "ar": ar, "br": br})
         )
+
+    def _settle(self, i: int) -> None:
+        """Forget all but the most frequent pairs of a column."""
+        best = f"select h, sum(n)::bigint n, min(ar) ar, arg_min(br, ar) br from tops where c = {i} group by h"
+        self._engine.run(f"create or replace table best as {best} order by n desc, ar limit {_TOP_PAIRS}")
+        self._engine.run(f"delete from tops where c = {i}")
+        self._engine.run(f"insert into tops select {i}, h, n, ar, br from best")
+        self._engine.run(f"insert into settled select {i}, h from best")
+        self._engine.run("drop table best")
 
     def finish(self, fetch_a: Fetch, fetch_b: Fetch) -> list[ColumnChange]:
         """What it comes to, most changed first."""

@@ -11,6 +11,7 @@ limit (the order of two tables has nothing in common, say), they are let go, and
 
 from __future__ import annotations
 
+import mmap
 import os
 
 import numpy as np
@@ -38,6 +39,7 @@ class Kept:
         self._sink: pa.OSFile | None = None
         self._writer: pa.RecordBatchFileWriter | None = None
         self._reader: pa.RecordBatchFileReader | None = None
+        self._map: mmap.mmap | None = None
         self._all: I64 | None = None
         self._order: I64 | None = None
         self.complete = True  #: whether all that was added is still here
@@ -83,6 +85,8 @@ class Kept:
             parts.append(self._batch(k).take(pa.array(inside)))
         if not parts:
             return pa.Table.from_batches([self._batch(0).slice(0, 0)])
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)  # the system may keep the pages; they are no memory of ours
         back = np.empty(len(rows), np.int64)
         back[order] = np.arange(len(rows))
         table = pa.Table.from_batches(parts)
@@ -129,7 +133,9 @@ class Kept:
             self._writer.close()
             assert self._sink is not None
             self._sink.close()
-            self._reader = pa.ipc.open_file(pa.memory_map(os.fsdecode(self._path)))
+            with open(self._path, "rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+            self._reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(self._map)))
         self._all = np.concatenate(self._numbers) if self._numbers else np.zeros(0, np.int64)
         self._order = np.argsort(self._all, kind="stable")
 
@@ -137,7 +143,7 @@ class Kept:
         self.complete = False
         self._numbers.clear()
         self._batches.clear()
-        self._reader = self._writer = None
+        self._reader = self._writer = self._map = None
         if self._sink is not None:
             self._sink.close()
             self._sink = None

@@ -30,6 +30,7 @@ from dvk.table.sequence import Run, as_runs, in_order, positions
 I64 = npt.NDArray[np.int64]
 
 _WINDOW_ROWS = 1 << 16
+_GROWTH = 4  # of a window in which nothing is in step
 _LEAST_ROWS = 256  # of a window that ends where a batch does, so that nothing is copied
 _CLOSE = (16, 256, 4096)  # how far the next common row is looked for, step by step, before a search of the whole window
 _SEARCHES = 64  # in one window, before one join of what is left of it
@@ -78,8 +79,8 @@ class Walk:
             enough = len(ia) >= _IN_STEP * min(wa.count, wb.count) and len(ia) > 0
             if not enough and not final and not self.gave_up and wa.count and wb.count and self.mode != "position":
                 more = size == _WINDOW_ROWS or max(wa.count, wb.count) >= size
-                if more and wa.raw.nbytes + wb.raw.nbytes < self.look_ahead_bytes:
-                    size *= 4
+                if more and (wa.raw.nbytes + wb.raw.nbytes) * _GROWTH < self.look_ahead_bytes:
+                    size *= _GROWTH
                     continue
                 lost += 1
                 self.gave_up = lost >= _PATIENCE

@@ -209,6 +209,7 @@ class Pairer:
                         subject=feed.spec.table.source.label,
                         hint="the file changed while it was read, or its own row count is wrong",
                     )
+        pa.default_memory_pool().release_unused()  # the join needs the room
         self._in_step += sink.same
         self._read = sink.read
         sink.gave_up = walk.gave_up

@@ -24,8 +24,8 @@ from dvk.table.feed import Rows
 
 I64 = npt.NDArray[np.int64]
 
-_FLUSH_ROWS = 1 << 16
-_FLUSH_BYTES = 16 << 20
+_FLUSH_ROWS = 1 << 18
+_FLUSH_BYTES = 32 << 20
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ Run = tuple[int, int, int]
 #: The largest table (rows of A x rows of B) that is compared row by row.
 _FULL_CELLS = 1 << 22
 _LONGEST_SPAN = 64  # rows that are looked at together
-_MOST_RUNS = 200_000  # of anchors; more are out of order altogether
+_MOST_RUNS = 20_000  # of anchors; more are out of order altogether
 
 
 def in_order(a: I64, b: I64) -> list[Run]:
@@ -96,6 +96,8 @@ def _anchors(a: I64, b: I64) -> list[Run]:
     span = 1
     while True:
         runs = _unique_runs(x, y)
+        if runs is None:
+            return []
         if runs or span >= _LONGEST_SPAN or min(len(x), len(y)) <= span:
             return runs
         # Each row together with what follows it: twice as many rows as before.
@@ -106,8 +108,8 @@ def _anchors(a: I64, b: I64) -> list[Run]:
         span *= 2
 
 
-def _unique_runs(a: I64, b: I64) -> list[Run]:
-    """Runs of values that occur once on each side, in order."""
+def _unique_runs(a: I64, b: I64) -> list[Run] | None:
+    """Runs of values that occur once on each side, in order; None if they are too many to have one."""
     values_a, first_a, counts_a = np.unique(a, return_index=True, return_counts=True)
     values_b, first_b, counts_b = np.unique(b, return_index=True, return_counts=True)
     once_a, once_b = counts_a == 1, counts_b == 1
@@ -116,7 +118,7 @@ def _unique_runs(a: I64, b: I64) -> list[Run]:
     order = np.argsort(ia)
     runs = as_runs(ia[order], ib[order])
     if len(runs) > _MOST_RUNS:
-        return []
+        return None
     table = np.array(runs, np.int64).reshape(-1, 3)
     return [runs[k] for k in heaviest_chain(table[:, 1], table[:, 2]).tolist()]
 
