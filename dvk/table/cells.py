@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types as T
 
-from dvk.table import encode, numerals, values
+from dvk.table import encode, forms, numerals, values
 from dvk.table.contract import Tolerance
 from dvk.table.engine import Engine
 from dvk.table.feed import Cell
@@ -95,7 +95,7 @@ class Judge:
         for label in (pair.b.label, pair.a.label):
             if label in self.tolerance.columns:
                 return self.tolerance.columns[label], 0.0
-        if T.is_temporal(values.storage(pair.b.type)):
+        if T.is_temporal(forms.storage(pair.b.type)):
             return 0.0, 0.0
         return self.tolerance.absolute, self.tolerance.relative
 
@@ -139,7 +139,7 @@ class Cells:
         sums.null_to_value += int((~has_old & has_new).sum())
         sums.value_to_null += int((has_old & ~has_new).sum())
         pair = self._judge.matched.pairs[i]
-        if values.is_text(pair.a.type) and values.is_text(pair.b.type):
+        if forms.is_text(pair.a.type) and forms.is_text(pair.b.type):
             sums.formatting += int(formatting_only(old, new).sum())
         moved = _as_floats(pair.b.type, new) - _as_floats(pair.a.type, old)
         moved = moved[np.isfinite(moved)]
@@ -150,7 +150,7 @@ class Cells:
             sums.fall = min(sums.fall, float(moved.min()))
         if self._top:
             if pair.form is None:  # comparable values say only that these are never equal
-                x, y = values.flat(old, values.form_of(pair.a.type)), values.flat(new, values.form_of(pair.b.type))
+                x, y = values.flat(old, forms.form_of(pair.a.type)), values.flat(new, forms.form_of(pair.b.type))
             self._count_pairs(i, sums, x, y, ar[at], br[at])
         sums.changed += len(at)
 
@@ -220,9 +220,9 @@ def formatting_only(old: pa.Array, new: pa.Array) -> encode.BoolArray:
 def _as_floats(kind: pa.DataType, array: pa.Array) -> F64:
     """float64[n], NaN where there is no number."""
     array = values.plain(array)
-    if values.is_text(kind):
+    if forms.is_text(kind):
         return numerals.to_float(numerals.canonical(array.cast(pa.string())))
-    if not values.is_number(kind):
+    if not forms.is_number(kind):
         return np.full(len(array), np.nan)
     floats = array.cast(pa.float64(), safe=False)
     return np.asarray(floats.to_numpy(zero_copy_only=False), np.float64)
@@ -230,7 +230,7 @@ def _as_floats(kind: pa.DataType, array: pa.Array) -> F64:
 
 def _within(pair: Pair, old: pa.Array, new: pa.Array, absolute: float, relative: float) -> encode.BoolArray:
     """bool[n]: |old - new| <= max(absolute, relative * max(|old|, |new|)); of times absolute, in seconds."""
-    kind_a, kind_b = values.storage(pair.a.type), values.storage(pair.b.type)
+    kind_a, kind_b = forms.storage(pair.a.type), forms.storage(pair.b.type)
     if T.is_temporal(kind_b):
         if pair.form is None or not T.is_temporal(kind_a):
             return np.zeros(len(old), bool)

@@ -154,10 +154,11 @@ class _Comparison:
     def _specs(self, matched: Match, key: tuple[int, ...], where: Where | None = None) -> tuple[SideSpec, SideSpec]:
         """What is read of each side, and how it is compared."""
         sides = []
+        mixed = self.options.coerce and self.a.format != self.b.format
         for table, alone, is_new in ((self.a, matched.removed, False), (self.b, matched.added, True)):
+            mark, json = "new" if is_new else "old", mixed and table.format == "jsonl"
             cells = tuple(
-                Cell((p.b if is_new else p.a).index, p.form, table.is_text, "new" if is_new else "old")
-                for p in matched.pairs
+                Cell((p.b if is_new else p.a).index, p.form, table.is_text, mark, json) for p in matched.pairs
             )
             columns = sorted({c.index for c in cells} | {c.index for c in alone})
             if not columns and table.columns:

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from dvk.table import encode, values
 from dvk.table.contract import Region, Table
-from dvk.table.values import Form
+from dvk.table.forms import Form
 
 I64 = npt.NDArray[np.int64]
 
@@ -37,13 +37,15 @@ PIECE_ROWS = 1 << 17  # so that pieces are small beside the memory limit
 class Cell:
     """One compared column of one side: where it is read from, and how it is brought into comparable form.
 
-    `form` None: no value of it equals any of the other side; `mark` tells the sides apart then.
+    `form` None: no value of it equals any of the other side; `mark` tells the sides apart then. `json`: its values are
+    JSON texts, and those of the other side are not.
     """
 
     index: int
     form: Form | None
     untyped: bool
     mark: str
+    json: bool = False
 
     @property
     def name(self) -> str:
@@ -54,7 +56,7 @@ class Cell:
         """The comparable values of this column."""
         if self.form is None:
             return pc.if_else(pc.is_valid(array), pa.scalar(self.mark), pa.scalar(None, pa.string()))
-        return values.flat(array, self.form, untyped=self.untyped)
+        return values.flat(values.unquoted(array) if self.json else array, self.form, untyped=self.untyped)
 
 
 @dataclass(frozen=True, slots=True)

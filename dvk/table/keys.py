@@ -23,9 +23,9 @@ from pyarrow import types as T
 from dvk.errors import TableError
 from dvk.table import encode
 from dvk.table.feed import Rows
+from dvk.table.forms import is_bytes, is_text, storage
 from dvk.table.options import CompareOptions
 from dvk.table.schema import Match
-from dvk.table.values import is_bytes, is_text, storage
 
 #: Rows of each side that a key is inferred from.
 SAMPLE_ROWS = 20_000

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pyarrow as pa
 from pyarrow import types as T
 
-from dvk.table import values
+from dvk.table import forms, values
 from dvk.table.engine import Engine
 from dvk.table.feed import Feed, SideSpec
 from dvk.table.result import ColumnChange, Distribution
@@ -76,7 +76,7 @@ def _readable(array: pa.Array) -> pa.Array:
 
 
 def _presence(array: pa.Array) -> pa.Array:
-    form = values.form_of(array.type)
+    form = forms.form_of(array.type)
     return values.flat(array, form)
 
 

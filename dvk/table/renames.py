@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dvk.table import encode, values
+from dvk.table import encode, forms, values
 from dvk.table.chain import I64
 from dvk.table.contract import Column
 from dvk.table.feed import Rows
+from dvk.table.forms import Equality
 from dvk.table.schema import Match
-from dvk.table.values import Equality
 
 #: The least share of equal values.
 SCORE = 0.95
@@ -76,9 +76,9 @@ def _score(
     untyped: tuple[bool, bool],
 ) -> float:
     """Share of equal values; 0 where they cannot be the same column or say nothing."""
-    if values.storage(old.type) != values.storage(new.type):
+    if forms.storage(old.type) != forms.storage(new.type):
         return 0.0
-    form = values.meet(old.type, new.type, equality)
+    form = forms.meet(old.type, new.type, equality)
     if form is None:
         return 0.0
     x = values.flat(a.column(f"c{old.index}"), form, untyped=untyped[0]).take(pa.array(ia))

@@ -2,7 +2,7 @@
 
 >>> a, b = columns_of(["id", "x", "x"]), columns_of(["x", "id", "y"])
 >>> [(p.label, p.a.index, p.b.index) for p in match(a, b, CompareOptions()).pairs]
-[('id', 0, 1), ('x', 1, 0)]
+[('x', 1, 0), ('id', 0, 1)]
 
 Columns correspond by name and occurrence: the second `x` of one side to the second `x` of the other. Names that differ
 in case only are different names. Other correspondences come from the user (`rename`) or from evidence
@@ -22,9 +22,9 @@ import pyarrow as pa
 from dvk.errors import TableError
 from dvk.table.chain import heaviest_chain
 from dvk.table.contract import Column
+from dvk.table.forms import Equality, Form, meet
 from dvk.table.options import CompareOptions
 from dvk.table.result import SchemaChange
-from dvk.table.values import Equality, Form, meet
 
 _SHOWN = 12  # labels in a message
 

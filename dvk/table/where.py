@@ -25,8 +25,8 @@ from pyarrow import types as T
 from dvk.errors import TableError, UsageError
 from dvk.table import encode
 from dvk.table.engine import Engine
+from dvk.table.forms import is_text, storage
 from dvk.table.schema import Match, Pair
-from dvk.table.values import is_text, storage
 
 _SIMPLE = ("CONJUNCTION", "COMPARISON", "CONSTANT", "OPERATOR", "CAST", "TYPE", "CASE", "BETWEEN", "COLLATE")
 _CLASSES = (*_SIMPLE, "COLUMN_REF", "FUNCTION")

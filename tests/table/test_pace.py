@@ -14,9 +14,9 @@ from tablekit import MemoryTable
 from dvk.table.ascent import Ascent
 from dvk.table.chain import heaviest_chain
 from dvk.table.feed import Cell, Feed, SideSpec
+from dvk.table.forms import Equality, meet
 from dvk.table.pace import Walk
 from dvk.table.sequence import in_order, positions
-from dvk.table.values import Equality, meet
 
 
 def spec(ids: list[int], batch_rows: int) -> SideSpec:
