@@ -15,6 +15,7 @@ import duckdb
 def main() -> None:
     key, a, b = sys.argv[1:]
     connection = duckdb.connect()
+    connection.execute("set enable_progress_bar = false")
     columns = [row[0] for row in connection.execute(f"describe select * from '{a}'").fetchall()]
     differs = " or ".join(f'a."{c}" is distinct from b."{c}"' for c in columns if c != key)
     print(

@@ -172,6 +172,7 @@ def _connect(folder: bytes, memory_bytes: int, threads: int) -> Any:
         connection = duckdb.connect(":memory:", config=config)
         # A filter made from the first part of a join that spills has dropped rows (duckdb issue 25702).
         connection.execute("set disabled_optimizers = 'join_filter_pushdown'")
+        connection.execute("set enable_progress_bar = false")  # it would write on standard output
         connection.execute("set enable_external_access = false")
         connection.execute("set lock_configuration = true")
     except (duckdb.Error, UnicodeError) as problem:

@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass
 
 _FALLBACK_BYTES = 2 << 30  # where the system does not say
+_BASE_BYTES = 200 << 20  # of a process that has loaded all it needs
+_LEAST_ENGINE_BYTES = 64 << 20
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -26,7 +28,7 @@ def split(memory_bytes: int | None) -> Limits:
     """Share out a limit; None: half of what the machine or its container has."""
     total = memory_bytes if memory_bytes is not None else available() // 2
     return Limits(
-        engine=int(total * 0.4),
+        engine=max(_LEAST_ENGINE_BYTES, int((total - _BASE_BYTES) * 0.45)),
         look_ahead=min(256 << 20, total // 16),
         kept=min(64 << 20, total // 32),
     )

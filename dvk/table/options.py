@@ -18,7 +18,7 @@ ON_DUPLICATE = ("bag", "error", "first")
 KEY_SOURCES = ("option", "config")
 
 #: The least memory that a comparison can be held to; below it the engine's own fixed parts do not fit.
-LEAST_MEMORY_BYTES = 128 << 20
+LEAST_MEMORY_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,6 +104,15 @@ def test_answers_may_be_streamed_while_other_questions_are_asked() -> None:
         assert seen == 100_000
 
 
+def test_nothing_is_written_on_standard_output() -> None:
+    child = (
+        "from dvk.table.engine import Engine; e = Engine(memory_bytes=1 << 28, temp_dir=None, threads=1);"
+        "e.run('create table t as select range r, md5(range::varchar) s from range(6000000)')"
+    )
+    done = subprocess.run([sys.executable, "-c", child], capture_output=True, check=True)
+    assert done.stdout == b"" == done.stderr
+
+
 def test_a_digest_depends_on_the_run() -> None:
     found = []
     for _ in range(2):
