@@ -31,6 +31,7 @@ from dvk.store.placement import Blocks, Placement, read_blocks
 U32 = npt.NDArray[np.uint32]
 _PAGE_BLOCKS_KEPT = 4
 _PAGES_AT_ONCE = 1024
+_RECIPES_TRIED = 8  # of one file; a stranger may have pushed any number of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +124,47 @@ class Store(Catalog):
         return out
 
     def find_recipes(self, ids: U8) -> list[RecipeRow | None]:
-        """For each file id the row that names its recipe, or None."""
+        """For each file id the row that names its recipe, or None; of different ones one that is whole, if any is.
+
+        There are different ones where data was lost and came back cut by another profile.
+        """
+        out = self._recipes_but(ids, np.zeros_like(ids))
+        which = [i for i, row in enumerate(out) if row is not None]
+        others = self._recipes_but(ids[which], as_column(row.root for row in out if row is not None))
+        for i, other in zip(which, others, strict=True):
+            if other is not None:
+                out[i] = self._whole_recipe(ids[i : i + 1]) or out[i]
+        return out
+
+    def _recipes_but(self, ids: U8, roots: U8) -> list[RecipeRow | None]:
+        """For n files the row of any recipe that has not the root (uint8[n, 32]) given for this file."""
         out: list[RecipeRow | None] = [None] * len(ids)
-        for hit in self.hits(ids, recipes=True):
+
+        def accept(_kind: PackKind, footer: Footer, which: Index, rows: I64) -> Mask:
+            return np.asarray((_root_column(footer)[rows] != roots[which]).any(axis=1))
+
+        for hit in self.hits(ids, recipes=True, accept=accept):
             for i, row in zip(hit.which.tolist(), hit.rows.tolist(), strict=True):
                 out[i] = hit.footer.recipe(row)
         return out
+
+    def _whole_recipe(self, file_id: U8) -> RecipeRow | None:
+        """Of all recipes of a file (uint8[1, 32]) one of which pages and chunks are here, as far as is worth a try."""
+        tried: set[bytes] = set()
+
+        def accept(_kind: PackKind, footer: Footer, _which: Index, rows: I64) -> Mask:
+            return np.array([root.tobytes() not in tried for root in _root_column(footer)[rows]], np.bool_)
+
+        while len(tried) < _RECIPES_TRIED:
+            hit = next(self.hits(file_id, recipes=True, accept=accept), None)
+            if hit is None:
+                break
+            row = hit.footer.recipe(int(hit.rows[0]))
+            chunks = self._read_recipe(row, {})
+            if chunks is not None and self.has_chunks(chunks.ids).all():
+                return row
+            tried.add(row.root)
+        return None
 
     def place(self, chunks: Chunks) -> Placement:
         """Where each chunk lies.
@@ -336,6 +372,11 @@ class Store(Catalog):
     def close(self) -> None:
         """Let go of the backend."""
         self.backend.close()
+
+
+def _root_column(footer: Footer) -> U8:
+    """uint8[r, 32]: the root pages of the recipes in a footer."""
+    return np.frombuffer(np.ascontiguousarray(footer.recipes["root"]).tobytes(), np.uint8).reshape(-1, 32)
 
 
 def as_column(ids: Iterable[bytes]) -> U8:

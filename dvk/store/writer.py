@@ -15,6 +15,8 @@ import threading
 from collections.abc import Sequence
 from types import TracebackType
 
+import numpy as np
+
 from dvk.backend.contract import Buffer
 from dvk.errors import Refused
 from dvk.ids import PackId, PageId
@@ -129,15 +131,20 @@ class Writer:
                 self._packs.add_page(names[i], data[i])
 
     def add_recipe(self, row: RecipeRow) -> None:
-        """State which page is the root of a file's recipe, unless a whole one is here; its pages were added before."""
+        """State which page is the root of a file's recipe, unless the store has one with all its chunks; its pages were
+        added before."""
         self.add_recipes([row])
 
     def add_recipes(self, rows: Sequence[RecipeRow]) -> None:
         """`add_recipe` for several files; one look-up for all."""
         known = self.store.find_recipes(as_column(r.file for r in rows))
+        # The same root is whole by now. Another one may be of a writer that was killed before all was stored, or of
+        # data that was lost since, and cut by another profile it does not come back.
+        other = [r for r, old in zip(rows, known, strict=True) if old is not None and old.root != r.root]
+        held = self.store.holds(as_column(r.file for r in other), np.array([r.size for r in other], np.int64))
+        done = {r.file for r, here in zip(other, held.tolist(), strict=True) if here}
         for row, old in zip(rows, known, strict=True):
-            # The same root is whole by now. Another one may be of a writer that was killed before its page was stored.
-            if old is not None and (old.root == row.root or self.store.has_page(PageId(old.root))):
+            if row.file in done or (old is not None and old.root == row.root):
                 continue
             with self._lock:
                 if row.file in self._recipes:
