@@ -142,17 +142,25 @@ def pull(
     with Repo(environ=run.environ) as repo:
         result = command(repo, paths or (), remote=remote, store=store, force=force, on_event=run.on_event)
         here = Here(repo.workspace.top, run.cwd)
-    run.show(list(_pulled(result, here, time.monotonic() - began)))
+    run.show(list(_pulled(result, here, time.monotonic() - began, kept=store)))
     run.partial(result.failures, of=max(result.fetch.paths, len(result.failures)))
     return result
 
 
-def _pulled(result: PullResult, here: Here, seconds: float) -> Iterator[Line]:
-    if result.fetch.remote and result.fetch.fetched:
+def _pulled(result: PullResult, here: Here, seconds: float, *, kept: bool) -> Iterator[Line]:
+    if result.fetch.remote and result.fetch.fetched and kept:
         yield from _fetched(result.fetch, seconds)
+    elif written := sum(path.written_bytes for path in result.checkout.paths if not kept):
+        asked = dim(f", {plural(result.fetch.requests, 'request')}")
+        yield (
+            green(size(written)),
+            f" from {result.fetch.remote}, {duration(seconds)}, nothing kept in the store",
+            asked,
+        )
     yield from path_lines(result.checkout, here)
     if result.not_present:
         stay = "stays" if result.not_present == 1 else "stay"
         yield (dim(f"{plural(result.not_present, 'file')} {stay} remote: "), cyan("dvk pull PATH"), dim(" brings more"))
-    if not (result.checkout.paths or result.checkout.removed or result.fetch.fetched or result.failures):
+    fetched = result.fetch.fetched if kept else 0
+    if not (result.checkout.paths or result.checkout.removed or fetched or result.failures):
         yield f"everything is in step ({plural(result.checkout.in_step, 'path')})"

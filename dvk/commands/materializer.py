@@ -495,7 +495,9 @@ class Materializer:
 
 
 def _with_a_way_out(path: bytes, error: DvkError) -> DvkError:
-    """An error about data that is not in the store, with what brings it."""
+    """An error about data that is not in the store, or damaged there, with what brings it."""
     if isinstance(error, DataMissing) and not error.hint:
         error.hint = f"`dvk pull {show(path)}` brings it"
+    elif isinstance(error, Corrupt) and not error.hint:
+        error.hint = f"`dvk pull --no-store {show(path)}` brings it past the store, if a remote has it"
     return error

@@ -139,6 +139,14 @@ def _disproven(store: Store, rows: Sequence[RecipeRow]) -> Iterator[tuple[bytes,
             )
         elif not isinstance(error, FormatError):
             raise error  # the local store cannot be read: nothing is known of the recipe
+        elif isinstance(error.__cause__, FormatError):  # a block of what was here before, and no word of the remote's
+            yield (
+                name,
+                Corrupt(
+                    f"a part of {name.hex()[:12]} that was in the local store before is damaged there: {error.message}",
+                    hint="`dvk pull --no-store` brings it past the store",
+                ),
+            )
         else:
             yield (
                 name,

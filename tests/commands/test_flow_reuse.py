@@ -410,3 +410,27 @@ def test_a_pull_names_a_file_that_lies_damaged_in_the_store(flow: Flow, tmp_path
     done = clone.pull(ok=False)
     assert [(e.subject, e.kind) for e in done.failures] == [("d/2", "corrupt")]
     assert clone.read("d/0") == flow.read("d/0") and not clone.exists("d/2")
+
+
+def test_a_pull_blames_no_remote_for_what_lies_damaged_here(flow: Flow, tmp_path: Path) -> None:
+    """A new version needs a chunk that was here before, in a block that is damaged; the remote has it as it should."""
+    flow.version({"t.csv": ONE}, "t.csv")
+    flow.push()
+    clone = flow.clone(tmp_path / "b")
+    clone.pull()
+    for pack in [p for p in (clone.top / ".git/dvk/store/p").rglob("*") if p.is_file()]:
+        data = bytearray(pack.read_bytes())
+        if (at := data.find(ONE[3 * MIB : 3 * MIB + 64])) >= 0:
+            data[at] ^= 1
+            pack.chmod(0o600)
+            pack.write_bytes(data)
+    flow.version({"t.csv": TWO}, "t.csv")
+    flow.push()
+    clone.git("pull", "-q")
+    clone.remove("t.csv")
+    done = clone.pull(ok=False)
+    assert [(e.subject, e.kind) for e in done.failures] == [("t.csv", "corrupt")]
+    assert "damaged" in done.failures[0].message and "the remote" not in done.failures[0].message
+    assert "--no-store" in done.failures[0].hint and not clone.exists("t.csv")
+    clone.pull(store=False)
+    assert clone.read("t.csv") == TWO
