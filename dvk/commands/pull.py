@@ -275,7 +275,12 @@ def _settle(repo: Repo, unproven: Unproven[Wanted], targets: Sequence[Target], o
     with Writer(repo.store) as writer:
         names = {wanted.name for wanted, _ in unproven.settle(writer)} - {e.subject for e in out.failures}
     out.fetched -= len(names)
-    return [target for target in targets if show(target[0]) in names]
+    again = [target for target in targets if show(target[0]) in names]
+    # Noted before, so that a killed run knows what it put there to be had again; and not by what is there now.
+    stores = {repo.known_store_id(name) for name in repo.workspace.config.remotes()} - {""}
+    for store in stores if again else ():
+        ConfirmedRoots(repo.remotes_state, store).forget(root_of(pointer).text for _, _, pointer in again)
+    return again
 
 
 def _keep_pages(repo: Repo, pages: list[tuple[PageId, bytes]], on_event: OnEvent) -> None:

@@ -329,6 +329,9 @@ def test_a_recipe_that_lies_is_named_and_not_kept_and_the_next_remote_is_asked(
     done = clone.pull(ok=False)
     assert [(e.subject, e.kind) for e in done.failures] == [("t.csv", "corrupt")]
     assert "another content" in done.failures[0].message and len(lied) == 2
+    with clone.repo() as repo:
+        told = repo.confirmed(["origin"])
+    assert [f"f:{clone.pointer(p).id.hex()}" in told for p in ("t.csv", "u.csv")] == [False, True]
     assert not clone.exists("t.csv") and clone.read("u.csv") == TWO
     times = 0
     clone.pull()
