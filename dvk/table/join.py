@@ -53,14 +53,16 @@ def by_key(engine: Engine, residue: Residue) -> Counts:
         TableError: the counts do not add up, even the second way.
     """
     residue.flush()
-    on = " and ".join(f"x.{k} is not distinct from y.{k}" for k in residue.columns)
+    on = _same_key(residue)
     shown = "".join(
         f", case when x.r is null then y.{k} when y.r is null or not same then x.{k} end {k}" for k in residue.columns
     )
-    engine.run(
-        f"create or replace table joined as select x.r ar, y.r br, x.h is not distinct from y.h same{shown}"
-        f" from a x full outer join b y on {on}"
-    )
+    _start(engine, "joined", "select x.r ar, y.r br, true same" + "".join(f", x.{k}" for k in residue.columns))
+    for part in residue.slices(residue.columns):
+        engine.run(
+            f"insert into joined select x.r ar, y.r br, x.h is not distinct from y.h same{shown}"
+            f" from (select * from a where {part}) x full outer join (select * from b where {part}) y on {on}"
+        )
     counts = _count(engine, "joined")
     if not counts.fits(residue.rows):
         counts = _bag_by_key(engine, residue)
@@ -70,7 +72,6 @@ def by_key(engine: Engine, residue: Residue) -> Counts:
         f" where ar is null or br is null or not same union all select {MODIFIED}, ar, br{keys} from m"
     )
     engine.run("drop table joined")
-    engine.run("drop table if exists cancelled")
     return replace(counts, modified=counts.modified + residue.pairs)
 
 
@@ -84,27 +85,38 @@ def by_content(engine: Engine, residue: Residue, *, align: str) -> Counts:
         TableError: the counts do not add up.
     """
     residue.flush()
-    copies = "*, row_number() over (partition by h order by r) n"
-    engine.run(
-        "create or replace table cancelled as select x.r ar, y.r br"
-        f" from (select {copies} from a) x join (select {copies} from b) y"
-        f" on x.h = y.h and x.n = y.n and {str(align != 'position').lower()}"
-    )
+    engine.run("create or replace table cancelled (ar bigint, br bigint)")
+    for side in "ab":
+        engine.run(f"create or replace table rest_{side} (r bigint, g bigint)")
+    for part in residue.slices(["h"]):
+        if align != "position":
+            copies = "r, h, row_number() over (partition by h order by r) n"
+            engine.run(
+                "create or replace table part as select x.r ar, y.r br"
+                f" from (select {copies} from a where {part}) x join (select {copies} from b where {part}) y"
+                " on x.h = y.h and x.n = y.n"
+            )
+        else:
+            engine.run("create or replace table part as select * from cancelled limit 0")
+        engine.run("insert into cancelled select * from part")
+        engine.run(f"insert into rest_a select r, g from a anti join part on r = ar where {part}")
+        engine.run(f"insert into rest_b select r, g from b anti join part on r = br where {part}")
     cancelled = engine.one("select count(*) from cancelled")
-    rest_a = "select r, g from a anti join cancelled on r = ar"
-    rest_b = "select r, g from b anti join cancelled on r = br"
     if align == "bag":
         engine.run(
-            f"create or replace table joined as select r ar, null::bigint br, false same from ({rest_a})"
-            f" union all select null, r, false from ({rest_b})"
+            "create or replace table joined as select r ar, null::bigint br, false same from rest_a"
+            " union all select null, r, false from rest_b"
         )
     else:
         place = "r, g, row_number() over (partition by g order by r) n, count(*) over (partition by g) size"
-        engine.run(
-            "create or replace table joined as select x.r ar, y.r br, false same"
-            f" from (select {place} from ({rest_a})) x full outer join (select {place} from ({rest_b})) y"
-            " on x.g = y.g and x.n = y.n and x.size = y.size"
-        )
+        _start(engine, "joined", "select x.r ar, y.r br, true same")
+        for part in residue.slices(["g"]):
+            engine.run(
+                "insert into joined select x.r ar, y.r br, false same"
+                f" from (select {place} from rest_a where {part}) x"
+                f" full outer join (select {place} from rest_b where {part}) y"
+                " on x.g = y.g and x.n = y.n and x.size = y.size"
+            )
     found = _count(engine, "joined")
     counts = replace(found, same=cancelled) if align == "bag" else replace(found, moved=cancelled)
     _check(counts, residue)
@@ -112,8 +124,8 @@ def by_content(engine: Engine, residue: Residue, *, align: str) -> Counts:
     if align == "sequence":
         kinds += f" union all select {MOVED}, ar, br from cancelled"
     engine.run(f"create or replace table changed as {kinds}")
-    engine.run("drop table joined")
-    engine.run("drop table cancelled")
+    for name in ("joined", "cancelled", "part", "rest_a", "rest_b"):
+        engine.run(f"drop table {name}")
     return counts
 
 
@@ -153,28 +165,43 @@ def in_sequence(engine: Engine, residue: Residue) -> int:
 
 def _bag_by_key(engine: Engine, residue: Residue) -> Counts:
     keys = ", ".join(residue.columns)
-    on = " and ".join(f"x.{k} is not distinct from y.{k}" for k in residue.columns)
+    on = _same_key(residue)
     copies = f"*, row_number() over (partition by {keys}, h order by r) n"
-    engine.run(
-        "create or replace table cancelled as select x.r ar, y.r br"
-        f" from (select {copies} from a) x join (select {copies} from b) y on {on} and x.h = y.h and x.n = y.n"
-    )
     rest = f"{keys}, r, row_number() over (partition by {keys} order by r) n"
     shown = "".join(f", case when x.r is null then y.{k} else x.{k} end {k}" for k in residue.columns)
-    engine.run(
-        f"create or replace table joined as select x.r ar, y.r br, false same{shown}"
-        f" from (select {rest} from a anti join cancelled on r = ar) x"
-        f" full outer join (select {rest} from b anti join cancelled on r = br) y on {on} and x.n = y.n"
-    )
-    counts = replace(_count(engine, "joined"), same=engine.one("select count(*) from cancelled"))
+    _start(engine, "joined", "select x.r ar, y.r br, true same" + "".join(f", x.{k}" for k in residue.columns))
+    cancelled = paired = 0
+    for part in residue.slices(residue.columns):
+        engine.run(
+            "create or replace table part as select x.r ar, y.r br"
+            f" from (select {copies} from a where {part}) x join (select {copies} from b where {part}) y"
+            f" on {on} and x.h = y.h and x.n = y.n"
+        )
+        engine.run(
+            f"insert into joined select x.r ar, y.r br, false same{shown}"
+            f" from (select {rest} from a anti join part on r = ar where {part}) x"
+            f" full outer join (select {rest} from b anti join part on r = br where {part}) y on {on} and x.n = y.n"
+        )
+        cancelled += engine.one("select count(*) from part")
+        paired += engine.one(
+            f"select coalesce(sum(least(na, nb)), 0) from (select {keys}, sum(1 - s) na, sum(s) nb from"
+            f" (select {keys}, 0 s from a where {part} union all select {keys}, 1 from b where {part}) group by {keys})"
+        )
+    engine.run("drop table part")
+    counts = replace(_count(engine, "joined"), same=cancelled)
     _check(counts, residue)
-    paired = engine.one(
-        f"select coalesce(sum(least(na, nb)), 0) from (select {keys}, sum(1 - s) na, sum(s) nb from"
-        f" (select {keys}, 0 s from a union all select {keys}, 1 from b) group by {keys})"
-    )
     if paired != counts.same + counts.modified:
         raise _wrong(counts, residue)
     return counts
+
+
+def _start(engine: Engine, table: str, row: str) -> None:
+    """An empty table for rows like this one, of `a` as x and `b` as y."""
+    engine.run(f"create or replace table {table} as {row} from a x, b y limit 0")
+
+
+def _same_key(residue: Residue) -> str:
+    return " and ".join(f"x.{k} is not distinct from y.{k}" for k in residue.columns)
 
 
 def _count(engine: Engine, table: str) -> Counts:

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 
 _FALLBACK_BYTES = 2 << 30  # where the system does not say
-_BASE_BYTES = 200 << 20  # of a process that has loaded all it needs
+_BASE_BYTES = 240 << 20  # of a process that has loaded all it needs
 _LEAST_ENGINE_BYTES = 64 << 20
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 

@@ -92,9 +92,8 @@ class Pairer:
             residue.whole = True
             parts = [*plan.a, *(part.a for part in plan.aligned)]
             self._scan_keys(residue, sorted(parts, key=lambda region: region.first))
-        residue.flush()
-        duplicates = residue.duplicates()
-        shown = residue.duplicate_keys(max(1, options.samples)) if any(duplicates) else None
+        duplicates = residue.find_repeated()
+        shown = residue.repeated_keys(max(1, options.samples)) if any(duplicates) else None
         if any(duplicates) and options.on_dup == "error":
             assert shown is not None
             raise TableError(

@@ -11,6 +11,7 @@ differ: they are modified rows, unless their key repeats.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -25,7 +26,9 @@ from dvk.table.feed import Rows
 I64 = npt.NDArray[np.int64]
 
 _FLUSH_ROWS = 1 << 18
-_FLUSH_BYTES = 32 << 20
+_ROW_BYTES = 128  # of a row in a hash table of the engine, about
+_SLICE_SHARE = 0.4  # of the engine's memory, for one
+_FLUSH_SHARE = 16  # of the engine's memory: rows of one side that wait for it
 
 
 @dataclass(slots=True)
@@ -98,9 +101,7 @@ class Residue:
         Returns the rows of A and of B, to be added again. Call it before the join.
         """
         on = " and ".join(f"m.{k} is not distinct from x.{k}" for k in self.columns)
-        self._engine.run(
-            f"create or replace table again as select ar, br from m semi join ({self._repeated()}) x on {on}"
-        )
+        self._engine.run(f"create or replace table again as select ar, br from m semi join repeated x on {on}")
         found = self._engine.table("select ar, br from again")
         self._engine.run("delete from m where ar in (select ar from again)")
         self._engine.run("drop table again")
@@ -108,7 +109,7 @@ class Residue:
         return np.sort(found.column(0).to_numpy()), np.sort(found.column(1).to_numpy())
 
     def add_in_step(self, rows: Rows, positions: I64) -> None:
-        """The keys of rows of A, at these positions, that have an equal partner; so that `duplicates` knows of them."""
+        """The keys of rows of A at these positions, which have an equal partner, for `find_repeated`."""
         if not len(positions):
             return
         keys = [rows.flat[k] for k in self._key]
@@ -148,29 +149,43 @@ class Residue:
         for side in self._sides:
             self._flush(side)
 
-    def duplicates(self) -> tuple[int, int]:
-        """Rows of A and of B whose key occurs before, among the rows that were added."""
-        a, b = self._engine.rows(
-            "select coalesce(sum(greatest(a - 1, 0)), 0), coalesce(sum(greatest(b - 1, 0)), 0)"
-            f" from ({self._repeated()})"
-        )[0]
-        return int(a), int(b)
+    def slices(self, columns: Sequence[str]) -> list[str]:
+        """Conditions that cut `a`, `b`, `c` and `m` into parts that fit in memory, rows with equal `columns` together.
 
-    def duplicate_keys(self, limit: int) -> pa.Table:
+        The engine can spill, but not in every plan and not below any limit; a part at a time it need not.
+        """
+        rows = sum(side.rows for side in self._sides.values())
+        count = math.ceil(rows * _ROW_BYTES / (self._engine.memory_bytes * _SLICE_SHARE))
+        if count <= 1:
+            return ["true"]
+        return [f"hash({', '.join(columns)}) % {count} = {k}" for k in range(count)]
+
+    def find_repeated(self) -> tuple[int, int]:
+        """Rows of A and of B whose key occurs before, among the rows that were added; call it when all are.
+
+        Makes a table `repeated`: the keys that occur more than once on a side, and how often on each, `a` and `b`.
+        """
+        self.flush()
+        keys = ", ".join(self.columns)
+        self._engine.run(
+            f"create or replace table repeated as select {keys}, 0::hugeint a, 0::hugeint b from a limit 0"
+        )
+        for part in self.slices(self.columns):
+            in_step = "sum(c) a, sum(c) - sum(a) + sum(b) b" if self.whole else "sum(c) + sum(a) a, sum(c) + sum(b) b"
+            paired = "" if self.whole else f" union all select {keys}, 1, 0, 0 from m where {part}"
+            self._engine.run(
+                f"insert into repeated select {keys}, {in_step} from ("
+                f"select {keys}, 1 c, 0 a, 0 b from c where {part}"
+                f" union all select {keys}, 0, 1, 0 from a where {part}"
+                f" union all select {keys}, 0, 0, 1 from b where {part}{paired}) group by {keys} having a > 1 or b > 1"
+            )
+        a, b = self._engine.rows("select sum(greatest(a - 1, 0)), sum(greatest(b - 1, 0)) from repeated")[0]
+        return int(a or 0), int(b or 0)
+
+    def repeated_keys(self, limit: int) -> pa.Table:
         """A few keys that occur more than once on a side, in comparable form, in their order."""
         keys = ", ".join(self.columns)
-        return self._engine.table(f"select {keys} from ({self._repeated()}) order by {keys} limit {limit}")
-
-    def _repeated(self) -> str:
-        """SQL: keys that occur more than once on a side, and how often they occur on each, `a` and `b`."""
-        keys = ", ".join(self.columns)
-        in_step = "sum(c) a, sum(c) - sum(a) + sum(b) b" if self.whole else "sum(c) + sum(a) a, sum(c) + sum(b) b"
-        paired = "" if self.whole else f" union all select {keys}, 1, 0, 0 from m"
-        return (
-            f"select {keys}, {in_step} from ("
-            f"select {keys}, 1 c, 0 a, 0 b from c union all select {keys}, 0, 1, 0 from a"
-            f" union all select {keys}, 0, 0, 1 from b{paired}) group by {keys} having a > 1 or b > 1"
-        )
+        return self._engine.table(f"select {keys} from repeated order by {keys} limit {limit}")
 
     def _put(self, side: str, data: pa.Table, keys: Sequence[pa.Array]) -> None:
         state = self._sides[side]
@@ -183,7 +198,7 @@ class Residue:
         state.waiting.append(data)
         state.waiting_rows += data.num_rows
         state.waiting_bytes += data.nbytes
-        if state.waiting_rows >= _FLUSH_ROWS or state.waiting_bytes >= _FLUSH_BYTES:
+        if state.waiting_rows >= _FLUSH_ROWS or state.waiting_bytes * _FLUSH_SHARE >= self._engine.memory_bytes:
             self._flush(side)
 
     def _flush(self, side: str) -> None:

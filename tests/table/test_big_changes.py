@@ -17,7 +17,7 @@ from tablekit import MemoryTable
 from dvk.errors import StorageFull
 from dvk.table import compare as compare_module
 from dvk.table import fetch as fetch_module
-from dvk.table.cells import Cells
+from dvk.table import residue as residue_module
 from dvk.table.compare import compare
 from dvk.table.kept import Kept
 from dvk.table.options import CompareOptions
@@ -51,6 +51,19 @@ def test_rows_that_were_let_go_are_read_again(monkeypatch: pytest.MonkeyPatch, f
         assert [c.cells for c in diff.changes(limit=2)] == [{"x": (0, 1)}, {"x": (1, 2)}]
 
 
+@pytest.mark.parametrize("key", [("id",), ("x",), ()])
+def test_rows_joined_in_slices_give_the_same(monkeypatch: pytest.MonkeyPatch, key: tuple[str, ...]) -> None:
+    """As when rows do not fit in memory at once: by a key, by one that repeats, and by content."""
+    answers = []
+    for size in (residue_module._ROW_BYTES, residue_module._ROW_BYTES * 100_000):
+        monkeypatch.setattr(residue_module, "_ROW_BYTES", size)
+        a, b = pair(shuffled=True)
+        b = MemoryTable(b.data.slice(0, 5000))
+        with compare(a, b, CompareOptions(key=key, infer=False, memory_bytes=256 << 20)) as diff:
+            answers.append((diff.rows, diff.columns, diff.key, list(diff.changes(limit=50))))
+    assert answers[0] == answers[1]
+
+
 def test_many_changed_cells_have_exact_counts_of_the_frequent_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     from dvk.table import cells
 
@@ -60,7 +73,6 @@ def test_many_changed_cells_have_exact_counts_of_the_frequent_pairs(monkeypatch:
     a, b = pair(shuffled=False)
     with compare(a, b, CompareOptions(key=("id",), top=2)) as diff:
         assert diff.columns[0].top == (((0, 1), N // 10), ((1, 2), N // 10))
-    assert Cells
 
 
 def test_rows_kept_in_a_file_come_back_in_any_order(tmp_path: Path) -> None:
