@@ -236,9 +236,10 @@ class Materializer:
         if self.result.dry_run:
             return done
         self._select(path, pointer, selected)
-        self._now[path] = pointer
         tally, problems = self._carry_out(path, pointer, plan, seen, clock, whole=scope.everything)
         self.result.failures += problems
+        if not problems:  # else files of the version before may be left, which the next run has to know for dvk's
+            self._now[path] = pointer
         return replace(done, written=tally.written, written_bytes=tally.written_bytes, deleted=tally.deleted + cleared)
 
     def _count(self, pointer: Pointer, selected: Selected, scope: Selected, target: Entries) -> int:
@@ -449,7 +450,10 @@ class Materializer:
             )
             return
         if not self.result.dry_run:
-            self.result.failures += self._carry_out_removal(path, plan)
+            problems = self._carry_out_removal(path, plan)
+            self.result.failures += problems
+            if problems:
+                return
             self._now[path] = None
         self.result.removed.append(path)
 
@@ -490,7 +494,8 @@ class Materializer:
         with WorkTree(self.repo.root_fd, path, plan) as tree:
             problems = tree.delete()
         remove_empty_dirs(self.repo.root_fd, path, top=b"")
-        forget(self.repo.state, path)
+        if not problems:
+            forget(self.repo.state, path)
         return problems
 
 

@@ -10,7 +10,8 @@ import pytest
 from flowkit import Flow, csv, failure_of, noise
 
 from dvk.commands.tracked import look
-from dvk.errors import DataMissing, NotFound, Refused, UsageError
+from dvk.errors import DataMissing, DvkError, NotFound, Refused, StorageError, UsageError
+from dvk.workspace.materialize import WorkTree
 
 
 @pytest.fixture
@@ -308,3 +309,32 @@ class TestArguments:
         with flow.repo() as repo:
             seen = look(repo.root_fd, b"d", repo.state, repo.workspace.ignore_rules())
         assert seen.known.all()
+
+
+@pytest.mark.parametrize("folder_stays", [True, False])
+def test_what_could_not_be_deleted_is_still_known_for_dvks(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch, folder_stays: bool
+) -> None:
+    """A file of the version before is left by a run that failed: the next run removes it, and does not take it for
+    the user's own, which `dvk add -u` would record again."""
+    if not folder_stays:
+        flow.commit("nothing")
+        nothing = flow.head()
+    flow.version({"d/s/a": b"1", "d/s/b": b"b"}, "d")
+    one = flow.head()
+    flow.remove("d/s/b")
+    two = flow.version({"d/s/a": b"2"}, "d")
+    flow.switch(one)
+    real = WorkTree.delete
+
+    def delete(self: WorkTree) -> list[DvkError]:
+        return [StorageError("cannot be deleted", subject="d/s/b")]
+
+    monkeypatch.setattr(WorkTree, "delete", delete)
+    flow.git("checkout", "-q", two if folder_stays else nothing)
+    done = flow.checkout(ok=False)
+    assert [e.subject for e in done.failures] == ["d/s/b"] and flow.exists("d/s/b")
+    monkeypatch.setattr(WorkTree, "delete", real)
+    flow.checkout()
+    assert sorted(flow.data()) == ([b"d/s/a"] if folder_stays else [])
+    assert flow.status().clean
