@@ -26,7 +26,7 @@ from dvk.table.feed import Rows
 I64 = npt.NDArray[np.int64]
 
 _FLUSH_ROWS = 1 << 18
-_ROW_BYTES = 128  # of a row in a hash table of the engine, about
+_ROW_BYTES = 64  # of a row in a hash table of the engine, about
 _SLICE_SHARE = 0.4  # of the engine's memory, for one
 _FLUSH_SHARE = 16  # of the engine's memory: rows of one side that wait for it
 
