@@ -6,9 +6,10 @@ or rot there, everybody would go on believing in them until somebody needs the d
     vanished(backend, keys, pool)      # each push: do the packs exist? A question for each, or one listing for many
     Audit(remote).look(root)           # `--verify full`: reads it all back, as a clone would, and keeps nothing
 
-The first costs one small request for each pack (64 MiB) that the records of these versions name, at most
-`ASKED_ONE_BY_ONE` of them; beyond that, a listing of all packs takes one request for each thousand. Packs that a record
-relies on through its bases are those of the bases' own versions, which a push of the whole history asks for, too.
+The first costs one small request for each pack (64 MiB) that the records of these versions name, and the records that
+they rely on, at most `ASKED_ONE_BY_ONE` of them; beyond that, a listing of all packs takes one request for each
+thousand. A clone that pushes its whole history has all those records anyway; one that pushes a single version of a long one
+reads them step by step.
 
 The second reads each block that is relied on once, proves each chunk in it by its id, the page packs by their names and
 the footers by their checksums. What is found to be bad is sent again by the push that asked, as far as this clone holds
@@ -46,13 +47,13 @@ _IN_FLIGHT = 4
 
 
 def vanished(backend: Backend, keys: Collection[str], pool: ThreadPoolExecutor) -> set[str]:
-    """Those of some pack keys that are not there."""
+    """Those of some pack keys that are not there, or empty, as a sync or a full disk leaves objects behind."""
     asked = sorted(keys)
     if len(asked) > ASKED_ONE_BY_ONE:
-        there = {item.key for kind in PackKind for item in backend.list(f"{kind.prefix}/")}
+        there = {item.key for kind in PackKind for item in backend.list(f"{kind.prefix}/") if item.size_bytes}
         # A key that is not listed is asked for, too: nothing is sent again on the word of one listing.
         asked = [key for key in asked if key not in there]
-    return {key for key, size in zip(asked, pool.map(backend.stat, asked), strict=True) if size is None}
+    return {key for key, size in zip(asked, pool.map(backend.stat, asked), strict=True) if not size}
 
 
 class Audit:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -105,6 +105,8 @@ class Plan:
         self.reader = SectionReader(remote)
         self._records = Records(remote.backend, avoid=avoid.records)
         self._misled: dict[Root, bytes] = {}  # roots whose locator is of no use, though their record is live
+        self._asked: set[bytes] = set()  # records whose packs were asked for
+        self._gone: set[str] = set()  # those of them that are not there
         self.known = Known(local, self.reader, self._records.is_live, avoid=avoid.packs)
 
     def close(self) -> None:
@@ -202,16 +204,25 @@ class Plan:
                 elif found:
                     bad |= found
                     self.avoid.records.add(rid)
+        self._give_up(bad)
+        return bool(bad) or misled
+
+    def _give_up(self, bad: Mapping[str, str]) -> None:
         for key, why in bad.items():
+            if key in self.avoid.lost:
+                continue
             self.on_event(Note(f"{why}; what it held is sent again", subject=f"{self.remote.name}/{key}"))
         self.avoid.lost |= bad
         self.avoid.packs |= {bytes.fromhex(key.rsplit("/", 1)[-1]) for key in bad}
-        return bool(bad) or misled
 
     def _vanished(self, rids: set[bytes]) -> dict[str, str]:
-        """The packs that these records name and that are not there; all records that rely on one are avoided."""
+        """The packs that these records rely on and that are not there; all records that rely on one are avoided."""
+        rids = self._records.with_all_bases(rids, self.pool)
         packs = {rid: self._records.packs(rid) for rid in rids}
-        gone = vanished(self.remote.backend, frozenset().union(*packs.values()), self.pool)
+        fresh = rids - self._asked
+        self._asked |= fresh
+        self._gone |= vanished(self.remote.backend, frozenset().union(*(packs[rid] for rid in fresh)), self.pool)
+        gone = self._gone & frozenset().union(*packs.values())
         if not gone:
             return {}
         fallen = {rid for rid in rids if not gone.isdisjoint(packs[rid])}
@@ -272,6 +283,9 @@ class Plan:
                 return
 
     def _take_in(self, new: Root, root: Root, locator: Locator) -> bool:
+        if self._records.is_live(locator.record):
+            # What its record covers is relied on without a look at each place.
+            self._give_up(self._vanished({locator.record}))
         try:
             self.known.take_in(new, root, locator)
             return True

@@ -11,8 +11,8 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -29,6 +29,8 @@ _PACK_KEY = re.compile(r"[pm]/([0-9a-f]{2})/\1[0-9a-f]{62}")
 _STORE = re.compile(r"[0-9a-f]{32}")
 #: One question after another leads through the bases of bases.
 _BASES_AT_MOST = 64
+#: Likewise: who pushed a path for the 300th time without ever holding the versions before gets an answer in seconds.
+_STEPS_AT_MOST = 256
 _MAX_LIST_BYTES = 64 << 20
 _HEADER = "dvk confirmed roots 1"
 
@@ -95,6 +97,16 @@ class Records:
             out += sorted(self.bases(known) - set(out))
             if len(out) > _BASES_AT_MOST:
                 break
+        return out
+
+    def with_all_bases(self, rids: Collection[bytes], pool: Executor) -> set[bytes]:
+        """Records and those that they rely on, and they on; each step back in parallel, `_STEPS_AT_MOST` of them."""
+        out, step = set(rids), set(rids)
+        for _ in range(_STEPS_AT_MOST):
+            step = set().union(*pool.map(self.bases, step)) - out
+            if not step:
+                break
+            out |= step
         return out
 
     def _load(self, rid: bytes) -> tuple[Record, frozenset[str]] | None:

@@ -103,6 +103,20 @@ def test_a_plain_push_notices_each_pack_that_is_gone_and_sends_it_again(
         assert not again.sent and not again.lost
 
 
+@pytest.mark.parametrize("asked", [0, 1000], ids=["by a listing", "one by one"])
+def test_a_pack_without_bytes_is_as_good_as_gone(
+    asked: int, world: tuple[Remote, Store, list[Version]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push_audit, "ASKED_ONE_BY_ONE", asked)
+    remote, local, versions = world
+    victims = [remote.keys(prefix)[0] for prefix in ("p/", "m/")]
+    for key in victims:
+        remote.inner.put(key, [b""])
+    done = push(local, remote.store, versions, str(tmp_path / "state"))
+    assert set(done.lost) == set(victims) and not done.absent
+    all_arrive(remote.inner, versions)
+
+
 def test_what_is_gone_and_not_here_either_is_named(world: tuple[Remote, Store, list[Version]], tmp_path: Path) -> None:
     remote, local, versions = world
     other = new_store()
@@ -116,6 +130,35 @@ def test_what_is_gone_and_not_here_either_is_named(world: tuple[Remote, Store, l
     arrives(remote.inner, versions[2].root, FILE)
     assert not push(local, remote.store, versions, str(tmp_path / "state")).absent
     all_arrive(remote.inner, versions)
+
+
+@pytest.mark.parametrize("prefix", ["p/", "m/"])
+def test_a_push_of_the_newest_version_alone_asks_for_what_earlier_ones_brought(
+    prefix: str, world: tuple[Remote, Store, list[Version]], tmp_path: Path
+) -> None:
+    """Its record names only what its own push sent; the rest is named by records of versions that nobody asks for."""
+    before, local, versions = world
+    newest = Version(versions[1].root)
+    for key, remote, mine in copies(before, tmp_path / "state", prefix, tmp_path / "copies"):
+        remote.inner.delete(key)
+        done = push(local, remote.store, [newest], mine)
+        assert not done.absent
+        arrives(remote.inner, newest.root, NEW)
+
+
+@pytest.mark.parametrize("prefix", ["p/", "m/"])
+def test_an_edit_does_not_rely_on_what_is_gone_without_a_look(
+    prefix: str, world: tuple[Remote, Store, list[Version]], tmp_path: Path
+) -> None:
+    """Sections that did not change are not read, so the packs that they lead to are asked for by their record."""
+    before, local, versions = world
+    tree = {**NEW, b"28": chunks("edit", 4)}
+    edited = add_folder(local, tree)
+    for key, remote, mine in copies(before, tmp_path / "another", prefix, tmp_path / "copies"):
+        remote.inner.delete(key)
+        done = push(local, remote.store, [Version(edited, (versions[1].root,))], mine)
+        assert not done.absent
+        arrives(remote.inner, edited, tree)
 
 
 # ---------------------------------------------------------------- damaged
