@@ -14,10 +14,14 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dvk.backend.settings import RemoteSettings
+from dvk.errors import UsageError
+
+_WORD = re.compile(r"[!-~]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,11 @@ class Keys:
     access: str = field(repr=False)
     secret: str = field(repr=False)
     token: str | None = field(default=None, repr=False)
+
+    @property
+    def plain(self) -> bool:
+        """Whether they have no signs that no key has."""
+        return all(_WORD.fullmatch(part) for part in (self.access, self.secret, self.token or ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,41 @@ _VARIABLES = (
     "AWS_S3_US_EAST_1_REGIONAL_ENDPOINT",
     "AWS_S3_DISABLE_MULTIREGION_ACCESS_POINTS",
 )
+_ENDPOINT = re.compile(r"https?://[!-~]+")
+_NOT_IN_ENDPOINTS = re.compile(r"[@?#]")
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
+_REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+
+
+def check_environ(settings: RemoteSettings, environ: Mapping[str, str]) -> None:
+    """Look at those variables of the AWS tools that will be used before a library sees them.
+
+    What makes no sense there comes back as a connection that breaks, after many tries, or as a panic. A line end at the
+    end of a key is the classic of CI jobs.
+
+    Raises:
+        UsageError: names the variable, never what is in it.
+    """
+    for variable in (
+        *(() if settings.profile or settings.anon else _KEYS),
+        *(() if settings.region else _REGIONS),
+    ):
+        if not _WORD.fullmatch(environ.get(variable, "")):
+            raise UsageError("has a blank, a line end or another sign that cannot be there", subject=variable)
+    for variable in () if settings.endpoint_url else _ENDPOINTS:
+        if (value := environ.get(variable)) and not is_endpoint(value):
+            raise UsageError(
+                "is not the address of a server", subject=variable, hint="like https://HOST:PORT, without a user"
+            )
+    bundle = environ.get("AWS_CA_BUNDLE")
+    if bundle and not os.access(bundle, os.R_OK):
+        raise UsageError("names a file that cannot be read", subject="AWS_CA_BUNDLE", hint="unset it, or mend the path")
+
+
+def is_endpoint(value: str) -> bool:
+    """Whether libraries can be expected to take it for the address of a server."""
+    return bool(_ENDPOINT.fullmatch(value)) and not _NOT_IN_ENDPOINTS.search(value)
 
 
 def read_aws(settings: RemoteSettings, environ: Mapping[str, str]) -> Aws:
@@ -89,6 +133,8 @@ def read_aws(settings: RemoteSettings, environ: Mapping[str, str]) -> Aws:
     secrets = _section(environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials", profile)
     if config is None or secrets is None:
         return Aws(profile, reason="the files of the AWS tools cannot be read")
+    if profile != "default" and not config and not secrets:
+        return Aws(profile, reason=f"there is no AWS profile {profile!r}")
     both = {**config, **secrets}
     odd = sorted(both.keys() - _HARMLESS - _KEYS_ELSEWHERE)
     if odd:

@@ -148,6 +148,10 @@ def open_backend(url: RemoteUrl | str, *, settings: RemoteSettings, environ: Map
         url = parse_remote_url(url)
     if url.scheme == "file":
         return LocalBackend(url.path)
+    if url.scheme == "s3":
+        from dvk.backend.aws_files import check_environ
+
+        check_environ(settings, environ)
     wanted = wanted_library(settings, environ)
     connect = _connector(url, settings, dict(environ), wanted)
     from dvk.backend.remote_fs import FsspecBackend
@@ -225,7 +229,12 @@ def _connector(
 
         # s3fs comes with dvk and explains what obstore does not; the libraries for other clouds do not.
         slow = plain if url.scheme == "s3" and has_plain else None
-        return ObstoreMedium(plan, url.path, settings=settings, slow=slow)
+        try:
+            return ObstoreMedium(plan, url.path, settings=settings, slow=slow)
+        except Exception:
+            if slow is None:
+                raise
+            return slow()  # which says what is wrong, of a file of certificates for example
 
     return connect
 

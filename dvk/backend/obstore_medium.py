@@ -293,14 +293,14 @@ def _store(plan: Plan, *, timeout: timedelta, read_timeout: timedelta | None = N
 def _interruptibly(work: Callable[[], _T]) -> _T:
     """Do `work` so that Ctrl-C ends the waiting: inside of obstore, Python does not see signals."""
     if threading.current_thread() is not threading.main_thread():
-        return work()
+        return _without_panic(work)
     done = threading.Event()
     result: list[_T] = []
     errors: list[Exception] = []
 
     def run() -> None:
         try:
-            result.append(work())
+            result.append(_without_panic(work))
         except Exception as e:
             errors.append(e)
         finally:
@@ -311,6 +311,15 @@ def _interruptibly(work: Callable[[], _T]) -> _T:
     if errors:
         raise errors[0]
     return result[0]
+
+
+def _without_panic(work: Callable[[], _T]) -> _T:
+    try:
+        return work()
+    except BaseException as e:
+        if type(e).__name__ != "PanicException":  # of Rust, which Python must not take for an end of the process
+            raise
+        raise RuntimeError(f"obstore: {redact(str(e))}") from e
 
 
 def _cause(said: str, detail: str) -> str:

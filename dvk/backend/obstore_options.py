@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dvk.backend.aws_files import Aws, Keys, read_aws
+from dvk.backend.aws_files import Aws, Keys, is_endpoint, read_aws
 from dvk.backend.settings import RemoteSettings
 from dvk.errors import UsageError
 
@@ -78,6 +78,13 @@ def plan_s3(
     aws = read_aws(settings, environ)
     if aws.reason:
         return Unfit(aws.reason)
+    # object_store panics at what it cannot put into an address or a header.
+    if aws.endpoint and not is_endpoint(aws.endpoint):
+        return Unfit("the endpoint is not the address of a server")
+    if not _PLAIN.fullmatch(aws.region):
+        return Unfit("the region has unusual signs")
+    if aws.keys is not None and not aws.keys.plain:
+        return Unfit("the keys have unusual signs")
     amazon = not aws.endpoint
     if amazon and not aws.region:
         return Unfit("no region is set")
@@ -114,7 +121,8 @@ def plan_s3(
         return Plan("s3", bucket, config, client)
     # A redirect is followed with the token in its headers. Amazon's own servers send nobody anywhere else.
     if not amazon and (aws.keys is None or aws.keys.token):
-        return Unfit("temporary credentials on a server that is not Amazon's")
+        what = "no long-lived keys for" if aws.keys is None else "temporary credentials on"
+        return Unfit(f"{what} a server that is not Amazon's")
     if aws.keys is not None:
         keys = aws.keys
         return Plan("s3", bucket, config, client, lambda: _credential(keys))

@@ -8,8 +8,8 @@ or rot there, everybody would go on believing in them until somebody needs the d
 
 The first costs one small request for each pack (64 MiB) that the records of these versions name, and the records that
 they rely on, at most `ASKED_ONE_BY_ONE` of them; beyond that, a listing of all packs takes one request for each
-thousand. A clone that pushes its whole history has all those records anyway; one that pushes a single version of a long one
-reads them step by step.
+thousand. A clone that pushes its whole history has all those records anyway; one that pushes a single version of a
+long one reads them step by step.
 
 The second reads each block that is relied on once, proves each chunk in it by its id, the page packs by their names and
 the footers by their checksums. What is found to be bad is sent again by the push that asked, as far as this clone holds

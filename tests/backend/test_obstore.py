@@ -248,6 +248,13 @@ def test_variables_of_the_process_do_not_change_what_was_planned(
         ({}, {"bucket": "with.dots"}, "name of the bucket"),
         ({}, {"prefix": "50%"}, "prefix"),
         ({"AWS_CA_BUNDLE": "/no/such/file"}, {}, "AWS_CA_BUNDLE"),
+        # object_store panics at these
+        ({"AWS_ENDPOINT_URL": "minio.example:9000"}, {}, "endpoint"),
+        ({"AWS_ENDPOINT_URL": "http://"}, {}, "endpoint"),
+        ({"AWS_REGION": "eu-west-1\n"}, {}, "region"),
+        ({"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE\n"}, {}, "keys"),
+        ({"AWS_PROFILE": "nobody"}, {}, "no AWS profile 'nobody'"),
+        (dict.fromkeys(KEYS, "") | {"AWS_ENDPOINT_URL": "https://minio.example"}, {}, "no long-lived keys"),
         # a redirect would carry the token to wherever that server says
         ({"AWS_SESSION_TOKEN": "t", "AWS_ENDPOINT_URL": "https://minio.example"}, {}, "temporary credentials"),
     ],
@@ -255,6 +262,52 @@ def test_variables_of_the_process_do_not_change_what_was_planned(
 def test_what_is_out_of_the_ordinary_is_left_to_s3fs(change: dict[str, str], settings: Any, why: str) -> None:
     found = plan(ENVIRON | change, **settings)
     assert isinstance(found, Unfit) and why in found.reason
+
+
+@pytest.mark.parametrize("library", ["auto", "fsspec"])
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE\n"),
+        ("AWS_SECRET_ACCESS_KEY", "very secret"),
+        ("AWS_SESSION_TOKEN", "very-secret\r"),
+        ("AWS_REGION", "eu-west-1\n"),
+        ("AWS_ENDPOINT_URL", "minio.example:9000"),
+        ("AWS_ENDPOINT_URL_S3", "https://me:very-secret@minio.example"),
+        ("AWS_CA_BUNDLE", "/no/such/file"),
+    ],
+)
+def test_a_variable_that_makes_no_sense_is_named_at_once(variable: str, value: str, library: str) -> None:
+    """Not after two minutes of tries, with the advice to look at the network."""
+    environ = ENVIRON | {variable: value, "DVK_BACKEND": library}
+    with pytest.raises(UsageError) as caught:
+        open_backend("s3://acme/churn", settings=RemoteSettings(), environ=environ)
+    assert caught.value.subject == variable
+    assert "secret" not in caught.value.message + (caught.value.hint or "")
+
+
+def test_a_variable_that_is_not_used_may_be_anything() -> None:
+    environ = ENVIRON | {"AWS_REGION": "?\n", "AWS_ACCESS_KEY_ID": "\n", "AWS_ENDPOINT_URL": "?"}
+    settings = RemoteSettings(region="eu-west-1", profile="team", endpoint_url="https://minio.example")
+    open_backend("s3://acme/churn", settings=settings, environ=environ)
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_a_panic_of_rust_is_an_error_like_others(main: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python takes it for an end of the process: it would pass every handler, or end a thread in silence."""
+
+    class PanicException(BaseException):
+        pass
+
+    def panic(*_: object) -> None:
+        raise PanicException("request valid: InvalidUri")
+
+    monkeypatch.setattr("obstore.head", panic)
+    medium = ObstoreMedium(fit(ENVIRON), "churn", settings=RemoteSettings())
+    with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="InvalidUri"):
+        if main:
+            medium.head("j/x")
+        pool.submit(medium.head, "j/x").result()
 
 
 def test_temporary_keys_are_used_with_amazons_own_servers() -> None:
@@ -323,6 +376,13 @@ def test_a_private_authority_is_handed_on(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_bytes(b"-----BEGIN CERTIFICATE-----")
     found = fit(ENVIRON | {"AWS_CA_BUNDLE": str(tmp_path / "ca.pem")})
     assert found.client["root_certificate"] == b"-----BEGIN CERTIFICATE-----"
+
+
+def test_what_obstore_cannot_be_set_up_with_is_left_to_s3fs_which_says_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_bytes(b"no certificate")
+    environ = ENVIRON | {"AWS_CA_BUNDLE": str(tmp_path / "ca.pem"), "AWS_ENDPOINT_URL": "https://127.0.0.1:1"}
+    with pytest.raises(RemoteError, match="secure connection"):
+        open_backend("s3://acme/churn", settings=RemoteSettings(), environ=environ).stat("j/x")
 
 
 # ------------------------------------------------------------ the user's word
