@@ -303,9 +303,11 @@ class Collector:
                     subject=self.remote.name,
                     hint="until then it can be undone; --grace 0 does not wait",
                 )
+            # Asked before the census: a list that comes to light during it warned nobody whom the census misses.
+            published = self.remote.backend.stat(state.list_key) is not None
             census = take_census(self.remote, self._pool)
             self._check(census, state)
-            if self._revive(census, state, kept) or state.list_key not in census.lists:
+            if self._revive(census, state, kept) or not published:
                 # Nothing may be deleted that pushers were not warned of, so it is published before the last look.
                 self.remote.backend.put(state.list_key, [format_condemned(state.packs, store=census.store)])
                 census = take_census(self.remote, self._pool)
@@ -325,9 +327,15 @@ class Collector:
             return len(doomed), freed
 
     def _revive(self, census: Census, state: _State, kept: Kept) -> bool:
-        """Cover what Git wants again; whether the condemned list had to be taken away for that."""
+        """Cover what Git wants again; whether the condemned list had to be taken away for that.
+
+        Another clone may have retired it, knowing less of Git than this one.
+        """
         held = {root for rid in census.live & census.confirmed for root in census.records[rid].roots}
-        again = sorted(set(state.unwanted) & kept.wanted - held)
+        doomed = frozenset(state.packs)
+        losing = [rid for rid in census.retired if not doomed.isdisjoint(census.named([rid]))]
+        unwanted = {*state.unwanted, *(root for rid in losing for root in census.records[rid].roots)}
+        again = sorted(unwanted & kept.wanted - held)
         if not again:
             return False
         self._on_event(Note(f"{len(again):,} versions that were condemned are wanted again and stay", self.remote.name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from synckit import (
     small_pages,
 )
 
-from dvk.backend.contract import Backend
+from dvk.backend.contract import Backend, Buffer
 from dvk.errors import Corrupt, Refused, Unsafe
 from dvk.store.collect import Collector, CollectPlan, Kept, Limits
 from dvk.store.push import Version
 from dvk.store.record import format_mark
 from dvk.store.root import Root
+from dvk.store.roots import load_record
 from dvk.store.store import Store
 
 pytestmark = pytest.mark.timeout(60)
@@ -375,6 +376,123 @@ def test_what_git_wants_again_before_the_sweep_stays(tmp_path: Path) -> None:
     assert not remote.keys("g/c-")
     with collector(remote.inner, tmp_path) as c:
         assert c.plan(kept(roots, roots[1], roots[2])).empty
+
+
+def test_what_another_clone_retired_and_git_here_wants_is_not_deleted_by_us(tmp_path: Path) -> None:
+    """The other one has not heard of the branch; its grace is a week, ours is over at once."""
+    remote, roots = three_versions(tmp_path)
+    theirs, ours = kept(roots, roots[2]), kept(roots, roots[1], roots[2])
+    with collector(remote.inner, tmp_path / "theirs") as c:
+        assert c.condemn(theirs, c.plan(theirs)).packs
+    with pytest.raises(Unsafe, match="another collection") as caught:
+        collect(remote.inner, tmp_path / "ours", ours)
+    assert "dvk push" in caught.value.hint
+    for i in (1, 2):
+        arrives(remote.inner, roots[i], (A, B, C)[i])
+    with collector(remote.inner, tmp_path / "theirs") as c:
+        c.undo()
+    with collector(remote.inner, tmp_path / "ours") as c:
+        c.sweep(ours)
+    for root, tree in zip(roots, (A, B, C), strict=True):
+        arrives(remote.inner, root, tree)
+
+
+def test_what_another_clone_retired_before_it_was_killed_is_covered_again_where_git_wants_it(tmp_path: Path) -> None:
+    remote, roots = three_versions(tmp_path)
+    theirs, ours = kept(roots, roots[2]), kept(roots, roots[1], roots[2])
+
+    class Killed(Exception):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    dying = Before(remote.inner, lambda op, key: op == "put" and key.startswith("g/c-"), die)
+    with collector(dying, tmp_path / "theirs") as c, pytest.raises(Killed):
+        c.condemn(theirs, c.plan(theirs))
+    assert collect(remote.inner, tmp_path / "ours", ours).packs
+    arrives(remote.inner, roots[1], B)
+    arrives(remote.inner, roots[2], C)
+    with collector(remote.inner, tmp_path / "ours") as c:
+        assert c.plan(ours).empty
+
+
+def test_a_list_that_comes_to_light_during_the_last_look_warned_nobody(tmp_path: Path) -> None:
+    """The collector was killed while it sent the list, and the server takes it late: between records and lists.
+
+    A push that looks in between sees no list and takes its packs for good; a pack that no record ever named is what it
+    finds in its journal.
+    """
+    remote, roots = three_versions(tmp_path)
+    local = new_store()
+    file = add_file(local, chunks("resumed", 20, 300))
+
+    class Killed(Exception):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    early = Before(remote.inner, lambda op, key: op == "put" and key.startswith("j/"), die)
+    with pytest.raises(Killed):
+        send(local, Store(early), tmp_path / "pusher", file)
+    what = kept(roots, *roots)
+    late: dict[str, bytes] = {}
+
+    class Slow(Before):
+        def put(self, key: str, parts: Sequence[Buffer], *, create_only: bool = False) -> None:
+            if key.startswith("g/c-"):
+                late[key] = b"".join(parts)
+                raise Killed
+            super().put(key, parts, create_only=create_only)
+
+    with collector(Slow(remote.inner, lambda *_: False, die), tmp_path) as c, pytest.raises(Killed):
+        c.condemn(what, c.plan(what))
+    assert late
+
+    def push_then_publish() -> None:
+        send(local, remote.store, tmp_path / "pusher", file)
+        for key, data in late.items():
+            remote.inner.put(key, [data])
+
+    between = Before(remote.inner, lambda op, key: op == "list" and key == "p/", push_then_publish)
+    with collector(between, tmp_path) as c:
+        c.sweep(what)
+    assert between.done
+    arrives(remote.inner, file, chunks("resumed", 20, 300))
+
+
+def test_an_intent_on_a_base_that_was_removed_meanwhile_does_not_stop_collections_for_ever(tmp_path: Path) -> None:
+    remote, roots = three_versions(tmp_path)
+    what = kept(roots, roots[2])
+    local = new_store()
+    for tree in (A, B):
+        add_folder(local, tree)
+    edited = add_folder(local, {**B, b"new": chunks("new", 10, 300)})
+
+    class Killed(Exception):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    collecting = Before(
+        remote.inner,
+        lambda op, key: op == "put" and key.startswith("j/"),
+        lambda: collect(remote.inner, tmp_path, what),
+    )
+    dying = Before(collecting, lambda op, key: op == "list" and key == "g/c-", die)
+    with pytest.raises(Killed):
+        send(local, Store(dying), tmp_path / "pusher", Version(edited, (roots[1],)))
+    assert collecting.done
+    (intent,) = [k for k in remote.keys("j/") if "." not in k and f"{k}.ok" not in remote.keys("j/")]
+    bases = load_record(remote.inner, bytes.fromhex(intent[2:])).bases
+    assert any(f"j/{base}" not in remote.keys("j/") for base in bases)
+    plan = collect(remote.inner, tmp_path, what)
+    assert plan.give_up
+    arrives(remote.inner, roots[2], C)
+    with collector(remote.inner, tmp_path) as c:
+        assert c.plan(what).empty
 
 
 def test_a_collector_that_is_killed_anywhere_goes_on_and_loses_nothing(tmp_path: Path) -> None:
