@@ -476,11 +476,10 @@ def test_an_intent_on_a_base_that_was_removed_meanwhile_does_not_stop_collection
     def die() -> None:
         raise Killed
 
-    collecting = Before(
-        remote.inner,
-        lambda op, key: op == "put" and key.startswith("j/"),
-        lambda: collect(remote.inner, tmp_path, what),
-    )
+    def collect_all() -> None:
+        collect(remote.inner, tmp_path, what)
+
+    collecting = Before(remote.inner, lambda op, key: op == "put" and key.startswith("j/"), collect_all)
     dying = Before(collecting, lambda op, key: op == "list" and key == "g/c-", die)
     with pytest.raises(Killed):
         send(local, Store(dying), tmp_path / "pusher", Version(edited, (roots[1],)))
