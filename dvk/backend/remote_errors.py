@@ -225,6 +225,12 @@ def _from_answer(e: Exception, code: str, name: str, subject: str, create_only: 
             subject=name,
             hint=f"set the remote's region to {region}" if region else "set the remote's region",
         )
+    if code == "407":
+        return RemoteDenied(
+            "a proxy on the way wants a sign-in",
+            subject=name,
+            hint="HTTPS_PROXY or HTTP_PROXY says which; NO_PROXY names the hosts that need none",
+        )
     if code in _FULL:
         return StorageFull(says, subject=subject, hint="make room on the remote, then run the same command again")
     if code in _DENIED:

@@ -209,7 +209,7 @@ class RetryBackend(_Around):
                 if tries >= self._tries or wrong >= WRONG_TRIES or spent + wait > self._deadline_s:
                     if tries > 1:
                         e.message += f" (gave up after {tries} tries in {spent:.0f} s)"
-                    if asked > self._deadline_s - spent:
+                    if asked and asked > self._deadline_s - spent:
                         e.message += f"; the server asks to be left alone for {asked:.0f} s"
                     raise
             self._sleep(wait)

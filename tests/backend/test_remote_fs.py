@@ -175,6 +175,7 @@ def test_a_server_that_ignores_ranges_is_named(said: str | None) -> None:
             "eu-west-1",
         ),
         (client_error("AuthorizationHeaderMalformed", 400, Region="eu-north-1"), RemoteError, "eu-north-1"),
+        (client_error("407", 407), RemoteDenied, "NO_PROXY"),
         (client_error("QuotaExceeded", 403), StorageFull, "QuotaExceeded"),
         (client_error("NotImplemented", 501), RemoteError, "NotImplemented"),
         (NoCredentialsError(), RemoteDenied, "aws configure --profile team"),

@@ -226,6 +226,20 @@ def test_a_pause_beyond_the_deadline_is_not_waited_for_and_is_told() -> None:
     assert not clock.slept
 
 
+def test_only_a_server_that_asked_to_be_left_alone_is_said_to_have() -> None:
+    """The last try took longer than was left."""
+    medium, clock = FaultBackend(MemoryBackend()), Clock()
+
+    def slowly() -> RemoteError:
+        clock.sleep(500)
+        return RemoteError("busy", transient=True)
+
+    medium.fail("stat", error=slowly, forever=True)
+    with pytest.raises(RemoteError) as caught:
+        RetryBackend(medium, clock=clock, sleep=clock.sleep).stat("p/x")
+    assert "left alone" not in caught.value.message
+
+
 def test_wrong_answers_are_asked_for_again_only_a_little() -> None:
     medium, clock = FaultBackend(MemoryBackend()), Clock()
     medium.fail("get", error=lambda: ShortAnswer("short", transient=True), forever=True)
