@@ -22,15 +22,18 @@ import secrets
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
 
 from dvk.errors import StorageError, StorageFull, TableError
 from dvk.store.names import show
+
+T = TypeVar("T")
 
 _PREFIX = b"dvk-table-"
 _OWNER = b"owner"
@@ -48,9 +51,11 @@ class Engine:
         self.folder, owner = _make_folder(temp_dir)
         self._remove = weakref.finalize(self, _remove_folder, self.folder, owner)
         self._salt = secrets.token_bytes(_SALT_BYTES)
+        self._worker = ThreadPoolExecutor(1, "dvk-table-engine")
         try:
             self._connection = _connect(self.folder, memory_bytes, threads or os.cpu_count() or 1)
         except BaseException:
+            self._worker.shutdown()
             self._remove()
             raise
 
@@ -62,19 +67,17 @@ class Engine:
 
     def close(self) -> None:
         """End it and remove its folder."""
+        self._worker.shutdown()
         self._connection.close()
         self._remove()
 
     def run(self, sql: str, parameters: list[Any] | None = None) -> None:
         """Do something without an answer."""
-        with self._ours():
-            self._connection.execute(sql, parameters)
+        self._do(self._connection, lambda: self._connection.execute(sql, parameters))
 
     def rows(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
         """All rows of a small answer."""
-        with self._ours():
-            answer: list[tuple[Any, ...]] = self._connection.execute(sql, parameters).fetchall()
-            return answer
+        return self._do(self._connection, lambda: list(self._connection.execute(sql, parameters).fetchall()))
 
     def one(self, sql: str, parameters: list[Any] | None = None) -> Any:
         """The only value of the only row."""
@@ -82,23 +85,16 @@ class Engine:
 
     def table(self, sql: str, parameters: list[Any] | None = None) -> pa.Table:
         """An answer that fits in memory, as Arrow."""
-        with self._ours():
-            return self._connection.sql(sql, params=parameters).to_arrow_table()
+        return self._do(self._connection, lambda: self._connection.sql(sql, params=parameters).to_arrow_table())
 
     def batches(
         self, sql: str, parameters: list[Any] | None = None, *, rows: int = 1 << 16
     ) -> Iterator[pa.RecordBatch]:
         """An answer of any size, in batches. Other questions may be asked in between."""
-        with self._ours():
-            cursor = self._connection.cursor()
-            reader = cursor.sql(sql, params=parameters).to_arrow_reader(rows)
+        cursor = self._connection.cursor()
         try:
-            while True:
-                with self._ours():
-                    try:
-                        batch = reader.read_next_batch()
-                    except StopIteration:
-                        return
+            reader = self._do(cursor, lambda: cursor.sql(sql, params=parameters).to_arrow_reader(rows))
+            while (batch := self._do(cursor, lambda: next(reader, None))) is not None:
                 if batch.num_rows:
                     yield batch
         finally:
@@ -108,12 +104,15 @@ class Engine:
         """Run a statement that reads `data` under the name `feed`."""
         if isinstance(data, pa.RecordBatch):
             data = pa.Table.from_batches([data])
-        with self._ours():
+
+        def work() -> None:
             self._connection.register("feed", data)
             try:
                 self._connection.execute(sql)
             finally:
                 self._connection.unregister("feed")
+
+        self._do(self._connection, work)
 
     def feed(self, sql: str, data: pa.Table) -> pa.Table:
         """The answer, in the order of `data`, to a question about it under the name `feed`; from any thread."""
@@ -124,6 +123,18 @@ class Engine:
                 return cursor.sql(sql).to_arrow_table()
             finally:
                 cursor.close()
+
+    def _do(self, connection: Any, work: Callable[[], T]) -> T:
+        """Let the engine work, on its own thread so that a signal is heard here at once and can stop it."""
+        with self._ours():
+            doing = self._worker.submit(work)
+            try:
+                return doing.result()
+            except BaseException:
+                if not doing.done():
+                    connection.interrupt()
+                    wait([doing])
+                raise
 
     def digest(self, column: str) -> str:
         """SQL for a digest of 128 bits of a column of bytes, different in each run."""

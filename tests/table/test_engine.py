@@ -113,6 +113,25 @@ def test_nothing_is_written_on_standard_output() -> None:
     assert done.stdout == b"" == done.stderr
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_engine_works_is_an_interrupt(tmp_path: Path, signum: signal.Signals) -> None:
+    child = """
+import os, sys, threading
+from dvk.cli import signals
+from dvk.table.engine import Engine
+signals.install()
+try:
+    with Engine(memory_bytes=1 << 28, temp_dir=os.fsencode(sys.argv[1]), threads=1) as engine:
+        threading.Timer(0.5, os.kill, (os.getpid(), int(sys.argv[2]))).start()
+        engine.rows("select count(*) from range(1000000) a, range(1000000) b where hash(a.range, b.range) = 1")
+except KeyboardInterrupt as stop:
+    print(signals.as_error(stop).kind, os.listdir(sys.argv[1]))
+"""
+    command = [sys.executable, "-c", child, str(tmp_path), str(int(signum))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.endswith(" []\n") and done.stdout.split()[0] in ("interrupted", "terminated"), done
+
+
 def test_a_digest_depends_on_the_run() -> None:
     found = []
     for _ in range(2):
