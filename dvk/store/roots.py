@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import TypeVar
 
 from dvk.backend.contract import Backend, KeyMissing
@@ -25,12 +26,15 @@ _T = TypeVar("_T")
 
 _LINE = re.compile(r"([fd]:[0-9a-f]{64}) ([0-9a-f]{64})")
 _LIST_KEY = re.compile(r"g/c-[0-9a-f]{32}")
+_RECORD_KEY = re.compile(r"j/([0-9a-f]{64})")
 _PACK_KEY = re.compile(r"[pm]/([0-9a-f]{2})/\1[0-9a-f]{62}")
 _STORE = re.compile(r"[0-9a-f]{32}")
 #: One question after another leads through the bases of bases.
 _BASES_AT_MOST = 64
-#: Likewise: who pushed a path for the 300th time without ever holding the versions before gets an answer in seconds.
+#: Likewise. After so many steps one by one, a listing shows all records, and so many are read in parallel.
 _STEPS_AT_MOST = 256
+_STEPS_ONE_BY_ONE = 8
+_READ_AHEAD_AT_MOST = 2000
 _MAX_LIST_BYTES = 64 << 20
 _HEADER = "dvk confirmed roots 1"
 
@@ -100,9 +104,12 @@ class Records:
         return out
 
     def with_all_bases(self, rids: Collection[bytes], pool: Executor) -> set[bytes]:
-        """Records and those that they rely on, and they on; each step back in parallel, `_STEPS_AT_MOST` of them."""
+        """Records and those that they rely on, and they on, `_STEPS_AT_MOST` steps back."""
         out, step = set(rids), set(rids)
-        for _ in range(_STEPS_AT_MOST):
+        for number in range(_STEPS_AT_MOST):
+            if number == _STEPS_ONE_BY_ONE:
+                found = (m[1] for item in self._remote.list("j/") if (m := _RECORD_KEY.fullmatch(item.key)))
+                list(pool.map(self._load, map(bytes.fromhex, islice(found, _READ_AHEAD_AT_MOST))))
             step = set().union(*pool.map(self.bases, step)) - out
             if not step:
                 break

@@ -14,11 +14,13 @@ from synckit import Around, Heard, Remote, add_file, add_folder, arrives, chunks
 
 from dvk.backend.contract import Backend, Buffer
 from dvk.backend.memory import MemoryBackend
+from dvk.backend.wrappers import CountingBackend
 from dvk.errors import RemoteError
 from dvk.store import push_audit
 from dvk.store.fetch import Wanted, fetch
 from dvk.store.locator import format_locator, locator_key
 from dvk.store.push import Version, plan_push, push
+from dvk.store.root import Root
 from dvk.store.store import Store
 
 pytestmark = pytest.mark.timeout(120)
@@ -144,6 +146,27 @@ def test_a_push_of_the_newest_version_alone_asks_for_what_earlier_ones_brought(
         done = push(local, remote.store, [newest], mine)
         assert not done.absent
         arrives(remote.inner, newest.root, NEW)
+
+
+def test_a_long_history_is_not_followed_one_request_after_the_other(tmp_path: Path) -> None:
+    """Forty pushes, each on top of the one before; the oldest pack is gone, and only the newest version is pushed."""
+    remote, local = Remote(), new_store()
+    tree = dict(OLD)
+    roots: list[Root] = []
+    for n in range(40):
+        tree[b"%02d" % (n % 20)] = chunks(("edit", n), 2)
+        roots.append(add_folder(local, tree))
+        send(local, remote.store, tmp_path / "state", Version(roots[-1], tuple(reversed(roots[:-1]))[:3]))
+    rid = remote.locator(roots[0]).record
+    victim = next(p for p in remote.record(rid).packs if p.startswith("p/"))
+    watched = CountingBackend(remote.inner, keep_calls=True)
+    assert push(local, Store(watched), [Version(roots[-1])], str(tmp_path / "fresh")).covered
+    calls = watched.counts.calls
+    assert calls.count(("list", "j/")) == 1 and calls.index(("list", "j/")) < 20
+    remote.inner.delete(victim)
+    done = push(local, remote.store, [Version(roots[-1])], str(tmp_path / "other"))
+    assert victim in done.lost and not done.absent
+    arrives(remote.inner, roots[-1], tree)
 
 
 @pytest.mark.parametrize("prefix", ["p/", "m/"])
