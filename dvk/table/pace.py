@@ -25,12 +25,13 @@ import pyarrow.compute as pc
 from dvk.table import encode
 from dvk.table.chain import heaviest_chain
 from dvk.table.feed import Feed, Rows
-from dvk.table.sequence import Run, as_runs, in_order, positions
+from dvk.table.sequence import Run, in_order, positions, run_table, to_list
 
 I64 = npt.NDArray[np.int64]
 
 _WINDOW_ROWS = 1 << 16
 _GROWTH = 4  # of a window in which nothing is in step
+_SEARCH_BYTES = 100  # a row, besides its values, for looking up where it is on the other side
 _LEAST_ROWS = 256  # of a window that ends where a batch does, so that nothing is copied
 _CLOSE = (16, 256, 4096)  # how far the next common row is looked for, step by step, before a search of the whole window
 _SEARCHES = 64  # in one window, before one join of what is left of it
@@ -79,7 +80,8 @@ class Walk:
             enough = len(ia) >= _IN_STEP * min(wa.count, wb.count) and len(ia) > 0
             if not enough and not final and not self.gave_up and wa.count and wb.count and self.mode != "position":
                 more = size == _WINDOW_ROWS or max(wa.count, wb.count) >= size
-                if more and (wa.raw.nbytes + wb.raw.nbytes) * _GROWTH < self.look_ahead_bytes:
+                held = wa.raw.nbytes + wb.raw.nbytes + (wa.count + wb.count) * _SEARCH_BYTES
+                if more and held * _GROWTH < self.look_ahead_bytes:
                     size *= _GROWTH
                     continue
                 lost += 1
@@ -113,9 +115,9 @@ class Walk:
 
     def _same(self, a: Rows, b: Rows, ia: I64, ib: I64) -> encode.BoolArray:
         """bool[m]: whether rows that are in step hold the same values."""
-        runs = as_runs(ia, ib)
+        runs = run_table(ia, ib)
         if len(runs) <= 4:
-            parts = [self._same_run(a, b, i, j, n) for i, j, n in runs]
+            parts = [self._same_run(a, b, i, j, n) for i, j, n in to_list(runs)]
             return np.concatenate(parts) if parts else np.zeros(0, bool)
         left, right = pa.array(ia), pa.array(ib)
         same = np.ones(len(ia), bool)
@@ -215,8 +217,7 @@ def _joined(a: pa.Array, b: pa.Array) -> list[Run]:
     if not len(ia):
         return []
     ib = np.asarray(found.filter(pa.array(valid)).to_numpy(zero_copy_only=False), np.int64)
-    runs = np.array(as_runs(ia, ib), np.int64)
+    runs = run_table(ia, ib)
     if len(runs) > _MOST_RUNS:
         return []
-    kept = runs[heaviest_chain(runs[:, 1], runs[:, 2])]
-    return [(int(x), int(y), int(k)) for x, y, k in kept]
+    return to_list(runs[heaviest_chain(runs[:, 1], runs[:, 2])])

@@ -57,14 +57,19 @@ def in_order(a: I64, b: I64) -> list[Run]:
     return _merged(out)
 
 
-def as_runs(ia: I64, ib: I64) -> list[Run]:
-    """Pairs of positions as runs."""
+def to_list(table: I64) -> list[Run]:
+    """int64[r, 3] as runs."""
+    return [(i, j, n) for i, j, n in table.tolist()]
+
+
+def run_table(ia: I64, ib: I64) -> I64:
+    """Pairs of positions as runs, int64[r, 3]: where there may be very many."""
     if not len(ia):
-        return []
+        return np.zeros((0, 3), np.int64)
     cuts = np.flatnonzero((np.diff(ia) != 1) | (np.diff(ib) != 1)) + 1
     starts = np.concatenate([np.zeros(1, np.int64), cuts])
     lengths = np.diff(np.concatenate([starts, [len(ia)]]))
-    return list(zip(ia[starts].tolist(), ib[starts].tolist(), lengths.tolist(), strict=True))
+    return np.stack([ia[starts], ib[starts], lengths], axis=1)
 
 
 def positions(runs: list[Run]) -> tuple[I64, I64]:
@@ -116,11 +121,10 @@ def _unique_runs(a: I64, b: I64) -> list[Run] | None:
     _, at_a, at_b = np.intersect1d(values_a[once_a], values_b[once_b], assume_unique=True, return_indices=True)
     ia, ib = first_a[once_a][at_a], first_b[once_b][at_b]
     order = np.argsort(ia)
-    runs = as_runs(ia[order], ib[order])
-    if len(runs) > _MOST_RUNS:
+    table = run_table(ia[order], ib[order])
+    if len(table) > _MOST_RUNS:
         return None
-    table = np.array(runs, np.int64).reshape(-1, 3)
-    return [runs[k] for k in heaviest_chain(table[:, 1], table[:, 2]).tolist()]
+    return to_list(table[heaviest_chain(table[:, 1], table[:, 2])])
 
 
 def _longest(a: I64, b: I64) -> list[Run]:
