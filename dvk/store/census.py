@@ -195,7 +195,13 @@ def _look_for_holes(remote: Store, census: Census, keys: set[str]) -> None:
                 subject=f"{remote.name}/{record_key(bytes.fromhex(base))}",
                 hint="`dvk remote check` says whether listings of this remote can be trusted",
             )
-    for key in sorted(census.named(census.live & census.confirmed) - census.packs.keys()):
+    # Who mends a loss sends it under another name, and the record of what was lost stays: it promises nothing alone.
+    confirmed = census.live & census.confirmed
+    broken = {rid: lost for rid in confirmed if (lost := census.named([rid]) - census.packs.keys())}
+    whole = {root for rid in confirmed - broken.keys() for root in census.records[rid].roots}
+    for key in sorted(
+        {key for rid, lost in broken.items() if not whole.issuperset(census.records[rid].roots) for key in lost}
+    ):
         raise Unsafe(
             f"a record relies on this pack and it is not there: lost, or left out of the listing; {_NO_PLAN}",
             subject=f"{remote.name}/{key}",

@@ -23,6 +23,7 @@ from synckit import (
 )
 
 from dvk.backend.contract import Backend, Buffer
+from dvk.backend.memory import MemoryBackend
 from dvk.errors import Corrupt, Refused, Unsafe
 from dvk.store.collect import Collector, CollectPlan, Kept, Limits
 from dvk.store.push import Version
@@ -270,6 +271,25 @@ def test_a_pack_that_is_relied_on_and_gone_stops_it(tmp_path: Path) -> None:
     remote, roots = three_versions(tmp_path)
     remote.inner.delete(remote.keys("p/")[0])
     refused(remote.inner, tmp_path, kept(roots, roots[2]), "relies on this pack")
+
+
+@pytest.mark.parametrize("prefix", ["p/", "m/"])
+def test_a_loss_that_was_mended_stops_nothing(prefix: str, tmp_path: Path) -> None:
+    """What is sent again has another name, and the record that named what is lost stays there."""
+    local = new_store()
+    roots = [add_folder(local, tree) for tree in (A, B, C)]
+    versions = [Version(root, tuple(reversed(roots[:i]))) for i, root in enumerate(roots)]
+    before = three_versions(tmp_path / "before")[0]
+    for n, victim in enumerate(before.keys(prefix)):
+        inner = MemoryBackend("remote")
+        for key, data in before.objects().items():
+            inner.put(key, [data])
+        inner.delete(victim)
+        what = kept(roots, roots[2])
+        refused(inner, tmp_path / f"{n}", what, "relies on this pack")
+        send(local, Store(inner), tmp_path / f"{n}", *versions)
+        collect(inner, tmp_path / f"{n}", what)
+        arrives(inner, roots[2], C)
 
 
 def test_a_wanted_version_whose_locator_is_gone_stops_a_compaction(tmp_path: Path) -> None:
