@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dvk.backend import check as check_module
 from dvk.backend.check import LIGHT_KEY, Misbehaves, check, check_light
 from dvk.backend.contract import Backend
 from dvk.backend.local import LocalBackend
@@ -102,3 +103,9 @@ def test_no_answer_is_no_verdict() -> None:
 def test_nothing_is_written_where_nothing_may_be() -> None:
     with pytest.raises(RemoteDenied):
         check(LyingBackend(MemoryBackend(), "no-write"))
+
+
+def test_a_key_that_comes_late_is_not_taken_for_respelled() -> None:
+    found = check_module._respelled(["check/a", "check/b"], ["check/a"])
+    assert found.name == "stale-list"
+    assert check_module._respelled(["check/a"], ["CHECK/A"]).name == "key-case"
