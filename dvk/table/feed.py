@@ -75,7 +75,9 @@ class SideSpec:
     def only(self, chosen: Sequence[int]) -> SideSpec:
         """The same with these cells alone, by position."""
         cells = tuple(self.cells[i] for i in chosen)
-        return replace(self, columns=tuple(dict.fromkeys(c.index for c in cells)), cells=cells, key=())
+        # `where` may ask for any of the columns, so with it all of them are read.
+        columns = tuple(dict.fromkeys(c.index for c in cells)) if self.where is None else self.columns
+        return replace(self, columns=columns, cells=cells, key=())
 
     def first(self, count: int) -> Rows:
         """The first rows of the table, at most so many, whatever `where` says."""

@@ -12,6 +12,7 @@ from benchmarks.right import verdict
 from benchmarks.table_cases import CASES, Case
 from dvk.commands.diff_plain import diff_files
 from dvk.errors import DvkError
+from dvk.table.options import CompareOptions
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
@@ -44,3 +45,16 @@ def test_a_wrong_answer_would_be_noticed() -> None:
     assert verdict(case, {**right, "added": e.added + 1}) == "wrong"
     assert verdict(case, {**right, "schema": ["added"]}) == "wrong"
     assert verdict(case, {"error": "no"}) == "error"
+
+
+@pytest.mark.parametrize("on_dup", ["bag", "first"])
+def test_a_filter_on_another_column_than_a_key_that_repeats(tmp_path: Path, on_dup: Any) -> None:
+    a, b = tmp_path / "a.csv", tmp_path / "b.csv"
+    a.write_bytes(b"id,city,p\n1,a,1\n2,b,2\n")
+    b.write_bytes(b"id,city,p\n1,a,1\n2,b,2\n1,a,9\n")
+    options = CompareOptions(key=("id",), where="city='a'", on_dup=on_dup)
+    with diff_files(str(a), str(b), compare=options) as result:
+        assert not result.failures
+        table = result.paths[0].table
+        assert table is not None and table.key.duplicates == (0, 1)
+        assert (table.rows.added, table.rows.removed) == (1 if on_dup == "bag" else 0, 0)
