@@ -156,7 +156,7 @@ def _copy(plan: Plan, writer: PackWriter, pool: ThreadPoolExecutor, jobs: deque[
                 raise Corrupt(
                     "a chunk in the local store fails its hash; it was not sent",
                     subject=f"{local.name}/{r.key}",
-                    hint="`dvk verify` lists what is affected, `dvk add` of the same file heals it",
+                    hint="push from another clone that holds it; nothing of it was promised",
                 )
             if sum(lengths) == encoded.raw_len:
                 writer.add_encoded(encoded.codec, encoded.payload, encoded.raw_len, ids=ids, lengths=lengths)

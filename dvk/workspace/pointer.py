@@ -72,7 +72,7 @@ def parse(data: bytes, *, subject: str) -> Pointer:
         raise FormatError(
             "has unresolved merge conflict markers",
             subject=subject,
-            hint="`dvk resolve` merges it, or choose a side with `git checkout --ours` or `--theirs`",
+            hint="choose a side with `git checkout --ours` or `--theirs` and `git add` it",
         )
     if b"\r" in data:
         raise FormatError(
