@@ -13,4 +13,4 @@ fix:
 
 # Write the documents that are generated from code.
 docs:
-    python -m dvk.cli.exit_codes > docs/exit-codes.md
+    python scripts/make_reference.py

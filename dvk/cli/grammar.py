@@ -95,7 +95,7 @@ class _Group(typer.core.TyperGroup):
         words = f"{self.prefix}{cmd_name}"
         if rows[0].words != words:
             return _group(rows, self.about, prefix=f"{words} ", text=self.about.get(words, ""))
-        return _command(words, load(rows[0].home))
+        return command(words, load(rows[0].home))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         known = list(self._rows())
@@ -134,7 +134,7 @@ def _first_line(verb: Verb) -> str:
     return (inspect.getdoc(verb.function) or "").partition("\n")[0]
 
 
-def _command(words: str, verb: Verb) -> Any:
+def command(words: str, verb: Verb) -> Any:
     """The typer command for one verb: its own parameters and the common ones; calling it returns a `Call`."""
 
     def parsed(
