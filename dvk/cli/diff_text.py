@@ -29,7 +29,7 @@ from dvk.store.names import show as show_name
 if TYPE_CHECKING:
     from dvk.commands.diff_result import DiffResult, PathDiff
     from dvk.table.result import ColumnChange, Distribution, RowChange, TableDiff
-    from dvk.table.tensors import TensorDiff
+    from dvk.table.tensors.compare import TensorDiff
 
 Name = Callable[..., str]
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from dvk.commands.diff_result import PathDiff
 from dvk.errors import DvkError
-from dvk.table.tensor_files import tensor_format
-from dvk.table.tensors import compare_tensors
+from dvk.table.tensors.compare import compare_tensors
+from dvk.table.tensors.files import tensor_format
 
 if TYPE_CHECKING:
     from dvk.table.contract import ReadOptions, Source

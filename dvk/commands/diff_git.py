@@ -28,7 +28,7 @@ from dvk.ids import FileId
 from dvk.store.content import StoreContent
 from dvk.store.names import show
 from dvk.store.opened import Opened
-from dvk.table.tensor_files import read_tensors, tensor_format
+from dvk.table.tensors.files import read_tensors, tensor_format
 from dvk.workspace.durable import read_small
 from dvk.workspace.ignore import set_own_attributes
 from dvk.workspace.pointer import MAX_BYTES, SUFFIX, Pointer, parse

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dvk.commands.diff_result import DiffResult, Item, PathDiff
     from dvk.table.contract import Column
     from dvk.table.result import ColumnChange, Distribution, RowChange, SchemaChange, Side, TableDiff
-    from dvk.table.tensors import TensorChange, TensorDiff, TensorShape
+    from dvk.table.tensors.compare import TensorChange, TensorDiff, TensorShape
 
 Json = Any
 

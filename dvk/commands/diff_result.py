@@ -14,7 +14,7 @@ from dvk.errors import DvkError
 
 if TYPE_CHECKING:
     from dvk.table.result import TableDiff
-    from dvk.table.tensors import TensorDiff
+    from dvk.table.tensors.compare import TensorDiff
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from dvk.table.compare import compare
 from dvk.table.contract import I64, Column, Plan, ReadOptions, Region, Source, Table, Tolerance
 from dvk.table.open import open_table
 from dvk.table.options import CompareOptions
-from dvk.table.plan import plan
 from dvk.table.result import Notice, TableDiff
+from dvk.table.skip.plan import plan
 from dvk.table.source import BytesSource
 
 

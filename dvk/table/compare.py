@@ -22,21 +22,24 @@ from functools import partial
 import numpy as np
 
 from dvk.errors import TableError
-from dvk.table import keys, memory, planned, profile, renames, schema
-from dvk.table.cells import CHUNK_ROWS, Cells, Judge
+from dvk.table import memory
+from dvk.table.answer import profile
+from dvk.table.answer.cells import CHUNK_ROWS, Cells, Judge
+from dvk.table.answer.fetch import Fetch
+from dvk.table.answer.finished import Finished
+from dvk.table.answer.kept import Kept
 from dvk.table.contract import Plan, Table
 from dvk.table.engine import Engine
-from dvk.table.feed import Cell, Rows, SideSpec
-from dvk.table.fetch import Fetch
-from dvk.table.finished import Finished
-from dvk.table.join import MODIFIED
-from dvk.table.kept import Kept
-from dvk.table.keys import ChosenKey
+from dvk.table.match import keys, renames, schema
+from dvk.table.match.keys import ChosenKey
+from dvk.table.match.schema import Match
+from dvk.table.match.where import Where
 from dvk.table.options import CompareOptions
-from dvk.table.pairing import Pairer, Pairing, shown_keys
+from dvk.table.pair.join import MODIFIED
+from dvk.table.pair.pairing import Pairer, Pairing, shown_keys
 from dvk.table.result import ColumnChange, Key, Notice, RowCounts, Side, TableDiff
-from dvk.table.schema import Match
-from dvk.table.where import Where
+from dvk.table.walk import planned
+from dvk.table.walk.feed import Cell, Rows, SideSpec
 
 _DEFAULTS = CompareOptions()
 _KEPT_LEAST_BYTES = 256 << 20

@@ -12,12 +12,12 @@ from functools import partial
 
 from dvk.errors import TableError, UsageError
 from dvk.table.cache import Cache
-from dvk.table.columnar import open_columnar
+from dvk.table.columnar.open import open_columnar
 from dvk.table.contract import ReadOptions, Source, Table
-from dvk.table.csv import open_csv
-from dvk.table.jsonl import open_jsonl
-from dvk.table.text import TextTable
-from dvk.table.text_spool import open_text, packing
+from dvk.table.text.csv import open_csv
+from dvk.table.text.jsonl import open_jsonl
+from dvk.table.text.spool import open_text, packing
+from dvk.table.text.table import TextTable
 
 AS_IT_IS = ReadOptions()
 _CSV = (b"csv", b"tsv", b"tab", b"psv")

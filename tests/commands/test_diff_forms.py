@@ -36,7 +36,7 @@ from dvk.commands.diff_words import value_json, value_text
 from dvk.errors import DataMissing, TableError, UsageError
 from dvk.store.listing import Entries, Kind
 from dvk.table.result import RowChange
-from dvk.table.tensors import TensorChange, TensorDiff, TensorShape
+from dvk.table.tensors.compare import TensorChange, TensorDiff, TensorShape
 
 FORMAT = Path(__file__).parents[2] / "docs/format"
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from blake3 import blake3
 
 from dvk.store.pages import Chunks
-from dvk.table.columnar import open_columnar
+from dvk.table.columnar.open import open_columnar
 from dvk.table.contract import Plan, Region, Table
 from dvk.table.source import BytesSource
 

@@ -16,11 +16,11 @@ from tablekit import MemoryTable
 
 from dvk.errors import StorageFull
 from dvk.table import compare as compare_module
-from dvk.table import fetch as fetch_module
-from dvk.table import residue as residue_module
+from dvk.table.answer import fetch as fetch_module
+from dvk.table.answer.kept import Kept
 from dvk.table.compare import compare
-from dvk.table.kept import Kept
 from dvk.table.options import CompareOptions
+from dvk.table.pair import residue as residue_module
 
 N = 30_000
 
@@ -65,7 +65,7 @@ def test_rows_joined_in_slices_give_the_same(monkeypatch: pytest.MonkeyPatch, ke
 
 
 def test_many_changed_cells_have_exact_counts_of_the_frequent_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dvk.table import cells
+    from dvk.table.answer import cells
 
     monkeypatch.setattr(cells, "_TOP_CELLS", 1000)
     monkeypatch.setattr(cells, "_TOP_PAIRS", 20)
@@ -94,7 +94,7 @@ def test_a_full_disk_under_kept_rows_is_told(tmp_path: Path) -> None:
 import os, resource, signal, sys
 import numpy as np, pyarrow as pa
 from dvk.errors import DvkError
-from dvk.table.kept import Kept
+from dvk.table.answer.kept import Kept
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 kept = Kept(os.fsencode(sys.argv[1]), "rows", memory_bytes=1000, limit_bytes=None)

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvk.errors import ChangedWhileRead, DvkError, TableError
-from dvk.table.columnar import is_columnar, open_columnar
-from dvk.table.columnar_types import plain_array, plain_type
+from dvk.table.columnar.open import is_columnar, open_columnar
+from dvk.table.columnar.types import plain_array, plain_type
 from dvk.table.contract import Region
 from dvk.table.open import open_table
 from dvk.table.source import BytesSource
@@ -190,9 +190,9 @@ def test_small_row_groups_are_read_together() -> None:
 @pytest.mark.parametrize("kind", sorted(WRITERS))
 def test_batches_are_bounded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of very different length, values that a dictionary holds once: no batch of more than a few rows is large."""
-    monkeypatch.setattr("dvk.table.columnar_table.MAX_BATCH_BYTES", 20_000)
-    monkeypatch.setattr("dvk.table.columnar_table.TARGET_BATCH_BYTES", 10_000)
-    monkeypatch.setattr("dvk.table.parquet.TARGET_BATCH_BYTES", 10_000)
+    monkeypatch.setattr("dvk.table.columnar.table.MAX_BATCH_BYTES", 20_000)
+    monkeypatch.setattr("dvk.table.columnar.table.TARGET_BATCH_BYTES", 10_000)
+    monkeypatch.setattr("dvk.table.columnar.parquet.TARGET_BATCH_BYTES", 10_000)
     values = [("x" * 5000 if i % 3 == 0 else "") for i in range(300)] + ["y" * 50_000]
     table = pa.table({"a": values, "i": range(301)})
     read = opened({"parquet": parquet, "arrow": arrow, "stream": lambda t: arrow(t, stream=True)}[kind](table))
@@ -214,8 +214,8 @@ def test_a_dictionary_that_stands_for_much_is_taken_apart_bit_by_bit() -> None:
 
 
 def test_row_groups_beyond_a_limit_are_read_through_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dvk.table.parquet._WHOLE_BYTES", 50_000)
-    monkeypatch.setattr("dvk.table.parquet._WINDOW_BYTES", 4096)
+    monkeypatch.setattr("dvk.table.columnar.parquet._WHOLE_BYTES", 50_000)
+    monkeypatch.setattr("dvk.table.columnar.parquet._WINDOW_BYTES", 4096)
     rng = np.random.default_rng(0)
     table = pa.table({"a": rng.random(50_000), "b": rng.integers(0, 9, 50_000)})
     source = Stored(parquet(table, compression="none", data_page_size=8000, use_dictionary=False))

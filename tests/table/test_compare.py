@@ -450,7 +450,7 @@ class TestNothingWrongIsShown:
                 compare(a, a, plan=plan)
 
     def test_a_join_that_loses_rows_is_done_again_and_then_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from dvk.table import join
+        from dvk.table.pair import join
 
         real = join._count
         calls: list[str] = []

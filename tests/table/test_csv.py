@@ -19,8 +19,8 @@ from textkit import Malformed, open_text_table, read_slowly, rows_of, stored, wr
 
 from dvk.errors import StorageError, TableError, UsageError
 from dvk.table.contract import ReadOptions, Region
-from dvk.table.csv import CsvTable
 from dvk.table.open import open_table
+from dvk.table.text.csv import CsvTable
 
 FIELD = st.one_of(st.none(), st.text(st.sampled_from('ab,"\n\r\té\ufeff;€'), max_size=4), st.text(max_size=3))
 
@@ -286,8 +286,8 @@ def test_what_has_no_bound_is_refused(data: bytes, message: str) -> None:
 @pytest.mark.parametrize("pack", [lambda n: gzip.compress(bytes(n)), lambda n: zstandard.compress(bytes(n))])
 def test_what_expands_beyond_reason_is_refused(monkeypatch: pytest.MonkeyPatch, pack: Callable[[int], bytes]) -> None:
     """A small file that fills the disk is stopped on the way."""
-    monkeypatch.setattr("dvk.table.text_spool._FREE_BYTES", 1 << 20)
-    monkeypatch.setattr("dvk.table.text_spool.MAX_RATIO", 100)
+    monkeypatch.setattr("dvk.table.text.spool._FREE_BYTES", 1 << 20)
+    monkeypatch.setattr("dvk.table.text.spool.MAX_RATIO", 100)
     with pytest.raises(TableError, match="expands to more than"):
         open_text_table(pack(64 << 20), name=b"t.csv")
 

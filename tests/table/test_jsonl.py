@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from textkit import difference, open_text_table, rows_of, stored
 
 from dvk.errors import TableError
-from dvk.table import jsonl
 from dvk.table.cache import Cache
 from dvk.table.contract import ReadOptions
-from dvk.table.jsonl import canonical
 from dvk.table.open import open_table
-from dvk.table.plan import plan
-from dvk.table.text import TextTable
+from dvk.table.skip.plan import plan
+from dvk.table.text import jsonl
+from dvk.table.text.jsonl import canonical
+from dvk.table.text.table import TextTable
 
 NAME = st.sampled_from(["a", "b", "", 'q"\\', "é", "a b", "{", ",:"])
 TEXT = st.one_of(st.text(st.sampled_from('ab"\\{}[],:\n\té/😀'), max_size=5), st.text(max_size=3))

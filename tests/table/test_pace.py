@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tablekit import MemoryTable
 
-from dvk.table.ascent import Ascent
-from dvk.table.chain import heaviest_chain
-from dvk.table.feed import Cell, Feed, SideSpec
-from dvk.table.forms import Equality, meet
-from dvk.table.pace import Walk
-from dvk.table.sequence import in_order, positions
+from dvk.table.equal.forms import Equality, meet
+from dvk.table.walk.ascent import Ascent
+from dvk.table.walk.chain import heaviest_chain
+from dvk.table.walk.feed import Cell, Feed, SideSpec
+from dvk.table.walk.pace import Walk
+from dvk.table.walk.sequence import in_order, positions
 
 
 def spec(ids: list[int], batch_rows: int) -> SideSpec:

@@ -10,10 +10,10 @@ from columnkit import random_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dvk.table import segments as module
-from dvk.table.columnar_types import plain_array, plain_type
+from dvk.table.columnar.types import plain_array, plain_type
 from dvk.table.contract import Region
-from dvk.table.segments import MAX_ROWS, SegmentBuilder, Segments, row_hashes, spec_of
+from dvk.table.skip import segments as module
+from dvk.table.skip.segments import MAX_ROWS, SegmentBuilder, Segments, row_hashes, spec_of
 
 
 def plain(table: pa.Table) -> list[pa.Array]:

@@ -24,13 +24,13 @@ from dvk.store.root import FILE, Root
 from dvk.store.store import Store
 from dvk.store.writer import Writer
 from dvk.table.cache import Cache
-from dvk.table.columnar import open_columnar
+from dvk.table.columnar.open import open_columnar
 from dvk.table.compare import compare
 from dvk.table.contract import Plan, Region
 from dvk.table.options import CompareOptions
-from dvk.table.plan import plan
-from dvk.table.segments import SPEC, Segments
-from dvk.table.skip_columnar import plan_columnar
+from dvk.table.skip.columnar import plan_columnar
+from dvk.table.skip.plan import plan
+from dvk.table.skip.segments import SPEC, Segments
 
 
 @settings(max_examples=150, deadline=None)
@@ -72,7 +72,7 @@ def test_what_segments_skip_is_equal(seed: int, kinds: tuple[str, str]) -> None:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dvk.table.skip_columnar._MARGIN_BYTES", 150)
+    monkeypatch.setattr("dvk.table.skip.columnar._MARGIN_BYTES", 150)
 
 
 @settings(max_examples=25, deadline=None)
@@ -103,9 +103,9 @@ def answer(diff: Any) -> Any:
 
 
 def small_segments(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("dvk.table.segments.MIN_ROWS", 4)
-    patch.setattr("dvk.table.segments.MAX_ROWS", 64)
-    patch.setattr("dvk.table.segments._CUT_MASK", np.uint64(7))
+    patch.setattr("dvk.table.skip.segments.MIN_ROWS", 4)
+    patch.setattr("dvk.table.skip.segments.MAX_ROWS", 64)
+    patch.setattr("dvk.table.skip.segments._CUT_MASK", np.uint64(7))
 
 
 # ---------------------------------------------------------------- what is found
@@ -300,7 +300,7 @@ def test_what_a_cache_holds_is_checked(tmp_path: Any) -> None:
 
 
 def _specs(table: Any) -> list[bytes]:
-    from dvk.table.segments import spec_of
+    from dvk.table.skip.segments import spec_of
 
     found = spec_of([c.type for c in table.columns])
     assert found is not None

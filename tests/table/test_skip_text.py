@@ -18,11 +18,11 @@ from dvk.store.chunker import Cutter
 from dvk.table.cache import Cache
 from dvk.table.contract import Plan, ReadOptions
 from dvk.table.open import open_table
-from dvk.table.plan import plan
-from dvk.table.skip_text import Run, align, cut_text
+from dvk.table.skip.plan import plan
+from dvk.table.skip.text import Run, align, cut_text
 from dvk.table.source import BytesSource, FileSource
-from dvk.table.text import TextTable
-from dvk.table.text_index import build_index
+from dvk.table.text.index import build_index
+from dvk.table.text.table import TextTable
 
 VALUES = st.sampled_from(["a", "b", "7", 'say "x"', "two\nlines", "c,d", "\n", '"', "", None])
 

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from dvk.errors import TableError
 from dvk.store.pages import Chunks
 from dvk.table.source import BytesSource
-from dvk.table.tensor_files import as_numbers
-from dvk.table.tensors import Cover, TensorChange, TensorDiff, compare_tensors, equal_spans
+from dvk.table.tensors.compare import Cover, TensorChange, TensorDiff, compare_tensors, equal_spans
+from dvk.table.tensors.files import as_numbers
 
 Row = tuple[str, tuple[int, ...], bytes]
 

@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dvk.table import text_scan
-from dvk.table.text_scan import field_counts, find_record_ends, last_record_end, outside, scan
+from dvk.table.text import scan as text_scan
+from dvk.table.text.scan import field_counts, find_record_ends, last_record_end, outside, scan
 
 TEXT = st.lists(st.sampled_from([b"a", b'"', b"\n", b",", b"\r", b"x" * 61, b"\n" * 64, b'"' * 65]), max_size=30).map(
     b"".join

@@ -17,7 +17,7 @@ from dvk.store.store import Store
 from dvk.table.cache import Cache
 from dvk.table.contract import Source, Table
 from dvk.table.open import open_table
-from dvk.table.plan import plan
+from dvk.table.skip.plan import plan
 from dvk.table.source import FileSource
 
 MIB = 1 << 20

@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dvk.errors import TableError
-from dvk.table import chain, encode, forms, numerals, schema, sequence, values
 from dvk.table.contract import Column
-from dvk.table.forms import Equality, form_of, meet
+from dvk.table.equal import encode, forms, numerals, values
+from dvk.table.equal.forms import Equality, form_of, meet
+from dvk.table.match import schema
 from dvk.table.options import CompareOptions
+from dvk.table.walk import chain, sequence
 
 NUMERALS = st.one_of(
     st.decimals(allow_nan=False, allow_infinity=False).map(str),

@@ -19,7 +19,7 @@ from dvk.store.pages import Chunks
 from dvk.table.contract import ReadOptions, Region, Table
 from dvk.table.open import open_table
 from dvk.table.source import BytesSource
-from dvk.table.text import TextTable
+from dvk.table.text.table import TextTable
 
 Row = tuple[str | None, ...]
 

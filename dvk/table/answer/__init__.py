@@ -1,0 +1,1 @@
+"""The answer: cells old and new, statistics, full values of changed rows, questions asked later."""

@@ -1,0 +1,1 @@
+"""Parquet and Arrow files as tables: what their footers say, and values in one plain form."""

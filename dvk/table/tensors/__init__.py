@@ -1,0 +1,1 @@
+"""Files of tensors: what their headers say, and which tensors changed and by how much."""
