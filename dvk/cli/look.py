@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -13,14 +14,19 @@ import typer
 from dvk.cli.names import Here, show_name
 from dvk.cli.text import Line, Piece, ago, columns, cyan, dim, green, plural, red, size, yellow
 from dvk.cli.verb import Run, verb
-from dvk.errors import Refused, UsageError
+from dvk.errors import NotARepository, Refused, UsageError
 
 if TYPE_CHECKING:
     from dvk.commands.get import Content, Got
     from dvk.commands.log import Log, LoggedVersion
     from dvk.commands.ls import Listed, Listing
+    from dvk.commands.repo import Repo
+    from dvk.commands.spec import Spec
 
 _REMOTE = Annotated[str | None, typer.Option("--remote", metavar="NAME", help="Where to read what is not here.")]
+_REPO = Annotated[
+    str | None, typer.Option("--repo", metavar="URL|FOLDER", help="Of another repository, which is not cloned.")
+]
 _SPEC = Annotated[str, typer.Argument(metavar="[REV:]PATH", help="PATH as it is now, or REV:PATH from the top.")]
 
 
@@ -133,6 +139,34 @@ def _name(entry: Listed, here: Here) -> str | Piece:
 # ------------------------------------------------------------ cat, get
 
 
+def _source(run: Run, stack: contextlib.ExitStack, where: str | None, spec: str) -> tuple[Repo, Spec]:
+    """Where a version is to be read, our own repository or another, and what of it."""
+    from dvk.commands.elsewhere import open_elsewhere
+    from dvk.commands.repo import Repo
+    from dvk.commands.spec import parse_spec
+
+    what = parse_spec(spec)
+    if where is None:
+        return stack.enter_context(Repo(environ=run.environ)), what
+    if what.rev == "":
+        raise UsageError("another repository has no Git index here", subject=spec, hint="REV:PATH, or PATH alone")
+    try:
+        home = stack.enter_context(Repo(environ=run.environ))
+    except NotARepository:
+        home = None
+    there = open_elsewhere(
+        where,
+        what.rev,
+        environ=run.environ,
+        cwd=run.cwd,
+        home=home,
+        interactive=run.is_interactive,
+        on_event=run.on_event,
+    )
+    stack.enter_context(there)
+    return there.repo, there.spec(what.path)
+
+
 @verb(answer=True)
 def cat(run: Run, spec: _SPEC, remote: _REMOTE = None) -> Content:
     """Write the content of a file at a revision to standard output.
@@ -157,28 +191,29 @@ def get(
         str | None, typer.Option("--output", "-o", metavar="OUT", help="Where to write; - is standard output.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that are in the way.")] = False,
+    repo: _REPO = None,
     remote: _REMOTE = None,
 ) -> Got | Content:
     """Write a file or folder at a revision to a place of your choice.
 
     The workspace is not touched. Each file is proven before it gets its name. Without -o it is written under its own
-    name into the working folder.
+    name into the working folder. With --repo it is a version of another repository, and no workspace is needed here.
     """
     from dvk.commands.get import cat as to_stream
     from dvk.commands.get import get as command
-    from dvk.commands.repo import Repo
 
-    with Repo(environ=run.environ) as repo:
+    with contextlib.ExitStack() as stack:
+        source, what = _source(run, stack, repo, spec)
         if out == "-":
             stream = run.raw_output()
             run.show([])
             try:
-                return to_stream(repo, spec, stream, remote=remote, on_event=run.on_event)
+                return to_stream(source, what, stream, remote=remote, on_event=run.on_event)
             except Refused as error:
                 if error.message == "is a folder":
                     error.hint = "a folder needs a place of its own: -o OUT"
                 raise
-        result = command(repo, spec, out, force=force, remote=remote, on_event=run.on_event)
+        result = command(source, what, out, force=force, remote=remote, cwd=run.cwd, on_event=run.on_event)
     run.show(list(_got(result, run.cwd)))
     run.partial(result.failures, of=result.files + result.unchanged + len(result.failures), noun="file")
     return result

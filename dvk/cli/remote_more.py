@@ -36,7 +36,7 @@ def _trust(result: Trust | Trusted) -> Iterator[Line]:
 @verb(render=_trust)
 def trust(
     run: Run,
-    name: Annotated[str | None, typer.Argument(help="The remote; without a name the default one.")] = None,
+    name: Annotated[str | None, typer.Argument(help="The remote, or a URL; without it the default remote.")] = None,
     revoke: Annotated[bool, typer.Option("--revoke", help="Stop to trust it.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="What you trust, in all repositories.")] = False,
 ) -> Trust | Trusted:

@@ -81,6 +81,11 @@ class Run:
         """Whether a program reads the answer."""
         return self.terminal.as_json
 
+    @property
+    def is_interactive(self) -> bool:
+        """Whether a person is there to answer questions."""
+        return not self.as_json and self.stdin.isatty() and self.terminal.err_is_terminal
+
     def raw_output(self) -> BinaryIO:
         """Standard output for a verb that writes content there.
 
@@ -112,7 +117,7 @@ class Run:
         Raises:
             Refused: the answer was no, or nobody is there to give one.
         """
-        if self.as_json or not (self.stdin.isatty() and self.terminal.err_is_terminal):
+        if not self.is_interactive:
             raise Refused(f"this needs a yes: {question}", hint=f"pass {option} to say so beforehand")
         self.terminal.stderr.write(f"{printable(self.terminal.redactor.clean(question))} [y/N] ")
         self.terminal.stderr.flush()

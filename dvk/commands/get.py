@@ -18,7 +18,7 @@ import numpy as np
 from dvk.backend.contract import KeyMissing
 from dvk.commands.reader import Reader, from_here
 from dvk.commands.repo import Repo
-from dvk.commands.spec import Target, find_target, parse_spec
+from dvk.commands.spec import Spec, Target, find_target
 from dvk.errors import DataMissing, DvkError, FormatError, NotFound, Refused, StorageError
 from dvk.events import OnEvent, ignore
 from dvk.ids import ID_BYTES, FileId
@@ -62,7 +62,7 @@ class Got:
 
 
 def cat(
-    repo: Repo, spec: str | bytes, out: BinaryIO, *, remote: str | None = None, on_event: OnEvent = ignore
+    repo: Repo, spec: Spec | str | bytes, out: BinaryIO, *, remote: str | None = None, on_event: OnEvent = ignore
 ) -> Content:
     """Write the content of a file at a revision to `out`: every chunk is proven first, the whole at the end.
 
@@ -70,7 +70,7 @@ def cat(
         Refused: it is a folder, or a link in one. DataMissing: it is neither here nor on the remote.
         Corrupt: what was written is the beginning only.
     """
-    target = find_target(repo, parse_spec(spec))
+    target = find_target(repo, spec)
     with Reader(repo, remote=remote, on_event=on_event) as reader:
         entries = from_here(reader.entries(target), target.inner)
         _expect_file(target, entries)
@@ -112,11 +112,12 @@ def _expect_file(target: Target, entries: Entries) -> None:
 
 def get(
     repo: Repo,
-    spec: str | bytes,
+    spec: Spec | str | bytes,
     out: bytes | str | None = None,
     *,
     force: bool = False,
     remote: str | None = None,
+    cwd: bytes | None = None,
     on_event: OnEvent = ignore,
 ) -> Got:
     """Write a file or folder at a revision to `out`; nothing of the workspace is touched besides.
@@ -125,17 +126,18 @@ def get(
         out: the new file or folder; a file may also name an existing folder to put it in. Without it: the same
             name in the working folder.
         force: replace files that are in the way. Other files in an existing folder stay.
+        cwd: the folder that `out` counts from, where that is not the one of `repo`.
 
     Raises:
         Refused: something is there, or `out` is a link. NotFound: the folder of `out` does not exist.
         StorageFull: there is no room; what was finished is whole.
     """
-    target = find_target(repo, parse_spec(spec))
+    target = find_target(repo, spec)
     with Reader(repo, remote=remote, on_event=on_event) as reader:
         entries = from_here(reader.entries(target), target.inner)
         single = len(entries) == 1 and not entries.names[0]
         folder = not single or int(entries.kinds[0]) == Kind.EMPTYDIR
-        where = _Place(repo.cwd, target, out, folder=folder)
+        where = _Place(repo.cwd if cwd is None else cwd, target, out, folder=folder)
         try:
             plan = where.plan(entries, force=force, on_event=on_event)
             got = Got(target.full, where.path, "dir" if folder else "file")

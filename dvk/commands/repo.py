@@ -76,6 +76,15 @@ class Repo:
         self.cwd = os.fsencode(os.path.abspath(os.fspath(path)))
         self.workspace = Workspace.discover(os.fsdecode(self.cwd), environ=self.environ)
 
+    is_elsewhere = False  #: whether it is another repository than the one where the user works
+
+    @classmethod
+    def over(cls, workspace: Workspace, *, cwd: bytes, environ: Mapping[str, str]) -> Repo:
+        """A repository whose workspace is known already (`dvk.commands.elsewhere`)."""
+        repo = cls.__new__(cls)
+        repo.environ, repo.cwd, repo.workspace = environ, cwd, workspace
+        return repo
+
     def __enter__(self) -> Repo:
         return self
 
@@ -201,7 +210,7 @@ class Repo:
             raise Refused(
                 f"{why}; the URL comes from {config.origin.place}, which came with the repository",
                 subject=str(url),
-                hint=f"if it is the right place: `dvk remote trust {config.name}`, once; "
+                hint=f"if it is the right place: `dvk remote trust {url if self.is_elsewhere else config.name}`, once; "
                 f"in an automatic job: {VARIABLE}={shlex.quote(str(url))}",
             )
 

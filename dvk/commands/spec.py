@@ -12,8 +12,9 @@ paths.
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dvk.commands.repo import Repo
@@ -31,6 +32,8 @@ from dvk.workspace.pointer import (
     parse,
     pointer_name,
 )
+
+_MAX_NAMES = 5000  # of tracked paths that a wrong one is compared with
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +166,19 @@ class Version:
         rows = [(e.path, e.oid) for e in git.index_pointers(under) if e.stage == 0]
         yield from sorted(self.ws.read_committed(rows), key=lambda found: found[0])
 
+    def names(self, path: bytes = b"") -> list[bytes]:
+        """The tracked paths at or below `path`, without a look into their pointers."""
+        under = [path] if path else []
+        if self.rev is None:
+            return [found for found, _ in self.ws.worktree_pointers(under)]
+        git = self.ws.need_git("the Git index")
+        if self.rev:
+            rows = (name for name, _ in git.pointers_at(self.commit))
+        else:
+            rows = (e.path for e in git.index_pointers(under) if e.stage == 0)
+        found = [name[: -len(SUFFIX)] for name in rows]
+        return [name for name in found if not path or name == path or name.startswith(path + b"/")]
+
     def is_plain(self, path: bytes) -> bool:
         """Whether Git itself has a file or folder there, or the disk has, which dvk does not track."""
         if self.rev is None:
@@ -215,12 +231,14 @@ def place(repo: Repo, spec: Spec) -> bytes:
     return data_name(path) if is_pointer_name(path) else path
 
 
-def find_target(repo: Repo, spec: Spec) -> Target:
-    """The tracked path, or part of a tracked folder, that a spec names.
+def find_target(repo: Repo, spec: Spec | str | bytes) -> Target:
+    """The tracked path, or part of a tracked folder, that a spec (or what a person wrote) names.
 
     Raises:
         NotFound: dvk does not track it in that version. UsageError, Refused, FormatError: as above.
     """
+    if not isinstance(spec, Spec):
+        spec = parse_spec(spec)
     version = open_version(repo, spec)
     path = place(repo, spec)
     found = version.owner(path) if path else None
@@ -237,7 +255,8 @@ def not_tracked(version: Version, path: bytes) -> DvkError:
     shown = show(path)
     if not path:
         return UsageError("is the whole work tree", subject=".", hint="name one tracked path; `dvk ls` lists them")
-    if next(version.below(path), None) is not None:
+    names = version.names()
+    if any(name.startswith(path + b"/") for name in names):
         return UsageError(
             f"is a folder with tracked paths in it{version.words}, not tracked as a whole",
             subject=shown,
@@ -250,5 +269,15 @@ def not_tracked(version: Version, path: bytes) -> DvkError:
             else f"`git show {version.rev}:{shown}` shows it"
         )
     else:
-        hint = f"`dvk log {shown}` lists its versions, `dvk ls` what is tracked"
+        hint = near_misses(path, names) or f"`dvk log {shown}` lists its versions, `dvk ls` what is tracked"
     return NotFound(f"dvk does not track it{version.words}", subject=shown, hint=hint)
+
+
+def near_misses(path: bytes, names: Sequence[bytes]) -> str:
+    """A hint that names what is tracked and nearly called `path`: in another folder, or by a slip of the keys."""
+    last = path.rpartition(b"/")[2]
+    same = [name for name in names if name.rpartition(b"/")[2] == last]
+    wanted = os.fsdecode(path)
+    close = difflib.get_close_matches(wanted, [os.fsdecode(n) for n in names[:_MAX_NAMES]], n=3, cutoff=0.6)
+    found = list(dict.fromkeys([*(show(n) for n in same[:3]), *(show(os.fsencode(n)) for n in close)]))[:3]
+    return f"did you mean {' or '.join(found)}?" if found else ""

@@ -14,14 +14,14 @@ from dvk.commands.repo import Repo
 from dvk.errors import FormatError, StorageError
 from dvk.store.names import show
 from dvk.workspace.config import Config, ConfigFiles
-from dvk.workspace.trust import add_trust, remove_trust, trust_file, trusted_urls
+from dvk.workspace.trust import add_trust, parse_place, remove_trust, trust_file, trusted_urls
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
     """What became of the trust in a remote."""
 
-    name: str
+    name: str  #: empty when it was given by its URL
     url: str  #: what is trusted: this URL, in every repository of this user
     trusted: bool
     changed: bool  #: False when it was so already
@@ -41,10 +41,17 @@ class Trusted:
 def trust(repo: Repo, name: str | None = None, *, revoke: bool = False) -> Trust:
     """Trust the URL of a remote (the default one without a name) and the store that is there now, or stop to.
 
+    Instead of the name of a remote it may be the URL of one that another repository names, of a Git repository, or of
+    a file that was imported.
+
     Raises:
         NotFound: there is no such remote. UsageError: its URL makes no sense.
         StorageError: the user's settings cannot be written.
     """
+    if name is not None and (":" in name or "/" in name):  # which no name of a remote has
+        url = parse_place(name)
+        changed = remove_trust(url, repo.environ) if revoke else add_trust(url, repo.environ)
+        return Trust("", str(url), not revoke, changed, True, show(trust_file(repo.environ)))
     config = repo.remote_config(name)
     url = parse_remote_url(config.url)
     changed = remove_trust(url, repo.environ) if revoke else add_trust(url, repo.environ)

@@ -122,8 +122,11 @@ class Config:
     table_rules: tuple[TableRule, ...] = ()
 
     @classmethod
-    def load(cls, files: ConfigFiles, environ: Mapping[str, str]) -> Config:
+    def load(cls, files: ConfigFiles, environ: Mapping[str, str], *, repo: Layer | None = None) -> Config:
         """Read the three files and the variables of the keys that have one.
+
+        Args:
+            repo: stands in for `dvk.toml` on disk, where a commit is read that is not checked out.
 
         Raises:
             FormatError: a file is no TOML, or has a key or value that is not allowed there; all is named.
@@ -137,7 +140,7 @@ class Config:
         profiles: tuple[ProfileRule, ...] = ()
         tables: tuple[TableRule, ...] = ()
         for scope in FILE_SCOPES:
-            layer = Layer.read(files.path(scope), scope)
+            layer = repo if scope == "repo" and repo is not None else Layer.read(files.path(scope), scope)
             values.update(layer.values)
             profiles = layer.profile_rules or profiles
             tables = layer.table_rules or tables

@@ -14,6 +14,7 @@ Calls that read the index or the work tree are one run of git each, so ask for m
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,6 +54,7 @@ __all__ = [
 
 _ALL_POINTERS = b":(top,glob)**/*.dvk"
 _MAX_BLOB_BYTES = 1 << 20
+_MAX_NAMES = 2000  # of branches and tags that a wrong name is compared with
 _DISCOVERY = (
     *("--is-bare-repository", "--is-inside-work-tree", "--show-object-format"),
     *("--absolute-git-dir", "--git-common-dir", "--show-toplevel"),
@@ -198,12 +200,24 @@ class GitRepo:
         """
         found = self._objects.resolve(check_rev(rev))
         if found is None:
-            raise NotFound(
-                "no such revision",
-                subject=printable(rev),
-                hint="`git log --all --oneline` and `git tag` list what exists",
-            )
+            raise NotFound("no such revision", subject=printable(rev), hint=self._like(rev))
         return found
+
+    def _like(self, rev: str) -> str:
+        """A hint for a revision that does not exist: branches and tags that have nearly this name."""
+        names = self.ref_names() if self.has_program else []
+        close = difflib.get_close_matches(rev, names[:_MAX_NAMES], n=3, cutoff=0.5)
+        if close:
+            return f"did you mean {printable(' or '.join(close))}?"
+        return "`git log --all --oneline` and `git tag` list what exists"
+
+    def ref_names(self) -> list[str]:
+        """Names of branches and tags, as a person writes them, newest commits first."""
+        command = ["for-each-ref", "--sort=-creatordate", "--format=%(refname:short)"]
+        out = self._need("branches and tags").check(
+            [*command, "refs/heads/", "refs/tags/", "refs/remotes/"], cwd=self.top
+        )
+        return [os.fsdecode(line) for line in out.splitlines()]
 
     def head(self) -> CommitId | None:
         """The commit that is checked out; None before the first one."""

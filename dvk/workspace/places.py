@@ -54,7 +54,7 @@ class Places:
         Raises:
             Refused: nothing of the user's own can be written, and somebody else took our temporary folder.
         """
-        cache = _writable_cache(environ)
+        cache = writable_cache(environ)
         mine = os.path.join(cache, b"folders", blake3(top).hexdigest()[:32].encode())
         return cls(mine, mine, os.path.join(cache, b"store"))
 
@@ -114,7 +114,12 @@ def _own_uids(environ: Mapping[str, str]) -> set[int]:
     return mine
 
 
-def _writable_cache(environ: Mapping[str, str]) -> bytes:
+def writable_cache(environ: Mapping[str, str]) -> bytes:
+    """The user's cache folder, or a private one among the temporary files where that cannot be written.
+
+    Raises:
+        Refused: somebody else took the temporary one.
+    """
     cache = user_cache_dir(environ)
     if environ.get("DVK_CACHE_HOME") or _could_write(cache):
         return cache

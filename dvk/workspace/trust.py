@@ -25,6 +25,7 @@ from dvk.errors import FormatError, UsageError
 from dvk.store.names import show
 from dvk.workspace.config import Origin, user_config_dir
 from dvk.workspace.durable import read_small, replace_file
+from dvk.workspace.git_mirror import parse_git_url
 
 FILE_NAME = b"trusted-remotes"
 VARIABLE = "DVK_TRUST_REMOTES"
@@ -89,11 +90,26 @@ def trust_file(environ: Mapping[str, str]) -> bytes:
     return os.path.join(user_config_dir(environ), FILE_NAME)
 
 
+def parse_place(text: str) -> RemoteUrl:
+    """What trust is given to: the URL of a remote, of something to import, or of a Git repository.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    try:
+        return parse_remote_url(text)
+    except UsageError as error:
+        try:
+            return parse_git_url(text).place
+        except UsageError:
+            raise error from None
+
+
 def _prefixes(environ: Mapping[str, str]) -> list[RemoteUrl]:
     found = []
     for text in environ.get(VARIABLE, "").split():
         try:
-            found.append(parse_remote_url(text))
+            found.append(parse_place(text))
         except UsageError as e:
             raise UsageError(
                 f"{e.message} ({e.subject})", subject=VARIABLE, hint="URLs of remotes, with spaces between them"
