@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dvk.commands.push import push
     from dvk.commands.repo import Repo
     from dvk.commands.status import status
+    from dvk.commands.verify import verify
 
 _HOMES = {
     "Repo": "dvk.commands.repo",
@@ -36,9 +37,10 @@ _HOMES = {
     "pull": "dvk.commands.pull",
     "push": "dvk.commands.push",
     "status": "dvk.commands.status",
+    "verify": "dvk.commands.verify",
 }
 
-__all__ = ["Repo", "add", "checkout", "diff", "diff_files", "fetch", "pull", "push", "status"]
+__all__ = ["Repo", "add", "checkout", "diff", "diff_files", "fetch", "pull", "push", "status", "verify"]
 
 
 def __getattr__(name: str) -> Any:

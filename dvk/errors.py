@@ -9,6 +9,7 @@
     ├── Busy                another process holds what we need; try again
     ├── ChangedWhileRead    a file changed under our hands; nothing of it was recorded
     ├── DataMissing         the data of a known id is not here (and maybe nowhere)
+    ├── Damaged             `verify` found damage, or `repair` could not mend all of it; the report names it
     ├── FormatError         bytes that are not what they should be: malformed
     │   ├── NewerFormat     written by a newer dvk than this one
     │   └── Corrupt         well-formed once, and now failing its hash or checksum
@@ -80,6 +81,12 @@ class ChangedWhileRead(DvkError):
 
 class DataMissing(DvkError):
     kind = "data-missing"
+
+
+class Damaged(DvkError):
+    """Versions or objects of a store are damaged or lost; the record beside it says which."""
+
+    kind = "damaged"
 
 
 class FormatError(DvkError):

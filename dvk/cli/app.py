@@ -65,6 +65,7 @@ VERBS: tuple[Row, ...] = (
     Row("get", "dvk.cli.look:get", _LOOK),
     Row("du", "dvk.cli.upkeep:du", _KEEP),
     Row("doctor", "dvk.cli.upkeep:doctor", _KEEP),
+    Row("verify", "dvk.cli.health:verify", _KEEP),
 )
 
 #: What the nested groups are for.

@@ -18,6 +18,7 @@ from dvk.errors import (
     Busy,
     ChangedWhileRead,
     Corrupt,
+    Damaged,
     DataMissing,
     DvkError,
     FormatError,
@@ -85,6 +86,7 @@ TABLE: tuple[Row, ...] = (
     _row(20, NotOurs, "there is something else where the remote should be"),
     _row(21, TableError, "a file is no table as its format says, or cannot be compared as asked"),
     _row(22, Unsafe, "collecting garbage now could delete what somebody needs; nothing was deleted"),
+    _row(23, Damaged, "`verify` found damage or losses, or `repair` could not mend all; the report names each"),
     _row(130, Interrupted, "Ctrl-C; the same command continues"),
     Row(
         OUTPUT_CLOSED,
@@ -120,7 +122,7 @@ as a failure.
 |---:|---|---|
 {rows}
 
-Worth trying again without a change: 8, 11, 18, and 130 or 143 when you stopped it yourself. An alarm: 13.
+Worth trying again without a change: 8, 11, 18, and 130 or 143 when you stopped it yourself. An alarm: 13 and 23.
 """
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
@@ -168,8 +169,25 @@ def command(words: str, verb: Verb) -> Any:
     parsed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     parsed.__annotations__ = {p.name: p.annotation for p in parameters}
     app = _typer()
-    app.command(words.split()[-1], help=inspect.getdoc(verb.function))(parsed)
-    return typer.main.get_command(app)
+    app.command(words.split()[-1], help=inspect.getdoc(verb.function), cls=_Command)(parsed)
+    command = typer.main.get_command(app)
+    command.bare = verb.bare  # type: ignore[attr-defined]
+    return command
+
+
+class _Command(typer.core.TyperCommand):
+    """A command with options that may stand alone, which the parser does not know by itself."""
+
+    bare: Mapping[str, tuple[str, str]] = {}
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        for i in range(end):
+            if (known := self.bare.get(args[i])) is not None:
+                follows = args[i + 1] if i + 1 < end else ""
+                if not re.fullmatch(known[1], follows):
+                    args[i] = f"{args[i]}={known[0]}"
+        return super().parse_args(ctx, args)
 
 
 def _typer(**options: Any) -> typer.Typer:

@@ -36,6 +36,8 @@ class Verb:
     function: Callable[..., object]
     render: Callable[[Any], Iterable[Line]]
     is_answer: bool  #: its lines are what was asked for (`ls`, `status`), so `-q` keeps them
+    #: options that may stand alone: what they then mean, and which next word is their value
+    bare: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def nothing(_record: object) -> Iterable[Line]:
@@ -44,14 +46,23 @@ def nothing(_record: object) -> Iterable[Line]:
 
 
 def verb(
-    *, render: Callable[[Any], Iterable[Line]] = nothing, answer: bool = False
+    *,
+    render: Callable[[Any], Iterable[Line]] = nothing,
+    answer: bool = False,
+    bare: Mapping[str, tuple[str, str]] | None = None,
 ) -> Callable[[Callable[..., object]], Verb]:
-    """Make a function a verb. `answer=True` for those that were asked something, whose lines `-q` keeps."""
+    """Make a function a verb.
+
+    Args:
+        answer: it was asked something, and `-q` keeps its lines.
+        bare: options whose value may be left out: `{"--data": ("100%", r"[0-9]+%")}` makes `--data` `--data=100%`,
+            unless the next word looks like a value.
+    """
 
     def wrap(function: Callable[..., object]) -> Verb:
         # The type of a record is for the type checker; the parser would import a library to find out what it is.
         function.__annotations__.pop("return", None)
-        return Verb(function, render, answer)
+        return Verb(function, render, answer, bare or {})
 
     return wrap
 

@@ -14,16 +14,17 @@ import re
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from dvk.backend.contract import Backend, KeyMissing
-from dvk.errors import Corrupt, DataMissing, DvkError
+from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, StorageError
 from dvk.ids import ID_BYTES
 from dvk.store import pack as packs
+from dvk.store.damage import DamageNotes, join, note_of, note_of_segment, stands_in
 from dvk.store.index import MERGE_FAN_IN, Segment, Table, format_segment, is_checked, parse_segment, prefixes
 from dvk.store.names import I64, U8
 from dvk.store.pack import TRAILER, Footer, PackKind, pack_key
@@ -35,6 +36,7 @@ Mask = npt.NDArray[np.bool_]
 _FOOTER_CACHE_BYTES = 64 << 20
 _MAX_SEGMENT_BYTES = 1 << 40
 _SEGMENT_KEY = re.compile(r"i/[0-9]{1,2}-[0-9a-f]{32}")
+_NOTE_KEY = re.compile(r"i/bad-[0-9a-f]{32}")
 _PACK_KEY = re.compile(r"[pm]/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 
 
@@ -67,6 +69,8 @@ class Catalog:
         self._unverified: set[str] = set()  # segments too big for their checksum to be verified on every start
         self._bad_segments: set[str] = set()
         self._damaged: dict[bytes, DvkError] = {}
+        self._notes = DamageNotes()
+        self._vanished: list[Segment] = []  # what segments say of packs that are not there
         self._loaded = False
 
     @property
@@ -107,8 +111,12 @@ class Catalog:
         old = {key: s for key, s in self._segments if key}
         segments: list[tuple[str, Segment]] = []
         unverified: set[str] = set()
+        notes: dict[str, Segment] = {key: s for key, s in self._notes.segments.items() if key.startswith("i/unkept-")}
         for item in self.backend.list("i/"):
             key = item.key
+            if _NOTE_KEY.fullmatch(key):
+                self._load_note(key, notes)
+                continue
             if key in self._bad_segments or not _SEGMENT_KEY.fullmatch(key):
                 continue
             if key in old:
@@ -125,6 +133,8 @@ class Catalog:
         present = self.list_packs()
         covered = {p for _, s in segments for p in s.packs}
         gone = covered - present.keys()
+        self._notes.replace(notes)
+        self._vanished = [note_of_segment(s, gone) for _, s in segments if not gone.isdisjoint(s.packs)]
         if gone:
             segments = [(k, s if gone.isdisjoint(s.packs) else s.without(gone)) for k, s in segments]
         new = [(name, kind) for name, kind in present.items() if name not in covered]
@@ -136,6 +146,18 @@ class Catalog:
         self._covered = (covered - gone).union(name for name, _ in loose)
         self._unverified = {k for k in self._unverified if k in old} | unverified
         self._loaded = True
+
+    def _load_note(self, key: str, notes: dict[str, Segment]) -> None:
+        if (known := self._notes.segments.get(key)) is not None:
+            notes[key] = known
+            return
+        try:
+            data = self.backend.get(key, max_bytes=_MAX_SEGMENT_BYTES)
+            notes[key] = parse_segment(data, subject=f"{self.name}/{key}", check=True)
+        except FormatError:
+            return  # what it warned of is found again by whoever reads it; `verify` names it
+        except KeyMissing:
+            return  # what it spoke of has been healed
 
     def list_packs(self) -> dict[bytes, PackKind]:
         """All packs that are there now."""
@@ -152,6 +174,112 @@ class Catalog:
             if not self._loaded:
                 self.refresh()
             return [s for _, s in self._segments]
+
+    # ------------------------------------------------------------ what is damaged
+
+    @property
+    def notes(self) -> dict[str, Segment]:
+        """The damage that was noted: key -> rows (docs/format/index.md)."""
+        with self._lock:
+            if not self._loaded:
+                self.refresh()
+            return dict(self._notes.segments)
+
+    def noted(self) -> Iterator[tuple[bytes, PackKind, int, npt.NDArray[np.uint64]]]:
+        """What notes say of packs: name, kind, how many rows are not to be relied on, prefixes of all that is named."""
+        for note in self.notes.values():
+            for p, (name, kind) in enumerate(zip(note.packs, note.kinds, strict=True)):
+                mine = [t.prefix[t.pack == p] for t in (note.chunks, note.recipes)]
+                yield name, kind, len(self._notes.rows(name, recipes=False)), np.concatenate(mine)
+
+    @property
+    def vanished(self) -> dict[bytes, PackKind]:
+        """Packs that the index covers and that are not there."""
+        with self._lock:
+            return {p: kind for s in self._vanished for p, kind in zip(s.packs, s.kinds, strict=True)}
+
+    def index_rows(self) -> Iterator[tuple[bytes, PackKind, npt.NDArray[np.uint64]]]:
+        """What the index says of each pack that is damaged or not there: prefixes of chunks, pages and recipes."""
+        with self._lock:
+            parts = [(s, self._damaged.keys() & set(s.packs)) for s in self.segments()]
+            parts += [(s, set(s.packs)) for s in self._vanished]
+        for segment, names in parts:
+            number = {name: i for i, name in enumerate(segment.packs)}
+            for name in sorted(names):
+                p = number[name]
+                mine = [t.prefix[t.pack == p] for t in (segment.chunks, segment.recipes)]
+                yield name, segment.kinds[p], np.concatenate(mine)
+
+    def note_damage(self, name: bytes, footer: Footer, rows: I64, *, keep: bool) -> None:
+        """Count rows of a pack as not here from now on; `keep`: for other processes, too.
+
+        Raises:
+            StorageError: it could not be kept; this process knows all the same.
+        """
+        known = self._notes.rows(name, recipes=False)
+        if np.isin(rows, known).all():
+            return
+        self._add_note(note_of(name, footer, rows), keep=keep)
+
+    def distrust(self, name: bytes, error: DvkError) -> None:
+        """Count a pack as unreadable in this process."""
+        with self._lock:
+            self._damaged[name] = error
+            if (footer := self._footers.pop(name, None)) is not None:
+                self._footer_bytes -= _weight(footer)
+
+    def note_losses(self, packs: Container[bytes]) -> None:
+        """Remember what index segments say of packs that are lost or cannot be read, for when the index is rebuilt.
+
+        Raises:
+            StorageError: it could not be kept.
+        """
+        with self._lock:
+            segments = [*self.segments(), *self._vanished]
+            lost = [note_of_segment(s, [p for p in s.packs if p in packs]) for s in segments]
+            lost = [s for s in lost if s.packs]
+            if lost:
+                self._add_note(join(lost), keep=True)
+
+    def _add_note(self, note: Segment, *, keep: bool) -> None:
+        with self._lock:
+            key = f"i/{'bad' if keep else 'unkept'}-{secrets.token_hex(16)}"
+            self._notes.replace({**self._notes.segments, key: note})
+            if keep:
+                self.backend.put(key, [format_segment(note)])
+
+    def drop_notes(self, keys: Sequence[str]) -> None:
+        """Forget damage that is no more."""
+        with self._lock:
+            for key in keys:
+                self.backend.delete(key)
+            self._notes.replace({k: s for k, s in self._notes.segments.items() if k not in keys})
+
+    def knew(self, ids: U8, *, recipes: bool = False) -> Mask:
+        """bool[n]: ids that notes or the index speak of: of those not found, the ones that were here once."""
+        with self._lock:
+            known = [*self.segments(), *self._vanished, *self._notes.segments.values()]
+        return stands_in((s.recipes if recipes else s.chunks for s in known), ids)
+
+    def rebuild_index(self) -> list[str]:
+        """Write the index anew from footers, and return the keys of the segments that it replaces.
+
+        The old ones still stand: what they say of packs is not believed by this process any more.
+
+        Raises:
+            StorageError: nothing was replaced.
+        """
+        with self._lock:
+            old = [item.key for item in self.backend.list("i/") if not _NOTE_KEY.fullmatch(item.key)]
+            self._segments, self._covered, self._bad_segments = [], set(), {*self._bad_segments, *old}
+            self._footers.clear()
+            self._footer_bytes = 0
+            self._damaged.clear()
+            self.refresh()
+            loose = [s for key, s in self._segments if not key and s.packs]
+            if loose:
+                self._replace([item for item in self._segments if not item[0]], Segment.merge(loose), level=0)
+            return old
 
     # ------------------------------------------------------------ what is added
 
@@ -244,7 +372,7 @@ class Catalog:
             if vanished:
                 raise
             return None  # collected since; another copy, or a refresh, will tell
-        except Corrupt as error:
+        except (Corrupt, StorageError) as error:
             with self._lock:
                 self._damaged[name] = error
             return None
@@ -285,6 +413,8 @@ class Catalog:
                 good = waiting[candidates] & (rows < len(stated))
                 candidates, rows = candidates[good], rows[good]
                 good = (stated[rows] == ids[candidates]).all(axis=1)
+                if len(bad := self._notes.rows(name, recipes=recipes)):
+                    good &= ~np.isin(rows, bad)
                 if accept is not None:
                     candidates, rows = candidates[good], rows[good]
                     good = accept(kind, footer, candidates, rows)

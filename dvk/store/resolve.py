@@ -9,7 +9,7 @@ for by the footers of all packs (`search`): complete, slow, and announced.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from dvk.backend.contract import Backend, KeyMissing
 from dvk.errors import Corrupt, DvkError, FormatError
@@ -108,8 +108,18 @@ class Resolver:
 
     # ------------------------------------------------------------ by its locator
 
-    def by_locator(self, root: Root, found: Locator, *, under: bytes = b"") -> Iterator[Part]:
+    def by_locator(
+        self,
+        root: Root,
+        found: Locator,
+        *,
+        under: bytes = b"",
+        skip: Callable[[bytes, Ref], bool] = lambda _leaf, _ref: False,
+    ) -> Iterator[Part]:
         """What the locator alone says, without a second try and without a search.
+
+        Args:
+            skip: leaves of a folder that are not wanted, by page id and section.
 
         Raises:
             Corrupt, KeyMissing: what it leads to is damaged or gone.
@@ -121,7 +131,7 @@ class Resolver:
         exact = bool(found.pages)
         number = {r.id: i for i, r in enumerate(refs)}
         follows = dict(zip([r.id for r in refs], [r.first for r in refs[1:]], strict=False))
-        wanted = leaves_under(refs, under)
+        wanted = [r for r in leaves_under(refs, under) if not skip(r.id, found.sections[number[r.id]])]
         kept = list(self.reader.pages_of(found).items())
         while wanted:
             # As many leaves as fit the memory that is meant for them; usually all of `_LEAVES_AT_ONCE`.

@@ -301,6 +301,17 @@ def sync_and_clear(state_dir: bytes, paths: list[bytes], *, folder_fd: int) -> i
     return sum(replace(cache, durable=True).save(state_dir, path) for path, cache in pending)
 
 
+def is_damaged(state_dir: bytes, path: bytes) -> bool:
+    """Whether the tracked `path` has a cache that is not what was written."""
+    try:
+        with open(cache_file(state_dir, path), "rb", buffering=0) as file:
+            return _decode(np.fromfile(file, np.uint8), path) is None
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
 def forget(state_dir: bytes, path: bytes) -> None:
     """Drop the cache of the tracked `path`, if there is one."""
     with contextlib.suppress(OSError):

@@ -70,6 +70,8 @@ class Recorder:
             self.seen.setdefault(verb, set()).update(fields(document["result"]))
         else:
             assert document["error"]["exit_code"] == code
+            if "result" in document and code == 23:  # what was found is the answer
+                self.seen.setdefault(document["command"], set()).update(fields(document["result"]))
         return document
 
 
@@ -125,6 +127,16 @@ def live(project: Project, tmp_path: Path) -> Recorder:
     run(clone, "pull", "im/a")
     run(clone, "pull")
     clone.git("checkout", "-q", "HEAD~1", "--", "im.dvk")
+    run(clone, "fetch")
+    run(clone, "verify", "--remote", "HEAD")
+    for pack in (clone.top / ".git/dvk/store/p").rglob("*"):
+        if pack.is_file():
+            pack.chmod(0o600)
+            pack.write_bytes(pack.read_bytes()[:-1])
+    (clone.top / "other.dvk").write_bytes(b"<<<<<<< ours\n")
+    run(clone, "verify", code=23)
+    (clone.top / "other.dvk").unlink()
+    shutil.rmtree(clone.top / ".git/dvk/store")
     run(clone, "fetch")
     clone.git("rm", "-q", "--cached", "t.csv.dvk")
     (clone.top / "t.csv.dvk").unlink()

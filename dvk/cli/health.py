@@ -1,0 +1,145 @@
+"""The terminal side of looking for damage and mending it: `verify`, `repair`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dvk.cli.names import Here
+from dvk.cli.text import Line, Piece, bold, count, cyan, dim, green, plural, red, size, yellow
+from dvk.cli.verb import Run, verb
+from dvk.errors import Damaged, DataMissing, DvkError, UsageError
+
+if TYPE_CHECKING:
+    from dvk.commands.repo import Repo
+    from dvk.commands.verify_report import AffectedVersion, VerifyResult
+
+_FILES_SHOWN = 5
+_OBJECTS_SHOWN = 20
+_PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)%")
+_BARE = {"--remote": ("", r"[^-].*"), "--data": ("100%", r"[0-9.]+%")}
+
+_REMOTE = Annotated[
+    str | None,
+    typer.Option("--remote", metavar="[NAME]", help="A remote, the default one without NAME.", show_default=False),
+]
+
+
+def _percent(text: str) -> float:
+    found = _PERCENT.fullmatch(text)
+    if found is None or not 0 < float(found[1]) <= 100:
+        raise UsageError("should be a share like 10%", subject=f"--data={text}", hint="--data alone reads everything")
+    return float(found[1])
+
+
+# ------------------------------------------------------------ verify
+
+
+@verb(answer=True, bare=_BARE)
+def verify(
+    run: Run,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[REV|A..B]... [-- PATH...]", help="Only what these point to.")
+    ] = None,
+    remote: _REMOTE = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Sizes and existence only.")] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="[N%]", help="Read everything, or a share: what was read longest ago.", show_default=False
+        ),
+    ] = None,
+) -> VerifyResult:
+    """Look whether every version can be had, and name exactly what cannot.
+
+    Looks at the local store and the work tree, or with --remote at what a fresh clone could restore from there. Ends
+    with 23 for damage, and with 7 for what was never pushed.
+    """
+    from dvk.commands.repo import Repo
+    from dvk.commands.verify import Level
+    from dvk.commands.verify import verify as command
+
+    if quick and data is not None:
+        raise UsageError("--quick and --data say different things", hint="use one of them")
+    percent = 100.0 if data is None else _percent(data)
+    level = Level.QUICK if quick else Level.NORMAL if data is None else Level.DATA
+    paths = list(run.after_dashes or ())
+    revs = list(words or ())[: len(words or ()) - len(paths)]
+    with Repo(environ=run.environ) as repo:
+        if remote and remote not in repo.workspace.config.remotes() and _is_revision(repo, remote):
+            revs, remote = [remote, *revs], ""  # `dvk verify --remote HEAD` leaves no doubt
+        result = command(repo, revs, paths, remote=remote, level=level, percent=percent, on_event=run.on_event)
+        here = Here(repo.workspace.top, run.cwd)
+    run.show(list(_verified(result, here)))
+    _judge(run, result)
+    return result
+
+
+def _is_revision(repo: Repo, text: str) -> bool:
+    try:
+        return ".." in text or bool(repo.workspace.resolve(text))
+    except DvkError:
+        return False
+
+
+def _judge(run: Run, result: VerifyResult) -> None:
+    where = result.remote or "this clone"
+    if result.damaged:
+        run.failure = Damaged(f"{where} is not whole: {result.summary}")
+    elif result.missing:
+        what = f"{plural(sum(v.state in ('not-pushed', 'unprotected') for v in result.affected), 'version')}"
+        run.failure = DataMissing(f"{what} that these revisions point to were never pushed to {result.remote}")
+    elif result.failures:
+        run.partial(result.failures, of=result.versions + len(result.failures), noun="version")
+
+
+def _verified(result: VerifyResult, here: Here) -> Iterator[Line]:
+    if result.summary:
+        yield bold(result.summary)
+    style = {"lost": red, "unreachable": yellow, "not-pushed": yellow, "unprotected": yellow}
+    for v in result.affected:
+        yield from _version(v, here, style[v.state](v.state.replace("-", " ")))
+    for o in result.objects[:_OBJECTS_SHOWN]:
+        mark = red("damaged") if o.certain else dim("unsure")
+        need = "" if o.needed or not o.certain else " (no version that was looked at needs it)"
+        yield (mark, f" {o.kind} ", cyan(o.key), f": {o.message}{need}")
+        if o.others:
+            yield dim(f"    needed by {plural(len(o.others), 'version')} that no revision here names")
+    if len(result.objects) > _OBJECTS_SHOWN:
+        yield dim(f"... and {plural(len(result.objects) - _OBJECTS_SHOWN, 'object')} more; --json names all")
+    for p in result.workspace:
+        yield (yellow(p.kind), " ", cyan(here(p.path)), f": {p.message}")
+        if p.hint:
+            yield dim(f"    -> {p.hint}")
+    yield _sum(result)
+
+
+def _version(v: AffectedVersion, here: Here, state: Piece) -> Iterator[Line]:
+    revisions = ", ".join(r[:9] if r != "work tree" else r for r in v.revisions[:_FILES_SHOWN])
+    more = f", {count(len(v.revisions) - _FILES_SHOWN)} more" if len(v.revisions) > _FILES_SHOWN else ""
+    what = f"{plural(v.files, 'file')}, {size(v.bytes)}" if v.kind == "dir" else size(v.size)
+    yield (state, " ", cyan(here(v.path, folder=v.kind == "dir")), f" ({v.id.hex()[:12]}, {what}) at {revisions}{more}")
+    for m in v.missing[:_FILES_SHOWN] if v.kind == "dir" else ():
+        and_more = f" and {plural(m.files - 1, 'file')} after it" if m.files > 1 else ""
+        yield f"    {here(m.path)}{and_more}: {m.why}"
+    shown = sum(m.files for m in v.missing[:_FILES_SHOWN])
+    if v.kind == "dir" and v.files > shown:
+        yield dim(f"    ... and {plural(v.files - shown, 'file')} more; --json names them")
+    if v.why and v.kind == "file":
+        yield f"    {v.why}"
+    if v.hint:
+        yield dim(f"    -> {v.hint}")
+
+
+def _sum(result: VerifyResult) -> Line:
+    where = result.remote or result.store
+    read = f", {plural(result.packs_read, 'pack')} read to the last byte" if result.packs_read else ""
+    not_here = f", {count(result.not_here)} not here (never fetched, or only in part)" if result.not_here else ""
+    versions = f"{count(result.whole)} of {plural(result.versions, 'version')} whole{not_here}"
+    packs = f"{plural(result.packs, 'pack')}{read} ({size(result.read_bytes)})"
+    if result.summary:
+        return dim(f"{where}: {versions}; {packs}")
+    return (green("all is well"), f" in {where}: {versions}; {packs}")

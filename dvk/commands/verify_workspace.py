@@ -1,0 +1,85 @@
+"""What is wrong with the work tree's own side: pointers, the selection, caches, and files that rot where they lie.
+
+Git proves the pointers that are committed; what is looked at here is what lies on this disk and nobody else has.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from dvk.commands.repo import Repo
+from dvk.commands.tracked import look, read_unknown
+from dvk.commands.verify_report import WorkspaceProblem
+from dvk.errors import DvkError
+from dvk.events import OnEvent
+from dvk.store.names import show
+from dvk.workspace.pointer import Pointer
+from dvk.workspace.selection import Selection
+from dvk.workspace.statcache import is_damaged
+
+#: JSON files of state that may be lost at no cost but time, and what losing them costs.
+_STATE = (
+    (b"placed.json", "which version lies here is not known, so `checkout` takes nothing away by itself"),
+    (b"history.json", "history is read from Git again"),
+)
+
+
+def workspace_problems(
+    repo: Repo, under: Sequence[bytes], *, read: bool, on_event: OnEvent
+) -> Iterator[WorkspaceProblem]:
+    """Look at the work tree. `read`: also whether files that look unchanged are."""
+    tracked: list[tuple[bytes, Pointer]] = []
+    for path, pointer in repo.workspace.worktree_pointers(under=under):
+        if isinstance(pointer, Pointer):
+            tracked.append((path, pointer))
+        else:
+            hint = pointer.hint or f"`git checkout -- {show(path)}.dvk` brings back the committed one"
+            yield WorkspaceProblem(path, "pointer", pointer.message, hint)
+    try:
+        Selection.load(repo.state)
+    except DvkError as error:
+        yield WorkspaceProblem(b"selection.json", "selection", error.message, error.hint)
+    for path, _ in tracked:
+        if is_damaged(repo.state, path):
+            what = "what is remembered of its files is damaged; they are read again"
+            yield WorkspaceProblem(path, "stat cache", what, "`dvk repair` drops it; nothing is lost")
+    for name, cost in _STATE:
+        if _is_broken(os.path.join(repo.state, name)):
+            yield WorkspaceProblem(name, "state", f"is damaged: {cost}", "`dvk repair` drops it; nothing is lost")
+    if read:
+        for path, _ in tracked:
+            yield from _rotten(repo, path, on_event)
+
+
+def _is_broken(path: bytes) -> bool:
+    try:
+        with open(path, "rb") as file:
+            json.load(file)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, RecursionError):
+        return True
+    return False
+
+
+def _rotten(repo: Repo, path: bytes, on_event: OnEvent) -> Iterator[WorkspaceProblem]:
+    """Files whose times say that nobody wrote to them, and whose content is not what it was."""
+    seen = look(repo.root_fd, path, repo.state, repo.workspace.ignore_rules(), on_event=on_event)
+    index = np.flatnonzero(seen.is_file & seen.known)
+    if not len(index):
+        return
+    ids = seen.ids[index].copy()
+    again = read_unknown(repo.root_fd, seen, index, on_event=on_event)
+    for i in index[(again.ids[index] != ids).any(axis=1)].tolist():
+        name = seen.scan.names[i]
+        where = path + b"/" + name if name else path
+        yield WorkspaceProblem(
+            where,
+            "data",
+            "its content changed though its times did not: the disk, or a program that sets times back",
+            f"`dvk checkout --force {show(where)}` puts back what was there",
+        )
