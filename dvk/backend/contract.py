@@ -55,6 +55,9 @@ class Capabilities:
 
     create_only: bool  #: `put(create_only=True)` is atomic under a race
     writable: bool = True  #: False for a mirror that can only be read
+    #: Whether nothing reads the parts of a `put` again once it returned or raised. Not so where a request that was
+    #: given up, and maybe repeated, still goes on somewhere: then they must never change.
+    releases_parts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

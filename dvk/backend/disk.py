@@ -25,6 +25,10 @@ OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 _IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024) if "SC_IOV_MAX" in os.sysconf_names else 16
 _MAX_WRITE = 1 << 30  # Linux stops at 2 GiB - 4 KiB, macOS refuses more than 2 GiB - 1
+_DIRECT: int = getattr(os, "O_DIRECT", 0)  # Linux
+_DIRECT_FROM = 8 << 20
+_DIRECT_STEP = 16 << 20
+_DIRECT_ALIGN = 4096
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}")  # starts with a dot, so it can never be a key
 
 
@@ -34,7 +38,10 @@ def is_temporary(name: str) -> bool:
 
 
 def write_all(fd: int, parts: Sequence[Buffer]) -> int:
-    """Write all of `parts` without joining them; the number of bytes.
+    """Write all of `parts`, without joining them, to a file that is empty and about to be synced; the number of bytes.
+
+    A long first part goes to the disk past the page cache where the system can: that takes a tenth of the processor
+    time of a copy into fresh pages, and the sync finds next to nothing to do. What the user works with stays cached.
 
     Raises:
         OSError: what the system said; some of the bytes may be written.
@@ -42,6 +49,9 @@ def write_all(fd: int, parts: Sequence[Buffer]) -> int:
     views = [view for part in parts if (view := memoryview(part).cast("B")).nbytes]
     total = sum(view.nbytes for view in views)
     at = 0
+    if _DIRECT and views and views[0].nbytes >= _DIRECT_FROM:
+        views[0] = views[0][_write_direct(fd, views[0]) :]
+        at = 0 if views[0].nbytes else 1
     while at < len(views):
         batch, size = [], 0
         for view in views[at : at + _IOV_MAX]:
@@ -61,6 +71,29 @@ def write_all(fd: int, parts: Sequence[Buffer]) -> int:
             else:
                 views[at] = views[at][step:]
     return total
+
+
+def _write_direct(fd: int, view: memoryview) -> int:
+    """Write as much of `view` as goes past the page cache; the number of bytes, 0 where that is not possible.
+
+    What it leaves, the end of the last page at least, is for an ordinary write, which also tells what went wrong.
+    """
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    done, end = 0, view.nbytes & -_DIRECT_ALIGN
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | _DIRECT)  # refused where the filesystem cannot
+        while done < end:
+            size = min(_DIRECT_STEP, end - done)
+            with stage(Stage.WRITE, bytes_=size):
+                written = os.write(fd, view[done : done + size])
+            done += written
+            if written < size:
+                break
+    except OSError:
+        pass  # an alignment that it wants and we do not know, or an error that comes again
+    finally:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+    return done
 
 
 def sync_fd(fd: int) -> None:

@@ -29,6 +29,7 @@ import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from dvk.backend.contract import (
     Backend,
@@ -91,7 +92,7 @@ class LocalBackend(Backend):
         self.root = root
         self.name = printable(root)
         self.read_only = read_only
-        self.capabilities = Capabilities(create_only=True)
+        self.capabilities = Capabilities(create_only=True, releases_parts=True)
         self._lock = threading.Lock()
         self._handles: OrderedDict[str, _OpenFile] = OrderedDict()
         self._durable: set[str] = set()  # folders whose entry in the parent this process has synced
@@ -162,7 +163,7 @@ class LocalBackend(Backend):
         except OSError as e:
             if e.errno not in _NO_LINKS:
                 raise
-        self.capabilities = Capabilities(create_only=False)
+        self.capabilities = replace(self.capabilities, create_only=False)
         with self._lock, locked_folder(tmp_dir):
             try:
                 os.stat(name, dir_fd=target, follow_symlinks=False)

@@ -31,7 +31,7 @@ from dvk.errors import Corrupt, FormatError
 class MemoryBackend(Backend):
     """Linearizable; `create_only` is exact."""
 
-    capabilities = Capabilities(create_only=True)
+    capabilities = Capabilities(create_only=True, releases_parts=True)
 
     def __init__(self, name: str = "memory") -> None:
         self.name = name

@@ -1,14 +1,16 @@
 """Taking files into a store: read, cut, hash, encode and write overlap on all cores.
 
     reader (caller's thread)      workers                            writer's threads
-    read, cut                 ->  hash chunks, look up, encode   ->  name packs, write, fsync
+    big files: read, cut      ->  hash chunks, look up, encode   ->  name packs, write, fsync
                               ->  hash the file (one thread)
+    small ones: groups        ->  read, cut, hash, look up, encode
 
 An edit of a big file is read, cut and hashed and little else, so the id of the file, which has to be made from front to
 back, must not wait in line with reading and cutting, which have to be as well.
 
-The reader fills buffers from a fixed set, so memory is bounded whatever the file; a big file is a stream of buffers,
-small files share one. Python works per buffer and per chunk of 64 KiB, and what it calls there releases the GIL.
+Buffers come from a fixed set, so memory is bounded whatever the file; a big file is a stream of buffers, small files
+share one, which one thread fills and works on, since what a small file costs is system calls and Python. Python works
+per buffer and per chunk of 64 KiB, and what it calls there releases the GIL.
 
 A file is only recorded as what was really read: it is compared before and after (`Source.recheck`), and a file that
 changed is an error, not a mixture.
@@ -20,7 +22,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -54,6 +56,13 @@ class Source(Protocol):
 
     def recheck(self, i: int, fd: int) -> None:
         """Raise ChangedWhileRead if file i is not what it was when it was scanned."""
+
+    def read_run(self, files: I64, into: memoryview) -> int:
+        """Read small files one after the other, each whole and as it was when it was scanned, to the start of `into`.
+
+        Returns how many there were before the first one with which something was not as expected; that one is then
+        opened, read and rechecked by itself. Any thread may call, several at once.
+        """
 
     def show(self, i: int) -> str:
         """The name of file i for messages."""
@@ -98,6 +107,21 @@ def ingest(
     return run.ids
 
 
+class _Batch:
+    """The chunks of several small files, in order, and the recipes of those files that have more than one."""
+
+    def __init__(self) -> None:
+        self.names: list[bytes] = []
+        self.lengths: list[int] = []
+        self.hints: list[Hint] = []
+        self.recipes: list[tuple[PageId, bytes, RecipeRow]] = []
+
+    def add(self, name: bytes, length: int, hint: Hint = Hint.UNKNOWN) -> None:
+        self.names.append(name)
+        self.lengths.append(length)
+        self.hints.append(hint)
+
+
 class _Ingest:
     def __init__(
         self,
@@ -122,34 +146,33 @@ class _Ingest:
         self._jobs: deque[Future[None]] = deque()
 
     def all_files(self) -> None:
-        """Read every file, in order."""
-        group: list[tuple[int, int]] = []  # (file, size) of those that will share a buffer
-        used = 0
-        for i, size in enumerate(self.sizes.tolist()):
-            if size == 0:
-                self._empty(i)
-                continue
-            if size > SMALL_FILE_BYTES:
-                self._big(i, size)
-                continue
-            if used + size + 1 > SEGMENT_BYTES:
-                self._read_group(group)
-                group, used = [], 0
-            group.append((i, size))
-            used += size
-        if group:
-            self._read_group(group)
+        """Read every file, small ones in groups that share a buffer."""
+        small = np.flatnonzero((self.sizes > 0) & (self.sizes <= SMALL_FILE_BYTES))
+        others = np.flatnonzero((self.sizes <= 0) | (self.sizes > SMALL_FILE_BYTES)).tolist()
+        for group in _groups(small, self.sizes[small] + 1, SEGMENT_BYTES):
+            while others and others[0] < group[0]:
+                self._one(others.pop(0))
+            self._submit(self._small_files, self._free_buffer(), group)
+        for i in others:
+            self._one(i)
         while self._jobs:
             self._jobs.popleft().result()
+
+    def _one(self, i: int) -> None:
+        size = int(self.sizes[i])
+        if size:
+            self._big(i, size)
+        else:
+            self._empty(i)
 
     def _free_buffer(self) -> bytearray:
         with stage(Stage.WAIT):
             return self._buffers.get()
 
-    def _submit(self, work: Callable[[bytearray, list[tuple[int, int]]], None], *args: object) -> None:
+    def _submit(self, work: Callable[[bytearray, I64], None], buffer: bytearray, group: I64) -> None:
         while self._jobs and self._jobs[0].done():
             self._jobs.popleft().result()
-        self._jobs.append(self.pool.submit(work, *args))  # type: ignore[arg-type]
+        self._jobs.append(self.pool.submit(work, buffer, group))
 
     def errors(self) -> list[DvkError]:
         """What went wrong so far, in the order of the files."""
@@ -177,19 +200,25 @@ class _Ingest:
         self.ids[i] = np.frombuffer(EMPTY_FILE, np.uint8)
         self.meter.advance(items=1)
 
-    def _read_group(self, group: list[tuple[int, int]]) -> None:
-        """Read files one after the other into a buffer, and have a worker store them."""
-        buffer = self._free_buffer()
-        view = memoryview(buffer)
-        used = 0
-        members: list[tuple[int, int]] = []
-        with stage(Stage.READ, count=len(group)) as reading:
-            for i, size in group:
-                if self._read_small(i, size, view[used : used + size + 1]):
-                    members.append((i, size))
-                    used += size
+    def _read_group(self, group: I64, view: memoryview) -> list[int]:
+        """Read files one after the other into `view`; those that could be read."""
+        files, room = group.tolist(), np.cumsum(self.sizes[group]).tolist()
+        good: list[int] = []
+        at = used = 0
+        with stage(Stage.READ, count=len(files)) as reading:
+            while at < len(files):
+                done = self.source.read_run(group[at:], view[used:])
+                good += files[at : at + done]
+                used += room[at + done - 1] - (room[at - 1] if at else 0) if done else 0
+                at += done
+                if at < len(files):  # this one needs a closer look, which says what is wrong
+                    size = int(self.sizes[files[at]])
+                    if self._read_small(files[at], size, view[used : used + size + 1]):
+                        good.append(files[at])
+                        used += size
+                    at += 1
             reading.add(bytes_=used)
-        self._submit(self._small_files, buffer, members)
+        return good
 
     def _read_small(self, i: int, size: int, into: memoryview) -> bool:
         try:
@@ -220,63 +249,57 @@ class _Ingest:
             raise StorageError(f"cannot be read ({error.strerror})", subject=self.source.show(i)) from error
         return done
 
-    def _small_files(self, buffer: bytearray, members: list[tuple[int, int]]) -> None:
-        """Cut, hash and store the files that lie one after the other in `buffer`."""
+    def _small_files(self, buffer: bytearray, group: I64) -> None:
+        """Read files into `buffer`, one after the other, cut, hash and store them."""
         try:
             cutter = self._thread_cutter()
             view = memoryview(buffer)
-            names: list[bytes] = []
-            lengths: list[int] = []
-            hints: list[Hint] = []
-            recipes: list[tuple[PageId, bytes, RecipeRow]] = []
+            good = self._read_group(group, view)
+            sizes = self.sizes[good].tolist()
+            total = sum(sizes)
+            ids: list[bytes] = []
+            chunks = _Batch()
             at = 0
-            total = sum(size for _, size in members)
-            with stage(Stage.HASH, bytes_=total, count=len(members)):
-                for i, size in members:
+            with stage(Stage.HASH, bytes_=total, count=len(good)):
+                for size in sizes:
                     file = view[at : at + size]
                     at += size
                     if size <= cutter.min_chunk_bytes:
-                        file_id = blake3(file).digest()
-                        names.append(file_id)
-                        lengths.append(size)
-                        hints.append(Hint.UNKNOWN)
+                        name = blake3(file).digest()
+                        chunks.add(name, size)
                     else:
-                        file_id = self._medium(cutter, file, names, lengths, hints, recipes)
-                    self.ids[i] = np.frombuffer(file_id, np.uint8)
-            self.writer.add_chunks(names, lengths, view[:at], hints=hints)
-            if recipes:
-                self.writer.add_pages([name for name, _, _ in recipes], [data for _, data, _ in recipes])
-                self.writer.add_recipes([row for _, _, row in recipes])
-            self.meter.advance(bytes_=total, items=len(members))
+                        name = self._medium(cutter, file, chunks)
+                    ids.append(name)
+            if not good:
+                return
+            self.ids[good] = as_column(ids)
+            self.writer.add_chunks(chunks.names, chunks.lengths, view[:total], hints=chunks.hints)
+            if chunks.recipes:
+                self.writer.add_pages([name for name, _, _ in chunks.recipes], [data for _, data, _ in chunks.recipes])
+                self.writer.add_recipes([row for _, _, row in chunks.recipes])
+            self.meter.advance(bytes_=total, items=len(good))
         finally:
             self._buffers.put(buffer)
 
-    def _medium(
-        self,
-        cutter: Cutter,
-        file: memoryview,
-        names: list[bytes],
-        lengths: list[int],
-        hints: list[Hint],
-        recipes: list[tuple[PageId, bytes, RecipeRow]],
-    ) -> bytes:
-        """A file in one buffer that may have several chunks, never more than a page of them."""
+    def _medium(self, cutter: Cutter, file: memoryview, chunks: _Batch) -> bytes:
+        """A file in one buffer that may have several chunks, never more than a page of them; its id."""
         with stage(Stage.CUT, bytes_=len(file)):
             whole = cutter.for_file(lambda offset, size: bytes(file[offset : offset + size]), len(file))
-            cut, held = whole.feed(file, final=True)
-        hints += held
+            cut, hints = whole.feed(file, final=True)
+        lengths = cut.tolist()
+        if len(lengths) == 1:
+            name = blake3(file).digest()
+            chunks.add(name, lengths[0], hints[0])
+            return name
         pieces, start = [], 0
-        for length in cut.tolist():
+        for length, hint in zip(lengths, hints, strict=True):
             pieces.append(blake3(file[start : start + length]).digest())
+            chunks.add(pieces[-1], length, hint)
             start += length
-        names += pieces
-        lengths += cut.tolist()
-        if len(pieces) == 1:
-            return pieces[0]
         file_id = blake3(file).digest()
         data = format_page(ListKind.RECIPE, 0, Chunks(as_column(pieces), cut.astype(np.uint32)))
         root = page_id(ListKind.RECIPE, data)
-        recipes.append((root, data, RecipeRow(file_id, root, len(file), self.profile)))
+        chunks.recipes.append((root, data, RecipeRow(file_id, root, len(file), self.profile)))
         return file_id
 
     def _thread_cutter(self) -> Cutter:
@@ -369,6 +392,16 @@ class _Ingest:
         finally:
             hashed.result()
             self._buffers.put(buffer)
+
+
+def _groups(files: I64, sizes: I64, limit: int) -> Iterator[I64]:
+    """`files` in runs of which the sizes together are at most `limit`, as every size by itself is."""
+    ends = np.cumsum(sizes)
+    start, before = 0, 0
+    while start < len(files):
+        stop = int(np.searchsorted(ends, before + limit, "right"))
+        yield files[start:stop]
+        start, before = stop, int(ends[stop - 1])
 
 
 def _hash(hasher: blake3, piece: memoryview) -> None:

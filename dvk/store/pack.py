@@ -158,37 +158,53 @@ def iter_blocks(data: Buffer, *, subject: str) -> Iterator[tuple[int, int, memor
 
 
 class PackBuilder:
-    """Collects the blocks of one pack in memory. Not for use by several threads at once."""
+    """Collects the blocks of one pack in memory. Not for use by several threads at once.
 
-    def __init__(self, kind: PackKind, *, nonce: bytes | None = None) -> None:
+    Args:
+        room: writable memory that blocks are copied into one after the other, as far as it goes, so that payloads need
+            not live on and the pack can be hashed and written in one go. It belongs to the builder until its parts were
+            written. Without it, payloads are kept as they are.
+    """
+
+    def __init__(self, kind: PackKind, *, nonce: bytes | None = None, room: U8 | None = None) -> None:
         self.kind = kind
-        self._parts: list[Buffer] = [HEADER.pack(_MAGIC, 1, kind, 0, nonce or os.urandom(16))]
+        self.room = room
+        self._room_used = 0
+        self._parts: list[Buffer] = []  # what the room did not take
         self._blocks: list[tuple[int, int, int, int]] = []
         self._ids: list[bytes] = []
         self._lengths: list[U32] = []
         self._recipes: list[RecipeRow] = []
-        self.size_bytes = HEADER.size  #: where the next block will start
+        self.size_bytes = 0  #: where the next block will start
         self._footer_bytes = FOOTER_HEADER.size
+        self._append(HEADER.pack(_MAGIC, 1, kind, 0, nonce or os.urandom(16)))
 
     def add_block(self, codec: int, payload: Buffer, raw_len: int, *, ids: bytes, lengths: U32) -> int:
         """Append an encoded block; `ids` are 32 bytes a chunk, `lengths` uint32. Returns its offset in the pack."""
         offset = self.size_bytes
-        self._parts += (block_header(codec, raw_len, payload), payload)
+        self._append(block_header(codec, raw_len, payload), payload)
         self._blocks.append((len(payload), raw_len, len(lengths), codec))
         self._ids.append(ids)
         self._lengths.append(lengths)
-        self.size_bytes += BLOCK_HEADER.size + len(payload)
         self._footer_bytes += 13 + len(lengths) * (4 + ID_BYTES)
         return offset
+
+    def _append(self, *parts: Buffer) -> None:
+        size = sum(map(len, parts))
+        self.size_bytes += size
+        if self.room is None or self._parts or self._room_used + size > len(self.room):
+            self._parts += parts
+            return
+        for part in parts:
+            end = self._room_used + len(part)
+            # By numpy, which lets other threads run meanwhile.
+            np.copyto(self.room[self._room_used : end], np.frombuffer(part, np.uint8))
+            self._room_used = end
 
     def add_recipe(self, row: RecipeRow) -> None:
         """State in the footer which page is the root of a file's recipe."""
         self._recipes.append(row)
         self._footer_bytes += _RECIPE.itemsize
-
-    def last_block(self) -> list[Buffer]:
-        """The parts of the block added last, as they will lie in the pack."""
-        return self._parts[-2:]
 
     @property
     def empty(self) -> bool:
@@ -226,7 +242,8 @@ class PackBuilder:
             _END, self.kind, 1, 0, self.size_bytes, len(footer), total, blake3(footer).digest()[:16], 0
         )[:-8]
         trailer = head + struct.pack("<Q", xxhash.xxh3_64_intdigest(head))
-        parts = [*self._parts, footer, trailer]
+        inside = [] if self.room is None else [self.room[: self._room_used].data]
+        parts = [*inside, *self._parts, footer, trailer]
         hasher = blake3()
         for part in parts:
             hasher.update(part)

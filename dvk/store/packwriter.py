@@ -6,6 +6,7 @@ what they do once a pack is there, so that is passed in. Nothing is promised bef
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -20,7 +21,8 @@ import numpy.typing as npt
 from dvk.backend.contract import Buffer
 from dvk.ids import PackId, PageId
 from dvk.store.codec import ALL_CODECS, Hint, decode_block, encode_checked
-from dvk.store.pack import BLOCK_HEADER, MAX_BLOCK_BYTES, Footer, PackBuilder, PackKind, RecipeRow
+from dvk.store.names import U8
+from dvk.store.pack import BLOCK_HEADER, MAX_BLOCK_BYTES, TARGET_PACK_BYTES, Footer, PackBuilder, PackKind, RecipeRow
 from dvk.store.threads import default_workers as default_workers
 from dvk.timings import Stage, stage
 
@@ -28,6 +30,8 @@ U32 = npt.NDArray[np.uint32]
 
 #: A tail of new chunks shorter than this waits for more before it becomes a block.
 _SMALL_BLOCK_BYTES = 512 << 10
+
+_ROOM_SPARE = 1 << 16  # for headers
 
 #: Puts the parts of a finished pack; returns when they are durable.
 PutPack = Callable[[PackKind, PackId, list[Buffer]], None]
@@ -73,6 +77,9 @@ class PackWriter:
         level: of zstd, for data.
         in_flight: packs being put at a time; each holds about 64 MiB of memory.
         codecs: those that the store takes; a block that comes encoded as something else is encoded again.
+        reuse_memory: copy blocks into memory that serves one pack after the other. Fresh memory costs more than
+            copying, and such a pack is one piece, which a disk takes without a detour. Only for a medium that
+            `releases_parts`.
     """
 
     def __init__(
@@ -83,15 +90,18 @@ class PackWriter:
         level: int = 1,
         in_flight: int = 2,
         codecs: frozenset[int] = ALL_CODECS,
+        reuse_memory: bool = False,
     ) -> None:
         self.written = Written()
+        self._reuse_memory = reuse_memory
+        self._rooms: list[U8] = []  # free ones
         self._put_pack, self._published, self._level, self._codecs = put, published, level, codecs
         self._lock = threading.Lock()
         self._counting = threading.Lock()
         self._tails: dict[Hint, _Tail] = defaultdict(_Tail)
         self._pages = _Tail()
         self._recipes: list[RecipeRow] = []  # their pages may still wait in the tail
-        self._builders = {kind: PackBuilder(kind) for kind in PackKind}
+        self._builders = {kind: self._builder(kind) for kind in PackKind}
         self._puts: list[Future[None]] = []
         self._error: BaseException | None = None  # of the first pack that could not be put
         self._slots = threading.Semaphore(in_flight)
@@ -192,7 +202,7 @@ class PackWriter:
         if codec not in self._codecs:
             raw = memoryview(decode_block(codec, payload, raw_len))
             codec, payload = encode_checked(raw, level=self._level, codecs=self._codecs)
-        if isinstance(payload, memoryview):
+        if isinstance(payload, memoryview) and not self._reuse_memory:
             payload = bytes(payload)  # the caller's buffer is used again
         with stage(Stage.PACK, bytes_=len(payload)), self._lock:
             self.written.new_chunks += len(ids)
@@ -245,9 +255,10 @@ class PackWriter:
             self._put(kind)
 
     def _put(self, kind: PackKind) -> None:
-        builder, self._builders[kind] = self._builders[kind], PackBuilder(kind)
+        builder = self._builders[kind]
         with stage(Stage.WAIT):
             self._slots.acquire()
+        self._builders[kind] = self._builder(kind)  # not earlier: the pack before has given its memory back by now
         try:
             put = self._pool.submit(self._put_now, builder)
         except BaseException:
@@ -268,7 +279,18 @@ class PackWriter:
             self._error = self._error or error
             raise
         finally:
+            if builder.room is not None:
+                self._rooms.append(builder.room)
             self._slots.release()
+
+    def _builder(self, kind: PackKind) -> PackBuilder:
+        if kind is not PackKind.DATA or not self._reuse_memory:
+            return PackBuilder(kind)
+        try:
+            room = self._rooms.pop()
+        except IndexError:
+            room = _new_room()
+        return PackBuilder(kind, room=room)
 
     def flush(self) -> None:
         """Return only when everything taken so far is stored and published; data before the pages that speak of it.
@@ -290,3 +312,9 @@ class PackWriter:
                 wait(puts)
             if self._error is not None:
                 raise self._error
+
+
+def _new_room() -> U8:
+    """Memory for a pack, at the start of a page, as disks want it; what is not written to takes none."""
+    room = mmap.mmap(-1, TARGET_PACK_BYTES + MAX_BLOCK_BYTES + _ROOM_SPARE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(room, np.uint8)

@@ -14,7 +14,7 @@ from dvk.backend.contract import Buffer
 from dvk.ids import PackId
 from dvk.store.codec import ALL_CODECS, encode_checked
 from dvk.store.locator import INLINE_BYTES, Ref, piece_id
-from dvk.store.pack import MAX_BLOCK_BYTES, PackBuilder, PackKind, RecipeRow
+from dvk.store.pack import MAX_BLOCK_BYTES, PackBuilder, PackKind, RecipeRow, block_header
 
 #: Puts a finished page pack.
 Put = Callable[[PackKind, PackId, list[Buffer]], None]
@@ -73,7 +73,7 @@ class SectionWriter:
         payload = bytes(payload)
         lengths = np.array([len(data) for _, data in group], np.uint32)
         self._builder.add_block(codec, payload, len(raw), ids=b"".join(i for i, _ in group), lengths=lengths)
-        return self._builder.last_block()
+        return [block_header(codec, len(raw), payload), payload]
 
     def finish(self) -> None:
         """Put what is open, so that all numbers given so far have references."""

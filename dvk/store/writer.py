@@ -44,7 +44,14 @@ class Writer:
         # One pack being written while the next one fills keeps a disk busy; a second would cost 64 MiB and gains 5 %.
         self._descriptor = store.describe() if dry_run else store.create()
         codecs = ALL_CODECS if self._descriptor is None else codec_numbers(self._descriptor.codecs)
-        self._packs = PackWriter(self._put, self._published, level=level, in_flight=1, codecs=codecs)
+        self._packs = PackWriter(
+            self._put,
+            self._published,
+            level=level,
+            in_flight=1,
+            codecs=codecs,
+            reuse_memory=store.backend.capabilities.releases_parts,
+        )
 
     def __enter__(self) -> Writer:
         return self

@@ -25,7 +25,8 @@ from dvk.errors import DvkError, NotFound, Refused, StorageError, StorageFull
 from dvk.store.names import show
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_REGULAR = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+#: How a file is opened for reading: a link is refused, a FIFO or a device does not block.
+REGULAR = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -278,7 +279,7 @@ def open_and_stat(dirs: DirHandles, path: bytes) -> tuple[int, os.stat_result]:
     parent, _, name = path.rpartition(b"/")
     dir_fd = dirs.acquire(parent)
     try:
-        fd = os.open(name, _REGULAR, dir_fd=dir_fd)
+        fd = os.open(name, REGULAR, dir_fd=dir_fd)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK):
             raise _refused_link(path) from error

@@ -12,10 +12,11 @@ together. So it is compared with the scan, by size, times and inode, before and 
 from __future__ import annotations
 
 import os
+import stat
 
-from dvk.errors import ChangedWhileRead
+from dvk.errors import ChangedWhileRead, DvkError
 from dvk.store.names import I64, show
-from dvk.workspace.handles import DirHandles, open_and_stat
+from dvk.workspace.handles import REGULAR, DirHandles, open_and_stat
 from dvk.workspace.stats import Scan, signature
 
 
@@ -51,6 +52,11 @@ class SourceFiles:
         name = self._names[offsets.item(at) : offsets.item(at + 1)]
         return self._path + b"/" + name if name and self._path else name or self._path
 
+    def _folder_of(self, name: bytes) -> bytes:
+        """The path from the root of the folder in which an entry lies."""
+        path = self._path + b"/" + name if name and self._path else name or self._path
+        return path.rpartition(b"/")[0]
+
     def show(self, i: int) -> str:
         """The name of file `i` for messages."""
         return show(self.path(i))
@@ -72,6 +78,56 @@ class SourceFiles:
             os.close(fd)
             raise
         return fd
+
+    def read_run(self, files: I64, into: memoryview) -> int:
+        """Read files one after the other into `into`, as far as all goes well; how many. See `ingest.Source`.
+
+        Four system calls a file. One look at its times is enough: they are compared with those of the scan after it
+        was read, and none of them goes back to what it was.
+        """
+        rows = files if self._index is None else self._index[files]
+        names, stats = self._scan.names, self._scan.stats
+        blob, done, at = self._names, 0, 0
+        columns = (names.offsets[rows], names.offsets[rows + 1], stats.sizes[rows])
+        times = (stats.mtime_ns[rows], stats.ctime_ns[rows], stats.inodes[rows])
+        folder: bytes | None = None
+        where, dir_fd = b"", -1
+        try:
+            for start, stop, size, mtime, ctime, inode in zip(*(c.tolist() for c in columns + times), strict=True):
+                cut = blob.rfind(b"/", start, stop)
+                above = blob[start : max(cut, start)]
+                if above != folder:
+                    if folder is not None:
+                        self._dirs.release(where)
+                        folder = None
+                    where = self._folder_of(blob[start:stop])
+                    dir_fd = self._dirs.acquire(where)
+                    folder = above
+                name = blob[max(cut + 1, start) : stop] or self._path.rpartition(b"/")[2]
+                fd = os.open(name, REGULAR, dir_fd=dir_fd)
+                try:
+                    # One byte of room more than expected: a file that grew shows itself.
+                    got = os.preadv(fd, (into[at : at + size + 1],), 0)
+                    st = os.fstat(fd)
+                finally:
+                    os.close(fd)
+                if (
+                    got != size
+                    or st.st_size != size
+                    or st.st_mtime_ns != mtime
+                    or st.st_ctime_ns != ctime
+                    or st.st_ino != inode
+                    or not stat.S_ISREG(st.st_mode)
+                ):
+                    break
+                at += size
+                done += 1
+        except (OSError, DvkError):
+            pass  # the closer look at this one says why
+        finally:
+            if folder is not None:
+                self._dirs.release(where)
+        return done
 
     def recheck(self, i: int, fd: int) -> None:
         """Pass if file `i`, open as `fd`, still is what the scan saw.

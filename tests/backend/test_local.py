@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import stat
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -379,3 +381,47 @@ def test_write_all_takes_more_parts_than_one_call_can(tmp_path: Path) -> None:
     with open(tmp_path / "f", "wb") as f:
         assert disk.write_all(f.fileno(), parts) == sum(map(len, parts))
     assert (tmp_path / "f").read_bytes() == b"".join(parts)
+
+
+DIRECT = 3 * disk._DIRECT_ALIGN
+
+
+def pages(size: int) -> memoryview:
+    """Memory at the start of a page, as a disk wants it."""
+    memory = mmap.mmap(-1, max(size, 1))
+    memory[:size] = pattern(size)
+    return memoryview(memory)[:size]
+
+
+@pytest.mark.parametrize("size", [DIRECT - 1, DIRECT, DIRECT + 1, 5 * DIRECT, 5 * DIRECT + 4095])
+@pytest.mark.parametrize("trouble", ["none", "unaligned", "refused", "short", "full"])
+def test_a_long_part_is_whole_whatever_the_disk_thinks_of_direct_writes(
+    backend: LocalBackend, root: Path, monkeypatch: pytest.MonkeyPatch, size: int, trouble: str
+) -> None:
+    """Past the page cache, beside it, or first one and then the other: the same bytes, or the error of the disk."""
+    monkeypatch.setattr(disk, "_DIRECT_FROM", DIRECT)
+    monkeypatch.setattr(disk, "_DIRECT_STEP", 2 * disk._DIRECT_ALIGN)
+    real, calls = os.write, 0
+
+    def write(fd: int, view: memoryview) -> int:
+        nonlocal calls
+        calls += 1
+        if trouble == "refused" or (trouble == "full" and calls == 2):
+            raise OSError(errno.EINVAL if trouble == "refused" else errno.ENOSPC, "no")
+        return real(fd, view[: -disk._DIRECT_ALIGN] if trouble == "short" else view)
+
+    monkeypatch.setattr(os, "write", write)
+    if trouble == "full":
+        monkeypatch.setattr(os, "writev", fail(errno.ENOSPC))
+    data = pages(size + 1)[1:] if trouble == "unaligned" else pages(size)
+    parts = [data, b"footer", b"end"]
+    if trouble == "full":
+        with pytest.raises(StorageFull):
+            backend.put("p/x", parts)
+        assert backend.stat("p/x") is None
+        assert temporaries(root) == []
+    else:
+        backend.put("p/x", parts)
+        assert backend.get("p/x", max_bytes=size + 9) == b"".join(parts)
+    if sys.platform == "linux" and size >= DIRECT:
+        assert calls

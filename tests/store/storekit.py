@@ -114,6 +114,18 @@ class Bytes:
     def recheck(self, i: int, fd: int) -> None:
         pass
 
+    def read_run(self, files: np.ndarray[Any, np.dtype[np.int64]], into: memoryview) -> int:
+        """All up to the next file whose number divides by three: those are looked at by themselves."""
+        if type(self) is not Bytes:
+            return 0  # who changes how a file is opened means that
+        at = 0
+        for done, i in enumerate(files.tolist()):
+            if i % 3 == 0:
+                return done
+            into[at : at + len(self.contents[i])] = self.contents[i]
+            at += len(self.contents[i])
+        return len(files)
+
     def show(self, i: int) -> str:
         return f"file-{i}"
 
@@ -154,6 +166,9 @@ class Paths:
     def recheck(self, i: int, fd: int) -> None:
         if self._stat(os.fstat(fd)) != self._seen[i]:
             raise ChangedWhileRead("it changed while it was read", subject=self.show(i))
+
+    def read_run(self, files: np.ndarray[Any, np.dtype[np.int64]], into: memoryview) -> int:
+        return 0  # `on_open` is to hear of each
 
     def show(self, i: int) -> str:
         return self.paths[i].name

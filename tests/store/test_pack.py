@@ -129,9 +129,12 @@ def test_mutated_footers_with_a_right_hash_raise_nothing_but_our_errors(data: st
 @given(
     st.lists(st.lists(st.binary(min_size=1, max_size=50), min_size=1, max_size=5), max_size=6),
     st.integers(0, 3),
+    st.none() | st.integers(0, 400),
 )
-def test_what_is_built_is_read(blocks: list[list[bytes]], recipes: int) -> None:
-    builder = PackBuilder(PackKind.PAGES, nonce=b"n" * 16)
+def test_what_is_built_is_read(blocks: list[list[bytes]], recipes: int, room: int | None) -> None:
+    """Whatever of it lies in memory that was given: nothing, all, or what fits."""
+    memory = None if room is None else np.frombuffer(bytearray(room), np.uint8)
+    builder = PackBuilder(PackKind.PAGES, nonce=b"n" * 16, room=memory)
     rows = [RecipeRow(noise(("f", i), 32), noise(("r", i), 32), 1 << (20 * i), f"profile-{i}") for i in range(recipes)]
     for block in blocks:
         raw = b"".join(block)

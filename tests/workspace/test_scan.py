@@ -297,6 +297,70 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path, root: i
             os.close(fd)
 
 
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from(["", "a/", "a/b/", "c/"]), st.integers(1, 3000)), min_size=1, max_size=12))
+def test_a_run_of_small_files_is_read_as_they_are(
+    tmp_path_factory: pytest.TempPathFactory, shape: list[tuple[str, int]]
+) -> None:
+    """Files of one folder and another, one after the other, and nothing but them."""
+    top = tmp_path_factory.mktemp("run")
+    for n, (folder, size) in enumerate(shape):
+        put(top, f"f/{folder}{n}".encode(), bytes([n + 1]) * size)
+    fd = os.open(top, os.O_RDONLY)
+    try:
+        scan = scan_folder(fd, b"f")
+        sizes = scan.stats.sizes
+        index = np.flatnonzero(sizes % 2 == 1) if (sizes % 2).any() else np.arange(len(scan))
+        room = bytearray(int(sizes[index].sum()) + 1)
+        with SourceFiles(fd, b"f", scan, index) as source:
+            assert source.read_run(np.arange(len(index)), memoryview(room)) == len(index)
+        want = b"".join((top / "f" / os.fsdecode(scan.names[i])).read_bytes() for i in index.tolist())
+        assert room[:-1] == want
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    "change", ["append", "truncate", "replace", "rewrite", "remove", "link", "pipe", "directory", "linked folder"]
+)
+def test_a_run_ends_before_a_file_that_is_not_what_it_was(tmp_path: Path, root: int, change: str) -> None:
+    for name in (b"f/a", b"f/s/x", b"f/z"):
+        put(tmp_path, name, b"12345")
+    scan = scan_folder(root, b"f")
+    file = tmp_path / "f/s/x"
+    was = os.stat(file)
+    if change == "append":
+        file.write_bytes(b"123456")
+    elif change == "truncate":
+        os.truncate(file, 1)
+    elif change == "replace":
+        put(tmp_path, b"other", b"54321")
+        os.utime(tmp_path / "other", ns=(was.st_atime_ns, was.st_mtime_ns))
+        os.rename(tmp_path / "other", file)
+    elif change == "rewrite":
+        while os.stat(file).st_ctime_ns == was.st_ctime_ns:
+            file.write_bytes(b"54321")
+            os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+    elif change == "linked folder":
+        os.rename(tmp_path / "f/s", tmp_path / "elsewhere")
+        os.symlink("../elsewhere", tmp_path / "f/s")
+    else:
+        file.unlink()
+        if change == "link":
+            os.symlink("../a", file)
+        elif change == "pipe":
+            os.mkfifo(file)
+        elif change == "directory":
+            file.mkdir()
+    with SourceFiles(root, b"f", scan) as source:
+        assert source.read_run(np.arange(3), memoryview(bytearray(100))) == 1
+        assert source.read_run(np.arange(1, 3), memoryview(bytearray(100))) == 0
+        if change != "linked folder":
+            assert source.read_run(np.arange(2, 3), memoryview(bytearray(100))) == 1
+        with pytest.raises((ChangedWhileRead, NotFound, Refused)):
+            os.close(source.open(1))
+
+
 def test_handles_never_follow_links_and_never_block(tmp_path: Path, root: int) -> None:
     put(tmp_path, b"real/x")
     os.symlink("real", tmp_path / "link")

@@ -12,6 +12,7 @@ profile's cut function (docs/format/chunking.md); hints are not.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import error as StructError
@@ -73,6 +74,7 @@ class Regions:
         )
 
 
+@functools.cache
 def plain_regions(hint: Hint = Hint.UNKNOWN) -> Regions:
     """The whole file cut by content."""
     return Regions.of([Piece(0, 0, False, hint)])
@@ -86,6 +88,14 @@ def plan_regions(read: Read, size: int) -> Regions:
     """
     if size <= STANDING_BYTES:
         return plain_regions()
+    head = read(0, _HEAD_BYTES)
+    try:
+        known = any(matches(head) for matches, _ in _FORMATS)
+    except _LIES:
+        return plain_regions()
+    if not known:  # so nearly all of many small files, and the rest costs more than cutting one
+        media = len(head) == _HEAD_BYTES and magic_is_incompressible(head[:MAGIC_BYTES])
+        return plain_regions(Hint.INCOMPRESSIBLE if media else Hint.UNKNOWN)
     return Regions.of(_joined(_split(Span(read, 0, size, Budget(size)))))
 
 
