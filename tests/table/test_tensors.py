@@ -334,6 +334,9 @@ def test_malformed_npy(data: bytes, says: str) -> None:
 
 def test_damaged_npz() -> None:
     good = npz(compressed=True, w=np.arange(5000.0))
+    locked = bytearray(good)
+    locked[good.index(b"PK\1\2") + 8] |= 1
+    assert "an encrypted member, 'w.npy'" in refused(bytes(locked), b"x.npz").message
     assert "no npz" in refused(b"PK" + bytes(100), b"x.npz").message
     for data in (good[:-30], good[: len(good) // 2]):
         refused(data, b"x.npz")

@@ -4,7 +4,8 @@
     B   | c1 | c2 | x | y | c4 |       them, if as many quotes, even or odd, lie before each on both sides.
 
 A run of shared chunks begins inside a record and ends inside one; the records that lie in it whole are skipped, their
-neighbours are read with what differs. All of it is arithmetic on facts about chunks: nothing is decoded to make a plan.
+neighbours are read with what differs. That is arithmetic on facts about chunks. What a run leaves on both sides is
+decoded and trimmed (`trim.py`), since one changed row makes a new chunk of many.
 
 Two plain files have no chunks, so they are cut and named here, by the same rule as in a store. That is a pass over both
 at 2 GB/s, where parsing and comparing what it saves runs at a tenth of that.
@@ -16,6 +17,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from blake3 import blake3
@@ -27,6 +29,7 @@ from dvk.store.pages import Chunks
 from dvk.store.threads import brisk, default_workers
 from dvk.table.cache import Cache
 from dvk.table.contract import Plan, Region
+from dvk.table.skip.trim import Ends, Gap, equal_run, trim
 from dvk.table.text.index import TextIndex, chunk_names
 from dvk.table.text.spool import Text
 from dvk.table.text.table import TextTable
@@ -60,11 +63,11 @@ def plan_text(a: TextTable, b: TextTable, cache: Cache | None) -> Plan:
     one, other = a.build_index(cache=cache), b.build_index(cache=cache, like=a)
     if one.recipe is None or other.recipe is None:
         return Plan.everything(a, b)
-    codes = _codes(one.recipe, one.index, other.recipe, other.index)
-    skips = [skip for run in align(*codes) if (skip := _skip(run, one.index, other.index, a.header)) is not None]
-    skipped = sum(rows for _, _, rows in skips)
-    if not skipped:
+    runs = align(*_codes(one.recipe, one.index, other.recipe, other.index))
+    if not any(_skip(run, one.index, other.index, a.header) for run in runs):
         return Plan.everything(a, b)
+    skips = _extended(runs, a, b)
+    skipped = sum(rows for _, _, rows in skips)
     return Plan(
         "L1",
         tuple(_rest([(at, rows) for at, _, rows in skips], a.count_rows())),
@@ -74,12 +77,32 @@ def plan_text(a: TextTable, b: TextTable, cache: Cache | None) -> Plan:
     )
 
 
-def _skip(run: Run, a: TextIndex, b: TextIndex, header: int) -> tuple[int, int, int] | None:
-    """(first row in A, first row in B, rows) of the records that lie in a run whole."""
-    first_a, first_b = int(a.before[run.a]) + 1, int(b.before[run.b]) + 1
+def _extended(runs: list[Run], a: TextTable, b: TextTable) -> list[tuple[int, int, int]]:
+    """What is skipped: the records that lie whole in a run and in what the gaps around it have in common."""
+    chunks_a, chunks_b = len(a.index.first), len(b.index.first)
+    if runs[0].a and runs[0].b:
+        runs = [Run(0, 0, 0), *runs]  # the texts begin with a gap, which may have a common head
+    if runs[-1].a + runs[-1].chunks < chunks_a and runs[-1].b + runs[-1].chunks < chunks_b:
+        runs = [*runs, Run(chunks_a, chunks_b, 0)]
+    gaps = [Gap(x.a + x.chunks, y.a, x.b + x.chunks, y.b) for x, y in pairwise(runs)]
+    ends = [Ends(), *trim(a, b, gaps), Ends()]
+    skips = (
+        _skip(run, a.index, b.index, a.header, tail=ends[i].tail, head=ends[i + 1].head) for i, run in enumerate(runs)
+    )
+    return [skip for skip in skips if skip is not None]
+
+
+def _skip(
+    run: Run, a: TextIndex, b: TextIndex, header: int, *, tail: int = 0, head: int = 0
+) -> tuple[int, int, int] | None:
+    """(first row in A, first row in B, rows) of the records that lie whole in a run, and in what is shared around it.
+
+    `tail`, `head`: how many records end in the common tail of the gap before it, and in the common head of the next.
+    """
+    first_a, first_b = int(a.before[run.a]) - tail + 1, int(b.before[run.b]) - tail + 1
     if run.a == run.b == 0:
         first_a = first_b = header  # the texts begin here, and the first row with them
-    stop = int(a.before[run.a + run.chunks])
+    stop = int(a.before[run.a + run.chunks]) + head
     if run.a + run.chunks == len(a.first) and run.b + run.chunks == len(b.first):
         stop = a.records  # the texts end here, and the last row with them
     rows = stop - first_a
@@ -113,8 +136,8 @@ def align(a: I64, b: I64) -> list[Run]:
     is extended over equal neighbours. So moved and repeated parts may be missed, never mismatched; n log n.
     """
     shorter = min(len(a), len(b))
-    head = _equal_run(a[:shorter], b[:shorter])
-    tail = _equal_run(a[head:][::-1][: shorter - head], b[head:][::-1][: shorter - head])
+    head = equal_run(a[:shorter], b[:shorter])
+    tail = equal_run(a[head:][::-1][: shorter - head], b[head:][::-1][: shorter - head])
     mid_a, mid_b = a[head : len(a) - tail], b[head : len(b) - tail]
     runs = [Run(0, 0, head)] if head else []
     stop_a, stop_b = 0, 0
@@ -123,26 +146,15 @@ def align(a: I64, b: I64) -> list[Run]:
         if at_a < stop_a or at_b < stop_b:
             continue  # inside what was extended before
         back = min(at_a - stop_a, at_b - stop_b)
-        back = _equal_run(mid_a[at_a - back : at_a][::-1], mid_b[at_b - back : at_b][::-1])
+        back = equal_run(mid_a[at_a - back : at_a][::-1], mid_b[at_b - back : at_b][::-1])
         ahead = min(len(mid_a) - at_a, len(mid_b) - at_b)
-        ahead = _equal_run(mid_a[at_a : at_a + ahead], mid_b[at_b : at_b + ahead])
+        ahead = equal_run(mid_a[at_a : at_a + ahead], mid_b[at_b : at_b + ahead])
         if back + ahead:
             runs.append(Run(head + at_a - back, head + at_b - back, back + ahead))
         stop_a, stop_b = at_a + ahead, at_b + ahead
     if tail:
         runs.append(Run(len(a) - tail, len(b) - tail, tail))
     return runs
-
-
-def _equal_run(a: I64, b: I64) -> int:
-    """How many elements are equal from the beginning; looks at little more than those."""
-    at, step = 0, 64
-    while at < len(a):
-        differ = np.flatnonzero(a[at : at + step] != b[at : at + step])
-        if len(differ):
-            return at + int(differ[0])
-        at, step = at + step, step * 2
-    return len(a)
 
 
 def _anchors(a: I64, b: I64) -> list[tuple[int, int]]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _MAX_SAFETENSORS_HEADER_BYTES: Final = 16 << 20
 _MAX_NPY_HEADER_BYTES: Final = 64 << 10
 _MAX_MEMBERS: Final = 10_000
+_ENCRYPTED: Final = 1  # flag of a member
 _MAX_DIMENSIONS: Final = 64
 _NPY_MAGIC: Final = b"\x93NUMPY"
 _ZIP_MAGIC: Final = (b"PK\x03\x04", b"PK\x05\x06")
@@ -252,6 +253,8 @@ def _npz(source: Source) -> TensorFile:
             name = info.filename.removesuffix(".npy")
             if name in found:
                 _wrong(source, f"has two members called {info.filename!r}")
+            if info.flag_bits & _ENCRYPTED:
+                _wrong(source, f"has an encrypted member, {info.filename!r}", "dvk holds no keys: decrypt it first")
             with archive.open(info) as member:
                 head = member.read(min(_MAX_NPY_HEADER_BYTES, info.file_size))
             dtype, shape, fortran, skip = _npy_header(source, head, name)
@@ -278,7 +281,7 @@ def _npz(source: Source) -> TensorFile:
 def _data_start(source: Source, info: zipfile.ZipInfo) -> int:
     """Where the bytes of a member begin: behind its own header, which may be longer than the directory says."""
     header = source.read_at(info.header_offset, 30)
-    if header[:4] != _ZIP_MAGIC[0] or info.flag_bits & 1:
+    if header[:4] != _ZIP_MAGIC[0] or info.flag_bits & _ENCRYPTED:
         raise ValueError
     name, extra = struct.unpack_from("<HH", header, 26)
     return info.header_offset + 30 + int(name) + int(extra)

@@ -66,6 +66,7 @@ class TextIndex:
         self._lines = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(facts.even.astype(np.int64) + facts.odd, out=self._lines[1:])
         self.facts = facts
+        self._pins: dict[int, int] = {}
         self.open_at_end = bool(quotes[-1] & 1)
         self.unfinished = self.size > text.skip and int(self._last.max(initial=-1)) != self.size
 
@@ -83,8 +84,21 @@ class TextIndex:
         """Records of the text; the last one need not end in a line end."""
         return int(self.before[-1]) + (self.unfinished or self.open_at_end)
 
+    def pin(self, record: int, offset: int) -> None:
+        """Note where a record begins, so that nothing is read to find it."""
+        self._pins[record] = offset
+
     def offsets(self, records: I64) -> I64:
         """Where these records begin (ascending; `self.records` is where the last one ends)."""
+        if not self._pins:
+            return self._offsets(records)
+        pinned = np.array([self._pins.get(record, -1) for record in records.tolist()], np.int64)
+        out = np.where(pinned < 0, self.size, pinned)
+        free = np.flatnonzero(pinned < 0)
+        out[free] = self._offsets(records[free])
+        return out
+
+    def _offsets(self, records: I64) -> I64:
         out = np.full(len(records), self.size, np.int64)
         out[records == 0] = self._text.skip
         inner = np.flatnonzero((records > 0) & (records <= self.before[-1]))

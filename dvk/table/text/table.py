@@ -29,6 +29,10 @@ _MAX_UNIT_BYTES = 16 << 20
 _UNIT_BYTES_PER_COLUMN = 8 << 10  # a call costs something for each column, so that wide tables want larger pieces
 _SPAN_BYTES = 8 << 20  # single rows of such a stretch are found, read and parsed together
 _GAP_BYTES = 64 << 10  # nearer ones with one read
+_PIECES = 512  # short runs of rows that are parsed with one call
+_REGIONS = 1024  # whose places are looked up at once
+
+Piece = tuple[int, int, int, int]  #: a run of records: first record, records, offset, stop
 
 
 class TextTable(ABC):
@@ -45,6 +49,7 @@ class TextTable(ABC):
         self._notices: list[Notice] = list(text.notices)
         self._rows_decoded = 0
         self._indexed: TextIndexed | None = None
+        self._held: dict[int, bytes] = {}
         self.given_recipe: Chunks | None = None  #: chunks that somebody found, where no store knows any
         self._lock = threading.Lock()
         self._unit_bytes = min(_MAX_UNIT_BYTES, max(UNIT_BYTES, len(columns) * _UNIT_BYTES_PER_COLUMN))
@@ -117,20 +122,62 @@ class TextTable(ABC):
         self, columns: Sequence[int], *, regions: Sequence[Region] | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """See `Table.batches`."""
-        index = self.index
         wanted = regions if regions is not None else (Region(0, self.count_rows()),)
-        units = (
-            unit
-            for region in wanted
-            for unit in index.units(region.first + self.header, region.rows, unit_bytes=self._unit_bytes)
-        )
+        for batches in ordered_map(lambda pieces: self._parsed(pieces, columns), self._groups(wanted)):
+            yield from batches
 
-        def work(unit: tuple[int, int, int, int]) -> tuple[int, pa.RecordBatch]:
-            record, records, start, stop = unit
-            batch = self._checked(self.text.read_at(start, stop - start), columns, records, start)
-            return record - self.header, batch
+    def hold(self, offset: int, data: bytes) -> None:
+        """Keep some of the text, from the start of a record on, for whoever reads exactly these records."""
+        self._held[offset] = data
 
-        yield from ordered_map(work, units)
+    def _read_at(self, offset: int, length: int) -> bytes:
+        held = self._held.get(offset)
+        return held if held is not None and len(held) == length else self.text.read_at(offset, length)
+
+    def _groups(self, regions: Sequence[Region]) -> Iterator[list[Piece]]:
+        """Pieces of all regions, short ones together, since each call of a parser costs something."""
+        group: list[Piece] = []
+        size = 0
+        for piece in self._pieces(regions):
+            length = piece[3] - piece[2]
+            if group and (size + length > self._unit_bytes or len(group) == _PIECES):
+                yield group
+                group, size = [], 0
+            group.append(piece)
+            size += length
+        if group:
+            yield group
+
+    def _pieces(self, regions: Sequence[Region]) -> Iterator[Piece]:
+        """Regions in pieces of at most about one unit."""
+        index = self.index
+        for at in range(0, len(regions), _REGIONS):
+            some = [r for r in regions[at : at + _REGIONS] if r.rows]
+            bounds = np.array([(r.first, r.first + r.rows) for r in some], np.int64).reshape(-1, 2) + self.header
+            places = index.offsets(bounds.reshape(-1)).reshape(-1, 2).tolist()
+            for (first, stop), (start, end) in zip(bounds.tolist(), places, strict=True):
+                if end - start <= self._unit_bytes:
+                    yield first, stop - first, start, end
+                else:
+                    yield from index.units(first, stop - first, unit_bytes=self._unit_bytes)
+
+    def _parsed(self, pieces: list[Piece], columns: Sequence[int]) -> list[tuple[int, pa.RecordBatch]]:
+        """(number of its first row, batch) for each piece."""
+        data = [self._read_at(start, stop - start) for _, _, start, stop in pieces]
+        if len(pieces) == 1:
+            ((first, records, start, _),) = pieces
+            return [(first - self.header, self._checked(data[0], columns, records, start))]
+        try:
+            batch = self._checked(b"".join(data), columns, sum(records for _, records, _, _ in pieces), None)
+        except TableError:
+            for part, (_, records, start, _) in zip(data, pieces, strict=True):
+                self._checked(part, columns, records, start)  # says where
+            raise
+        out, at = [], 0
+        for first, records, _, _ in pieces:
+            out.append((first - self.header, batch.slice(at, records)))
+            at += records
+        return out
 
     def take(self, rows: I64, columns: Sequence[int]) -> pa.Table:
         """See `Table.take`."""
