@@ -15,9 +15,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dvk.backend.contract import Backend
 from dvk.backend.local import LocalBackend
@@ -27,11 +27,14 @@ from dvk.errors import UsageError
 
 if TYPE_CHECKING:
     from dvk.backend.obstore_options import Plan, Unfit
+    from dvk.backend.origin import Origin
     from dvk.backend.remote_fs import Medium
 
 __all__ = ["RemoteSettings", "RemoteUrl", "library_of", "open_backend", "parse_remote_url", "wanted_library"]
 
 LIBRARY_VARIABLE = "DVK_BACKEND"
+
+ObjectMark = tuple[int, str, str, str]
 
 _ALIASES = {"gcs": "gs", "abfs": "az", "abfss": "az", "sftp": "ssh"}
 _SCHEMES = ("file", "s3", "gs", "az", "ssh", "hdfs", "http", "https")
@@ -163,6 +166,55 @@ def open_backend(url: RemoteUrl | str, *, settings: RemoteSettings, environ: Map
         read_only=url.read_only,
         profile=settings.profile or environ.get("AWS_PROFILE", "") if url.scheme == "s3" else "",
     )
+
+
+class MarkedMedium(Protocol):
+    """A medium that also tells what makes an object another one: size, etag, version, time (empty where unknown)."""
+
+    def mark(self, key: str) -> ObjectMark | None:
+        """Of one object, None when there is none."""
+
+    def marks(self, prefix: str) -> Iterator[tuple[str, ObjectMark]]:
+        """Of all objects that start with `prefix`; maybe of others too."""
+
+    def read_range(self, key: str, offset: int, length: int) -> tuple[bytes, int | None]:
+        """As of `remote_fs.Medium`."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+def open_medium(url: RemoteUrl, *, settings: RemoteSettings, environ: Mapping[str, str]) -> MarkedMedium:
+    """The medium of the whole bucket or host that a URL leads to, by fsspec; keys are paths in it. Contacts nothing.
+
+    Raises:
+        UsageError: the library for its scheme is not installed.
+    """
+    if url.scheme == "s3":
+        from dvk.backend.aws_files import check_environ
+
+        check_environ(settings, environ)
+    _need(url)
+    made: MarkedMedium = _slow_connector(RemoteUrl(url.scheme, url.authority, ""), settings, dict(environ))()  # type: ignore[assignment]
+    return made
+
+
+def open_origin(url: RemoteUrl, *, settings: RemoteSettings, environ: Mapping[str, str]) -> Origin:
+    """The place behind a URL that was checked; nothing is contacted.
+
+    Raises:
+        UsageError: the library for its scheme is not installed.
+    """
+    if url.scheme in ("http", "https"):
+        _need(url)
+        from dvk.backend.http_origin import HttpOrigin
+
+        return HttpOrigin(url, settings)
+    from dvk.backend.origin import LocalOrigin, MediumOrigin
+
+    if url.is_local:
+        return LocalOrigin(url)
+    return MediumOrigin(url, open_medium(url, settings=settings, environ=environ))
 
 
 def wanted_library(settings: RemoteSettings, environ: Mapping[str, str]) -> str:

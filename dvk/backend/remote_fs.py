@@ -22,7 +22,8 @@ import secrets
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
 from dvk.backend.contract import (
@@ -277,6 +278,24 @@ class FsspecMedium:
             raise RemoteError("the remote does not tell the size of objects", subject=key)
         return size
 
+    def mark(self, key: str) -> tuple[int, str, str, str] | None:
+        """Size, etag, version and time of an object (`dvk.backend.locate.MarkedMedium`)."""
+        try:
+            info = self._fs.info(self._path(key))
+        except FileNotFoundError:
+            return None
+        return _mark(info) if info.get("type", "file") == "file" and isinstance(info.get("size"), int) else None
+
+    def marks(self, prefix: str) -> Iterator[tuple[str, tuple[int, str, str, str]]]:
+        """The same of all objects in the folder `prefix`."""
+        folder = self._path(prefix.rstrip("/"))
+        self._fs.invalidate_cache(folder)
+        start = f"{self._base.strip('/')}/" if self._base.strip("/") else ""
+        for path, info in self._fs.find(folder, detail=True).items():
+            path = self._fs._strip_protocol(path).lstrip("/")
+            if path.startswith(start) and info.get("type", "file") == "file":
+                yield path[len(start) :], _mark(info)
+
     def read(self, key: str, limit: int) -> tuple[bytes, int | None]:
         data, size = b"", self._size(key)
         for _ in range(3):  # the object may be replaced between the question for its size and the reading
@@ -346,3 +365,14 @@ class FsspecMedium:
         if size is None:
             raise FileNotFoundError(key)
         return size
+
+
+def _mark(info: Mapping[str, Any]) -> tuple[int, str, str, str]:
+    """What an fsspec filesystem says of an object, by the names that the kinds of them use."""
+
+    def first(*names: str) -> str:
+        found = next((info[name] for name in names if info.get(name)), "")
+        return str(found.isoformat() if isinstance(found, datetime) else found)[:200]
+
+    etag = first("ETag", "etag", "md5Hash", "content_md5").strip('"')
+    return int(info["size"]), etag, first("version_id", "generation"), first("last_modified", "updated", "mtime")

@@ -14,6 +14,7 @@ import asyncio
 import io
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import accumulate
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ from s3fs import S3FileSystem
 
 from dvk.backend.contract import Buffer, WrongAnswer
 from dvk.backend.pace import SLOWEST_BYTES_PER_S, Pace, content, room_for
-from dvk.backend.remote_errors import code_of, redirected
+from dvk.backend.remote_errors import MISSING, code_of, redirected
 from dvk.backend.settings import RemoteSettings
 from dvk.errors import RemoteError
 
@@ -47,6 +48,26 @@ class S3Medium:
         self._fs = _filesystem(settings, environ)
 
     def head(self, key: str) -> int | None:
+        return int(self._head(key)["ContentLength"])
+
+    def mark(self, key: str) -> tuple[int, str, str, str] | None:
+        """Size, etag, version and time of an object (`dvk.backend.locate.MarkedMedium`)."""
+        try:
+            answer = self._head(key)
+        except Exception as e:
+            if code_of(e) in MISSING:
+                return None
+            raise
+        version = str(answer.get("VersionId") or "")
+        etag = str(answer.get("ETag") or "").strip('"')
+        return int(answer["ContentLength"]), etag, "" if version == "null" else version, _iso(answer)
+
+    def marks(self, prefix: str) -> Iterator[tuple[str, tuple[int, str, str, str]]]:
+        """The same of all objects that start with `prefix`, without versions."""
+        for row in self._rows(prefix):
+            yield row["Key"], (int(row["Size"]), str(row.get("ETag") or "").strip('"'), "", _iso(row))
+
+    def _head(self, key: str) -> Any:
         async def head() -> Any:
             place = {"Bucket": self._bucket, "Key": self._start + key}
             try:
@@ -57,7 +78,7 @@ class S3Medium:
                     await self._fs._call_s3("get_object", Range="bytes=0-0", **place)
                 raise
 
-        return int(self._run(head, 0)["ContentLength"])
+        return self._run(head, 0)
 
     def read(self, key: str, limit: int) -> tuple[bytes, int | None]:
         async def read() -> tuple[bytes, int | None]:
@@ -122,13 +143,18 @@ class S3Medium:
         return content(whole)
 
     def walk(self, prefix: str) -> Iterator[tuple[str, int]]:
+        for row in self._rows(prefix):
+            yield row["Key"], int(row["Size"])
+
+    def _rows(self, prefix: str) -> Iterator[dict[str, Any]]:
+        """What a listing says of each object, with keys below our prefix."""
         more: dict[str, str] = {}
         while True:
             page = self._call("list_objects_v2", Prefix=self._start + prefix, **more)
             for row in page.get("Contents", ()):
                 path = str(row["Key"])
                 if path.startswith(self._start):
-                    yield path[len(self._start) :], int(row["Size"])
+                    yield {**row, "Key": path[len(self._start) :]}
             if not page.get("IsTruncated"):
                 return
             token = page.get("NextContinuationToken")
@@ -227,6 +253,12 @@ class _NoRedirects:
 
     async def request(self, method: str, **arguments: Any) -> Any:
         return await self._session.request(method, allow_redirects=False, **arguments)
+
+
+def _iso(answer: Mapping[str, Any]) -> str:
+    """The time of the last change, as S3 tells it."""
+    when = answer.get("LastModified")
+    return when.isoformat() if isinstance(when, datetime) else ""
 
 
 def _total_of(answer: Mapping[str, Any], offset: int, length: int) -> int:

@@ -46,6 +46,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def holds_secret(text: str) -> bool:
+    """Whether `text` has something in it that `redact` would take out."""
+    return any(pattern.search(text) for pattern, _ in _SECRETS)
+
+
 def redact(text: str) -> str:
     """`text` on one line of at most 300 characters, without credentials in the shapes we know."""
     line = " ".join(text.split())

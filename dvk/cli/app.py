@@ -63,6 +63,8 @@ VERBS: tuple[Row, ...] = (
     Row("ls", "dvk.cli.look:ls", _LOOK),
     Row("cat", "dvk.cli.look:cat", _LOOK),
     Row("get", "dvk.cli.look:get", _LOOK),
+    Row("import", "dvk.cli.imports:import_", _LOOK),
+    Row("update", "dvk.cli.imports:update", _LOOK),
     Row("du", "dvk.cli.upkeep:du", _KEEP),
     Row("doctor", "dvk.cli.upkeep:doctor", _KEEP),
     Row("verify", "dvk.cli.health:verify", _KEEP),

@@ -17,6 +17,7 @@ from dvk.commands.placed import Placed
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import (
     Look,
+    folder_pointer,
     in_the_way,
     join_path,
     kind_on_disk,
@@ -357,9 +358,7 @@ class _Add:
         entries = _on_disk(seen, b"", part)
         whole = part.selected.everything
         root = write_listing(entries, self.writer.add_page) if whole else self._edit(t, part, entries)
-        pointer = Pointer(
-            "dir", bytes(root.id), root.total_bytes, files=root.files, source=t.pointer.source if t.pointer else ()
-        )
+        pointer = folder_pointer(root, t.pointer)
         added = Added(
             t.path,
             "dir",
@@ -390,7 +389,7 @@ class _Add:
         seen, stored, new = self._take(t.path, seen, None)
         entries = _on_disk(seen, t.inner, part)
         root = self._edit(t, part, entries)
-        pointer = Pointer("dir", bytes(root.id), root.total_bytes, files=root.files, source=t.pointer.source)
+        pointer = folder_pointer(root, t.pointer)
         added = Added(
             t.path,
             "dir",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from dvk.commands.materializer import CheckoutResult, Materializer, Target
 from dvk.commands.repo import Repo, root_of
-from dvk.commands.tracked import join_path, not_here
+from dvk.commands.tracked import folder_pointer, join_path, not_here
 from dvk.errors import Busy, DataMissing, DvkError, NotFound, UsageError, one_or_many
 from dvk.events import OnEvent, ignore
 from dvk.ids import PageId
@@ -188,5 +188,5 @@ def _graft(run: Materializer, path: bytes, then: Pointer, part: bytes) -> Target
             writer.flush()
     except DataMissing as error:
         raise not_here(path, error) from error
-    pointer = Pointer("dir", bytes(root.id), root.total_bytes, files=root.files, source=now.source)
+    pointer = folder_pointer(root, now)
     return path, (part,) if run.selection.get(path) != Selected(None) else (), pointer

@@ -29,7 +29,7 @@ from dvk.commands.move_plan import Moved, Step, plan_move, renamed
 from dvk.commands.pathwork import in_other_worktree, remove_empty_dirs, stage_pointers
 from dvk.commands.placed import Placed
 from dvk.commands.repo import Repo
-from dvk.commands.tracked import Look, kind_on_disk, look, not_here
+from dvk.commands.tracked import Look, folder_pointer, kind_on_disk, look, not_here
 from dvk.errors import DataMissing, DvkError, Refused
 from dvk.events import OnEvent, ignore
 from dvk.ids import PageId
@@ -204,7 +204,7 @@ class _Move:
         if kind_on_disk(self.repo.root_fd, moved.source):
             self._rename(moved.source, moved.destination)
             remove_empty_dirs(self.repo.root_fd, moved.source, top=folder)
-        new = Pointer("dir", bytes(root.id), root.total_bytes, files=root.files, source=pointer.source)
+        new = folder_pointer(root, pointer)
         self.ws.write_pointer(folder, new)
         Placed(self.repo.state).update({folder: new})
         self._folders[folder] = new

@@ -75,7 +75,7 @@ def fetch(
     wanted = [repo.workspace.locate(p, cwd=repo.cwd) for p in paths]
     targets = tracked(repo, wanted, out.failures) if rev is None else _at(repo, rev, wanted, out.failures)
     with repo.writing():
-        _fetch(repo, targets, out, remote, on_event)
+        fetch_targets(repo, targets, out, remote, on_event)
     return out
 
 
@@ -91,7 +91,7 @@ def _at(repo: Repo, rev: str, wanted: Sequence[bytes], failures: list[DvkError])
     return found
 
 
-def _fetch(
+def fetch_targets(
     repo: Repo,
     targets: Sequence[Target],
     out: FetchResult,
@@ -99,7 +99,7 @@ def _fetch(
     on_event: OnEvent,
     unproven: Unproven[Wanted] | None = None,
 ) -> None:
-    """Fetch what targets lack from the remotes in turn; what none of them has goes to `out.failures`.
+    """Fetch what targets lack from the remotes in turn into the store; what none of them has goes to `out.failures`.
 
     Args:
         unproven: see `dvk.store.fetch.fetch`.
@@ -236,7 +236,7 @@ def pull(
     with repo.writing():
         unproven: Unproven[Wanted] = Unproven(repo.store)
         if store:
-            _fetch(repo, targets, fetched, remote, on_event, unproven)
+            fetch_targets(repo, targets, fetched, remote, on_event, unproven)
         with repo.changing_files():
             if store:
                 run = Materializer(repo, force=force, on_event=on_event, unproven=unproven)
@@ -251,7 +251,7 @@ def pull(
             again = _settle(repo, unproven, targets, fetched)
             if again:
                 run.begin_again([path for path, _, _ in again])
-                _fetch(repo, again, fetched, remote, on_event)
+                fetch_targets(repo, again, fetched, remote, on_event)
                 failed = {e.subject for e in fetched.failures}
                 for path, under, pointer in again:
                     if show(path) not in failed:

@@ -22,7 +22,7 @@ from dvk.commands.pathwork import in_other_worktree, remove_empty_dirs, stage_po
 from dvk.commands.placed import Placed
 from dvk.commands.removal_plan import RemovalPlanner, Removed, Target
 from dvk.commands.repo import Repo
-from dvk.commands.tracked import join_path, not_here
+from dvk.commands.tracked import folder_pointer, join_path, not_here
 from dvk.errors import Busy, DataMissing, DvkError, FormatError, NotFound, UsageError
 from dvk.events import Note, OnEvent, ignore
 from dvk.ids import PageId
@@ -145,7 +145,7 @@ class _Remove:
             except DataMissing as error:
                 raise not_here(target.path, error) from error
             writer.flush()
-        new = Pointer("dir", bytes(root.id), root.total_bytes, files=root.files, source=pointer.source)
+        new = folder_pointer(root, pointer)
         return pointer, new
 
     def _write_edited(self, target: Target, edited: tuple[Pointer, Pointer]) -> None:

@@ -79,10 +79,12 @@ class Repo:
     is_elsewhere = False  #: whether it is another repository than the one where the user works
 
     @classmethod
-    def over(cls, workspace: Workspace, *, cwd: bytes, environ: Mapping[str, str]) -> Repo:
-        """A repository whose workspace is known already (`dvk.commands.elsewhere`)."""
+    def over(cls, workspace: Workspace, *, cwd: bytes, environ: Mapping[str, str], store: Store | None = None) -> Repo:
+        """A repository whose workspace is known already, and maybe a store of somebody else who closes it."""
         repo = cls.__new__(cls)
         repo.environ, repo.cwd, repo.workspace = environ, cwd, workspace
+        if store is not None:
+            repo.__dict__["store"] = store
         return repo
 
     def __enter__(self) -> Repo:

@@ -20,7 +20,7 @@ from dvk.events import OnEvent, ignore
 from dvk.ids import ID_BYTES, PageId
 from dvk.store.listing import Entries, Kind
 from dvk.store.names import I64, U8, Names, show
-from dvk.store.pages import ListKind, leaf_refs, load_leaf, read_entries
+from dvk.store.pages import ListKind, PageRef, leaf_refs, load_leaf, read_entries
 from dvk.store.paths import check_names
 from dvk.store.store import Store
 from dvk.workspace.handles import stat_at
@@ -190,6 +190,13 @@ def file_entries(pointer: Pointer) -> Entries:
         np.frombuffer(pointer.id, np.uint8).reshape(1, ID_BYTES),
         Names.of([]),
     )
+
+
+def folder_pointer(root: PageRef, before: Pointer | None) -> Pointer:
+    """The pointer of a folder. Where it was imported from holds as long as its content does."""
+    same = before is not None and before.id == bytes(root.id)
+    source = before.source if before is not None and same else ()
+    return Pointer("dir", bytes(root.id), root.total_bytes, files=root.files, source=source)
 
 
 def prefixed(entries: Entries, prefix: bytes) -> Entries:
