@@ -16,6 +16,8 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
+from dvk.backend.disk import translate
+from dvk.store.names import show
 from dvk.workspace.pointer import Pointer
 
 _VERSION = 1
@@ -32,12 +34,22 @@ class Placed:
         self._path = os.path.join(state_dir, b"placed.json")
 
     def read(self) -> dict[bytes, Pointer]:
-        """All that are there; empty when there is no record or it is damaged."""
-        return self._read()[0]
+        """All that are there; empty when there is no record or it is damaged.
+
+        Raises:
+            StorageError: there is one, and the disk does not give it out.
+        """
+        with translate(show(self._path)):
+            return self._read()[0]
 
     def versions(self) -> dict[bytes, tuple[Pointer, ...]]:
-        """Of which versions files may be there: the one that was there last, and those that were begun since."""
-        placed, begun = self._read()
+        """Of which versions files may be there: the one that was there last, and those that were begun since.
+
+        Raises:
+            StorageError: as `read`.
+        """
+        with translate(show(self._path)):
+            placed, begun = self._read()
         out: dict[bytes, tuple[Pointer, ...]] = {path: (pointer,) for path, pointer in placed.items()}
         for path, pointers in begun.items():
             out[path] = (*out.get(path, ()), *pointers)
@@ -75,8 +87,11 @@ class Placed:
                 return {}, {}
             placed = {bytes.fromhex(path): _parse(row) for path, row in raw["paths"].items()}
             begun = {bytes.fromhex(path): tuple(map(_parse, rows)) for path, rows in raw.get("begun", {}).items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             return {}, {}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return {}, {}
+        # Any other refusal of the disk is no lost record: what is written on top of it would lose the rest.
         return placed, begun
 
     @contextlib.contextmanager

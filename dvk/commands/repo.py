@@ -23,6 +23,7 @@ from functools import cached_property
 from types import TracebackType
 
 from dvk.backend.contract import Backend
+from dvk.backend.disk import translate
 from dvk.backend.local import LocalBackend
 from dvk.backend.locate import open_backend, parse_remote_url
 from dvk.backend.wrappers import CountingBackend, RetryBackend
@@ -132,8 +133,9 @@ class Repo:
         has no locks, that collection runs only when nobody else does.
         """
         folder = self.workspace.store_dir
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        fd = os.open(os.path.join(folder, b"lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with translate(show(folder)):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            fd = os.open(os.path.join(folder, b"lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_SH)

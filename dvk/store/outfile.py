@@ -39,6 +39,8 @@ def write_all(fd: int, data: memoryview | bytes, *, at: int = 0, subject: str) -
         with stage(Stage.WRITE, bytes_=len(view)):
             while view:
                 done = os.pwrite(fd, view[:WRITE_BYTES], at)
+                if done <= 0:
+                    raise OSError(errno.EIO, "a write made no progress")
                 view, at = view[done:], at + done
     except OSError as error:
         raise _cannot_write(error, subject) from error

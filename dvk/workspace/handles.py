@@ -113,8 +113,9 @@ def _walk(root_fd: int, path: bytes, *, make: bool) -> int:
             done += len(part)
             child = _open_or_make(fd, part, path[:done], make=make)
             done += 1
-            os.close(fd)
-            fd = child
+            # In this order: a close that fails has closed all the same, and a second one would hit a stranger's handle.
+            fd, above = child, fd
+            os.close(above)
     except BaseException:
         os.close(fd)
         raise

@@ -169,9 +169,10 @@ def exclusive(path: bytes, *, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[Non
         raise storage_error(e, show(path)) from e
     try:
         if _acquire(fd, path, timeout_s):
-            # For the message of whoever waits in vain; nothing depends on it.
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+            # For the message of whoever waits in vain; nothing depends on it, so a full disk may do without.
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         yield
     finally:
         os.close(fd)  # lets go of the lock

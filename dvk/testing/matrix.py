@@ -1,0 +1,240 @@
+"""Strikes each verb at each call that it makes, and looks whether a promise was broken.
+
+    python -m dvk.testing.matrix --verbs add,push --faults kill,torn            # killed before each change to the disk
+    python -m dvk.testing.matrix --faults EIO,ENOSPC --forever                  # call N and all after it fail
+    python -m dvk.testing.matrix --faults kill --strace                         # at each system call, git's included
+
+Problem: the calls at which a fault hurts are few and nobody knows them. So a verb is run once undisturbed, which says
+how many calls it makes, and then once for each of them, on a small project that is put back each time
+(`dvk.testing.stages` has the projects and says what must hold; `dvk.testing.strike` says what a call is).
+
+`kill` and `torn` strike before each call that changes the disk. An error strikes at each call that can fail with it;
+with `--sites` only at the first calls from each place of the source, which is what CI has time for. Then the same
+command runs again without a fault and has to succeed.
+
+Threads may make the order of calls differ from run to run, so a number is not the same call each time; over all numbers
+that does not matter. A broken promise prints the verb, the strike and where in the source it struck.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from dvk.testing.stages import ONCE, ONCE_CODES, STAGES, Broken, Stage, build
+from dvk.testing.strike import CAN_STRIKE, FAULTS, KILLS, Call, Program, Ran, Strike
+
+#: the system calls that change something, for strace
+SYSTEM_CALLS = (
+    "openat,write,writev,pwrite64,pwritev,fsync,fdatasync,rename,renameat,renameat2,link,linkat,unlink,unlinkat,"
+    "mkdir,mkdirat,rmdir,ftruncate,fallocate,copy_file_range,ioctl,fchmod,close,flock"
+)
+
+
+@dataclass(slots=True)
+class Report:
+    """What was done."""
+
+    strikes: int = 0
+    killed: int = 0
+    refused: int = 0  #: runs that ended with an error
+    late: int = 0  #: runs that ended before the strike
+    fine: int = 0  #: runs that succeeded in spite of it
+    broken: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.strikes} strikes: {self.killed} killed, {self.refused} ended with an error, {self.fine} succeeded "
+            f"all the same, {self.late} came too late; {len(self.broken)} promises broken"
+        )
+
+
+def points(calls: Sequence[Call], fault: str, *, each_site: int) -> list[int]:
+    """The numbers of calls at which `fault` can strike; with `each_site`, so many of each place in the source."""
+    seen: dict[tuple[str, str], int] = {}
+    found = []
+    for at, call in enumerate((c for c in calls if c.kind in CAN_STRIKE[fault]), 1):
+        site = (call.kind, call.place)
+        seen[site] = seen.get(site, 0) + 1
+        if not each_site or seen[site] <= each_site:
+            found.append(at)
+    return found
+
+
+class Matrix:
+    """Strikes at one stage after the other. `say` gets a line for each broken promise and each verb."""
+
+    def __init__(self, program: Program, *, say: Callable[[str], None]) -> None:
+        self._program, self._say = program, say
+        self.report = Report()
+
+    def stage(self, stage: Stage, strikes: Callable[[Sequence[Call]], Iterator[Strike]]) -> None:
+        """Strike at this stage wherever `strikes` says."""
+        calls = self.undisturbed(stage)
+        name = " ".join(stage.argv[:2])
+        began, before = time.monotonic(), self.report.strikes
+        for strike in strikes(calls):
+            self.strike(stage, strike)
+        done = self.report.strikes - before
+        self._say(f"{name}: {len(calls)} calls, {done} strikes, {time.monotonic() - began:.0f} s")
+
+    def undisturbed(self, stage: Stage) -> Sequence[Call]:
+        """The calls of a run without a fault, which has to do what it should."""
+        stage.reset()
+        run = self._program.run(stage.argv, cwd=stage.top, environ=stage.environ, scope=stage.place, record=True)
+        if run.code:
+            raise Broken(f"an undisturbed {stage.argv[0]} failed: {run.said}")
+        stage.check_done()
+        return run.calls
+
+    def strike(self, stage: Stage, strike: Strike, tracer: Sequence[str] = ()) -> bool:
+        """Strike once, look, run again, look; False when the run ended before it was struck."""
+        stage.reset()
+        ran = self._program.run(
+            stage.argv,
+            cwd=stage.top,
+            environ=stage.environ,
+            scope=stage.place,
+            strike=None if tracer else strike,
+            tracer=tracer,
+        )
+        return self.judge(stage, strike, ran, traced=bool(tracer))
+
+    def judge(self, stage: Stage, strike: Strike, ran: Ran, *, traced: bool = False) -> bool:
+        """Look at what a struck run left."""
+        report = self.report
+        report.strikes += 1
+        report.killed += ran.killed
+        late = not traced and not ran.struck and ran.code == 0
+        report.late += late
+        report.fine += ran.code == 0 and not late
+        report.refused += ran.code > 0
+        try:
+            stage.check_struck(ran)
+            again = self._again(stage)
+            if again.code and not (stage.argv[0] in ONCE and again.code in ONCE_CODES):
+                raise Broken(f"the same command again ended with {again.code}: {again.said}")
+            stage.check_done()
+        except Broken as e:
+            line = f"{' '.join(stage.argv[:2])}, {strike} ({ran.struck}): {e}"
+            report.broken.append(line)
+            self._say(f"BROKEN: {line}")
+        return bool(ran.struck) or ran.code != 0
+
+    def _again(self, stage: Stage) -> Ran:
+        return self._program.run(stage.argv, cwd=stage.top, environ=stage.environ)
+
+
+def run_matrix(
+    verbs: Sequence[str],
+    faults: Sequence[str],
+    *,
+    forever: bool = False,
+    each_site: int = 0,
+    sample: int = 0,
+    strace: bool = False,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda _line: None,
+) -> Report:
+    """Strike at all of `verbs` with all of `faults`, in a folder of its own.
+
+    Args:
+        forever: errors go on.
+        each_site: see `points`. sample: at most so many of the points, drawn from `seed`.
+        strace: strike at system calls.
+    """
+    # Not below a folder whose name changes the length of paths from run to run.
+    place = tempfile.mkdtemp(prefix="dvk-matrix-")
+    try:
+        with Program() as program:
+            matrix = Matrix(program, say=say)
+            for verb in verbs:
+                stage = build(verb, os.path.join(place, verb))
+                if strace:
+                    _with_strace(matrix, stage, faults, say)
+                else:
+                    rng = random.Random(f"{seed} {verb}")
+
+                    def strikes(calls: Sequence[Call], rng: random.Random = rng) -> Iterator[Strike]:
+                        for fault in faults:
+                            at = points(calls, fault, each_site=each_site)
+                            if sample and len(at) > sample:
+                                at = sorted(rng.sample(at, sample))
+                            for n in at:
+                                yield Strike(n, fault, forever and fault not in KILLS)
+
+                    matrix.stage(stage, strikes)
+                stage.remove()
+        return matrix.report
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _with_strace(matrix: Matrix, stage: Stage, faults: Sequence[str], say: Callable[[str], None]) -> None:
+    """Strike at the Kth call of each kind of system call, for each K until there is none."""
+    matrix.undisturbed(stage)
+    for fault in faults:
+        how = "signal=KILL" if fault == "kill" else f"error={fault}"
+        for name in SYSTEM_CALLS.split(","):
+            at = 1
+            while True:
+                tracer = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={name}"]
+                tracer += ["-e", f"inject={name}:{how}:when={at}"]
+                strike = Strike(at, f"{fault} of {name}")
+                stage.reset()
+                ran = matrix._program.run(stage.argv, cwd=stage.top, environ=stage.environ, tracer=tracer)
+                if ran.code == 0 and fault == "kill":
+                    break
+                matrix.judge(stage, strike, ran, traced=True)
+                at += 1
+                if fault != "kill" and at > 64:
+                    break
+            if at > 1:
+                say(f"{' '.join(stage.argv[:2])}: {fault} at {at - 1} calls of {name}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; 1 when a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m dvk.testing.matrix", description=__doc__.split("\n")[0])
+    parser.add_argument("--verbs", default=",".join(STAGES), help="default: %(default)s")
+    parser.add_argument("--faults", default="kill,torn", help=f"of {', '.join(FAULTS)}; default: %(default)s")
+    parser.add_argument("--forever", action="store_true", help="an error goes on from its call")
+    parser.add_argument("--sites", type=int, default=0, metavar="N", help="only the first N calls from each place")
+    parser.add_argument("--sample", type=int, default=0, metavar="N", help="at most N calls of each verb and fault")
+    parser.add_argument("--strace", action="store_true", help="strike at system calls with strace")
+    parser.add_argument("--seed", type=int, default=None, help="of the sample, to replay it")
+    given = parser.parse_args(argv)
+    verbs, faults = given.verbs.split(","), given.faults.split(",")
+    for word, known in [(verbs, STAGES), (faults, FAULTS)]:
+        if unknown := [w for w in word if w not in known]:
+            parser.error(f"{unknown[0]} is none of {', '.join(known)}")
+    seed = random.SystemRandom().getrandbits(32) if given.seed is None else given.seed
+
+    def say(line: str) -> None:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    say(f"seed {seed}")
+    report = run_matrix(
+        verbs,
+        faults,
+        forever=given.forever,
+        each_site=given.sites,
+        sample=given.sample,
+        strace=given.strace,
+        seed=seed,
+        say=say,
+    )
+    say(str(report))
+    return 1 if report.broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
