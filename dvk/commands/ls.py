@@ -7,11 +7,7 @@ pages come from the remote then.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from dvk.commands.reader import Reader
 from dvk.commands.repo import Repo
@@ -19,9 +15,9 @@ from dvk.commands.spec import Target, Version, not_tracked, open_version, parse_
 from dvk.errors import DataMissing, DvkError, NotFound
 from dvk.events import OnEvent, ignore
 from dvk.ids import PageId
-from dvk.store.listing import Entries, Kind
+from dvk.store.folder import Folder, Item, entry_item, group
+from dvk.store.listing import Kind
 from dvk.store.names import show
-from dvk.store.pages import ListKind, Load, PageRef, leaf_refs, leaves_under, load_leaf
 from dvk.workspace.pointer import Pointer
 
 
@@ -110,80 +106,23 @@ def _tracked(reader: Reader, target: Target, out: Listing, *, recursive: bool) -
             raise NotFound("a file is tracked under this name, so nothing lies in it", subject=show(target.path))
         out.entries.append(_whole(target.path, target.pointer))
         return
-    prefix = target.full + b"/"
     if recursive:
         entries = reader.entries(target)
-        names = [target.path + b"/" + name for name in entries.names]
-        out.entries += [_entry(entries, i, name) for i, name in enumerate(names)]
+        out.entries += [_listed(entry_item(entries, i), target.path) for i in range(len(entries))]
         return
-    start = target.inner + b"/" if target.inner else b""
     try:
-        parts = list(_one_level(PageId(target.pointer.id), reader.repo.store.load_page, target.inner))
+        found = list(Folder(PageId(target.pointer.id), reader.repo.store.load_page).children(target.inner))
     except DataMissing:
-        parts = [reader.from_remote(target)]
-    found = list(_grouped(parts, start, prefix, target.full))
+        start = target.inner + b"/" if target.inner else b""
+        found = list(group(iter([reader.from_remote(target)]), start))
     if target.inner and not found:
         reader.entries(target)  # says that it is not there
-    out.entries += found
+    out.entries += [_listed(item, target.path) for item in found]
 
 
-def _one_level(root: PageId, load: Load, under: bytes) -> Iterator[Entries | PageRef]:
-    """The leaves at and below `under`, or only their references where one lies in a single subfolder."""
-    start = under + b"/" if under else b""
-    refs = list(leaf_refs(ListKind.LISTING, root, load))
-    following = {a.first: b.first for a, b in itertools.pairwise(refs)}
-    for ref in leaves_under(refs, under):
-        sub = _subfolder(ref.first, start)
-        if sub and following.get(ref.first, b"").startswith(start + sub + b"/"):
-            yield ref
-            continue
-        entries = load_leaf(ListKind.LISTING, ref, load)
-        assert isinstance(entries, Entries)
-        yield entries.under(under) if under else entries
-
-
-def _subfolder(name: bytes, start: bytes) -> bytes:
-    """The folder just below `start` that `name` lies in; empty when it lies in none."""
-    if not name.startswith(start):
-        return b""
-    head, slash, _ = name[len(start) :].partition(b"/")
-    return head if slash else b""
-
-
-def _grouped(parts: Iterable[Entries | PageRef], start: bytes, prefix: bytes, itself: bytes) -> Iterator[Listed]:
-    """Entries with everything in a subfolder taken together; `start` is what their names begin with."""
-    folder, files, size = b"", 0, 0
-
-    def closed() -> Iterator[Listed]:
-        if folder:
-            yield Listed(prefix + folder, "dir", size, files)
-
-    for part in parts:
-        rows = 1 if isinstance(part, PageRef) else len(part)
-        i = 0
-        while i < rows:
-            name = part.first if isinstance(part, PageRef) else part.names[i]
-            sub = _subfolder(name, start)
-            if sub != folder:
-                yield from closed()
-                folder, files, size = sub, 0, 0
-            if isinstance(part, PageRef):
-                files, size, i = files + part.files, size + part.total_bytes, 1
-            elif sub:
-                _, high = part.names.under(start + sub)
-                inside = part.slice(i, high)
-                files, size, i = files + inside.files, size + inside.total_bytes, high
-            else:
-                yield _entry(part, i, prefix + name[len(start) :] if name.startswith(start) else itself)
-                i += 1
-    yield from closed()
-
-
-def _entry(entries: Entries, i: int, path: bytes) -> Listed:
-    kind = int(entries.kinds[i])
-    if kind == Kind.LINK:
-        number = int(np.count_nonzero(entries.kinds[:i] == Kind.LINK))
-        return Listed(path, "link", int(entries.sizes[i]), 0, target=entries.targets[number])
-    if kind == Kind.EMPTYDIR:
-        return Listed(path, "dir", 0, 0)
-    return Listed(path, "file", int(entries.sizes[i]), 1, entries.ids[i].tobytes(), exec=kind == Kind.EXEC)
+def _listed(item: Item, owner: bytes) -> Listed:
+    path = owner + b"/" + item.name
+    if item.kind == Kind.LINK:
+        return Listed(path, "link", item.size, 0, target=item.target)
+    kind = "dir" if item.kind in (None, Kind.EMPTYDIR) else "file"
+    return Listed(path, kind, item.size, item.files, item.id, exec=item.kind == Kind.EXEC)

@@ -11,8 +11,9 @@ and blocks are read from the remote as they are needed, and every byte is proven
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,6 +30,8 @@ from dvk.store.listing import Entries
 from dvk.store.names import I64, Names, show
 from dvk.store.pages import read_entries
 from dvk.store.resolve import NotWhole, RemoteContent, Resolver
+
+_T = TypeVar("_T")
 
 
 class Reader:
@@ -49,6 +52,10 @@ class Reader:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the remotes."""
         for _, resolver, _ in self._open:
             resolver.close()
         if self._sources is not None:
@@ -125,25 +132,43 @@ class Reader:
         key = (target.pointer.id, target.inner)
         if key in self._resolved:
             return self._resolved[key]
+
+        def ask(resolver: Resolver, content: RemoteContent) -> tuple[Entries, RemoteContent]:
+            parts = []
+            for part in resolver.resolve(root_of(target.pointer), under=target.inner):
+                content.add(part)
+                parts.append(part.entries)
+            self._by[id(content)] = resolver
+            return Entries.join(parts) if target.pointer.is_dir else file_entries(target.pointer), content
+
+        self._resolved[key] = found = self.first_with(target, ask)
+        return found
+
+    @property
+    def connected(self) -> list[Resolver]:
+        """Of the remotes that were opened so far, in the order in which they are asked."""
+        return [resolver for _, resolver, _ in list(self._open)]
+
+    def first_with(self, target: Target, ask: Callable[[Resolver, RemoteContent], _T]) -> _T:
+        """What `ask` says of the first remote of which it raises neither DataMissing nor FormatError.
+
+        Raises:
+            DataMissing: none has it, named by who could bring it. FormatError: what one has is damaged, and none else
+            has it. RemoteError, Refused, NotFound: no remote can be asked.
+        """
         broken: DvkError | None = None
         sources = self._connect(target)
         for remote, resolver, content in self._remotes(sources, target):
             with sources.asking(remote):
                 try:
-                    parts = []
-                    for part in resolver.resolve(root_of(target.pointer), under=target.inner):
-                        content.add(part)
-                        parts.append(part.entries)
+                    found = ask(resolver, content)
                 except DataMissing:
                     continue
                 except FormatError as error:
                     broken = broken or error
                     continue
-                found = Entries.join(parts) if target.pointer.is_dir else file_entries(target.pointer)
-                self._resolved[key] = found, content
-                self._by[id(content)] = resolver
                 self._used[remote.name] = None
-                return found, content
+                return found
         sources.check()
         if broken is not None:
             raise broken

@@ -4,15 +4,16 @@
     reader.ahead({7: [], 8: []})             # begins reading, returns at once
     reader.get({7: [12, 13]})[7].raw         # waits for it, proves chunks 12 and 13 in it
 
-For several threads. A thread that needs one range reads it itself; more than one are read by a few threads of its own,
-which wait for nobody, so that nothing can lock up.
+For several threads. A thread that needs one range reads it itself; more than one are read by a few threads of the
+cache, which wait for nobody, so that nothing can lock up. Readers of many small files share a `BlockCache`, since fifty
+of them may lie in one block.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -31,16 +32,21 @@ _LOCAL_RANGE_BYTES = 2 << 20
 _CONNECTIONS = 8
 
 
+#: A chunk in a block: offset, length, id.
+Proof = tuple[int, int, bytes]
+
+
 @dataclass(slots=True)
 class Block:
-    """A decoded block, and those of its parts (chunks of a file, by their number in it) that were proven in it."""
+    """A decoded block, and which chunks were proven in it."""
 
     raw: bytes
-    proven: set[int] = field(default_factory=set)
+    proven: set[Proof] = field(default_factory=set)
 
 
 Wanted = Mapping[int, Sequence[int]]  #: number of a block -> parts of it that are wanted
 Check = Callable[[Block, int], None]  #: proves a part of a block and notes it there; raises Corrupt
+Place = tuple[bytes, int]  #: where a block lies: its pack and the offset there
 
 
 @dataclass(slots=True)
@@ -54,33 +60,81 @@ class _Claim:
 _Job = tuple[Range, dict[int, _Claim]]
 
 
+class BlockCache:
+    """Decoded blocks of one backend for any number of readers; holds up to `cache_bytes` and the block in use."""
+
+    def __init__(self, cache_bytes: int) -> None:
+        self.cache_bytes = cache_bytes
+        self.lock = threading.Lock()
+        self.kept: OrderedDict[Place, Block] = OrderedDict()
+        self.kept_bytes = 0
+        self.flying: dict[Place, Future[Block]] = {}
+        self.closed = False
+        self._pool: ThreadPoolExecutor | None = None
+
+    def keep(self, place: Place, block: Block) -> None:
+        """Keep a block that was just read, in the stead of those that were not used for longest."""
+        with self.lock:
+            self.flying.pop(place, None)
+            if self.closed or place in self.kept:
+                return
+            self.kept[place] = block
+            self.kept_bytes += len(block.raw)
+            while self.kept_bytes > self.cache_bytes and len(self.kept) > 1:
+                _, old = self.kept.popitem(last=False)
+                self.kept_bytes -= len(old.raw)
+
+    def submit(self, workers: int, work: Callable[..., None], *arguments: object) -> bool:
+        """Have `work` done by a thread of the cache; False once it is closed."""
+        with self.lock:
+            if self.closed:
+                return False
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(workers, thread_name_prefix="dvk-blocks")
+            self._pool.submit(work, *arguments)
+            return True
+
+    def close(self) -> None:
+        """Stop reading and forget everything."""
+        with self.lock:
+            self.closed = True
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+        with self.lock:
+            for waiting in self.flying.values():
+                waiting.cancel()
+            self.flying.clear()
+            self.kept.clear()
+            self.kept_bytes = 0
+
+
 class BlockReader:
     """Reads some of `blocks`. The backend stays open when it is closed."""
 
     def __init__(
-        self, backend: Backend, blocks: Blocks, used: I64, *, local: bool, cache_bytes: int, check: Check
+        self, backend: Backend, blocks: Blocks, used: I64, *, local: bool, cache: BlockCache, check: Check
     ) -> None:
         """`used`: numbers of the blocks that may be asked for; `local`: whether a small request costs nothing."""
         self._backend, self._blocks, self._used = backend, blocks, used
-        self._local, self._cache_bytes, self._check = local, cache_bytes, check
+        self._local, self._cache, self._check = local, cache, check
         self._by_place: I64 | None = None  # `used` by pack and offset, once somebody asks
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[int, Block] = OrderedDict()
-        self._kept_bytes = 0
-        self._flying: dict[int, Future[Block]] = {}
-        self._pool: ThreadPoolExecutor | None = None
-        self._closed = False
+        self._lock = cache.lock
         self.decoded_bytes = self.encoded_bytes = self.requests = 0
 
     @property
     def kept(self) -> frozenset[int]:
         """Numbers of the blocks that are kept."""
         with self._lock:
-            return frozenset(self._kept)
+            return frozenset(b for b in self._used.tolist() if self._place(b) in self._cache.kept)
 
     @property
     def kept_bytes(self) -> int:
-        return self._kept_bytes
+        """Bytes of all blocks that the cache keeps."""
+        return self._cache.kept_bytes
+
+    def _place(self, b: int) -> Place:
+        return self._blocks.packs[int(self._blocks.pack[b])], int(self._blocks.offset[b])
 
     def get(self, wanted: Wanted) -> dict[int, Block]:
         """These blocks, from the cache, from whoever is reading them already, or read now.
@@ -106,36 +160,24 @@ class BlockReader:
         """Begin to read these blocks; an error waits for who gets them."""
         self._submit(self._plan(self._claim(wanted, {})[0]))
 
-    def close(self) -> None:
-        """Stop reading and forget everything."""
-        with self._lock:
-            self._closed = True
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
-        with self._lock:
-            for waiting in self._flying.values():
-                waiting.cancel()
-            self._flying.clear()
-            self._kept.clear()
-            self._kept_bytes = 0
-
     # ------------------------------------------------------------ who reads what
 
     def _claim(self, wanted: Wanted, out: dict[int, Block]) -> tuple[dict[int, _Claim], dict[int, Future[Block]]]:
         """The blocks that nobody reads, now ours to read, and those that others are reading; kept ones go to `out`."""
         mine: dict[int, _Claim] = {}
         theirs: dict[int, Future[Block]] = {}
+        cache = self._cache
         with self._lock:
             for b, parts in wanted.items():
-                if (kept := self._kept.get(b)) is not None:
-                    self._kept.move_to_end(b)
+                place = self._place(b)
+                if (kept := cache.kept.get(place)) is not None:
+                    cache.kept.move_to_end(place)
                     out[b] = kept
-                elif (flying := self._flying.get(b)) is not None:
+                elif (flying := cache.flying.get(place)) is not None:
                     theirs[b] = flying
                 else:
                     mine[b] = _Claim(parts)
-                    self._flying[b] = mine[b].future
+                    cache.flying[place] = mine[b].future
         return mine, theirs
 
     def _plan(self, mine: dict[int, _Claim]) -> list[_Job]:
@@ -160,22 +202,25 @@ class BlockReader:
         extra: dict[int, _Claim] = {}
         with self._lock:
             for b in same[low:high].tolist():
-                if b not in r.blocks and b not in self._kept and b not in self._flying:
+                place = self._place(b)
+                if b not in r.blocks and place not in self._cache.kept and place not in self._cache.flying:
                     extra[b] = _Claim(())
-                    self._flying[b] = extra[b].future
+                    self._cache.flying[place] = extra[b].future
         return Range(r.key, r.offset, r.length, (*r.blocks, *extra)), extra
 
     def _submit(self, jobs: Sequence[_Job]) -> None:
+        workers = default_workers() if self._local else _CONNECTIONS
         for job in jobs:
-            with self._lock:
-                if self._closed:
-                    for claim in job[1].values():
-                        claim.future.cancel()
-                    continue
-                if self._pool is None:
-                    workers = default_workers() if self._local else _CONNECTIONS
-                    self._pool = ThreadPoolExecutor(workers, thread_name_prefix="dvk-blocks")
-                self._pool.submit(self._read, *job)
+            if not self._cache.submit(workers, self._read, *job):
+                self._let_go(job[1])
+                for claim in job[1].values():
+                    claim.future.cancel()
+
+    def _let_go(self, blocks: Iterable[int]) -> None:
+        """No longer say of these blocks that they are being read."""
+        with self._lock:
+            for b in blocks:
+                self._cache.flying.pop(self._place(b), None)
 
     # ------------------------------------------------------------ reading
 
@@ -186,13 +231,11 @@ class BlockReader:
             for b, block in self._decoded(r):
                 for part in wanted[b].parts:
                     self._check(block, part)
-                self._keep(b, block)
+                self._cache.keep(self._place(b), block)
                 done.add(b)
                 wanted[b].future.set_result(block)
         except BaseException as error:
-            with self._lock:
-                for b in wanted.keys() - done:
-                    self._flying.pop(b, None)
+            self._let_go(wanted.keys() - done)
             for b in wanted.keys() - done:
                 wanted[b].future.set_exception(error)
             if not isinstance(error, Exception):
@@ -203,7 +246,7 @@ class BlockReader:
         ((_, block),) = self._decoded(Range(self._blocks.key(b), offset, length, (b,)))
         for part in parts:
             self._check(block, part)
-        self._keep(b, block)
+        self._cache.keep(self._place(b), block)
         return block
 
     def _decoded(self, r: Range) -> Iterator[tuple[int, Block]]:
@@ -215,14 +258,3 @@ class BlockReader:
             with self._lock:
                 self.decoded_bytes += len(block.raw)
             yield b, block
-
-    def _keep(self, b: int, block: Block) -> None:
-        with self._lock:
-            self._flying.pop(b, None)
-            if self._closed or b in self._kept:
-                return
-            self._kept[b] = block
-            self._kept_bytes += len(block.raw)
-            while self._kept_bytes > self._cache_bytes and len(self._kept) > 1:
-                _, old = self._kept.popitem(last=False)
-                self._kept_bytes -= len(old.raw)

@@ -19,16 +19,16 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 import numpy as np
 from blake3 import blake3
 
-from dvk.backend.contract import Buffer, KeyMissing
+from dvk.backend.contract import Backend, Buffer, KeyMissing
 from dvk.errors import Corrupt, DataMissing, DvkError, FormatError
 from dvk.ids import ID_BYTES
-from dvk.store.block_reader import Block, BlockReader
+from dvk.store.block_reader import Block, BlockCache, BlockReader, Proof
 from dvk.store.content import ContentSource, StoreContent
 from dvk.store.names import I64
 from dvk.store.pages import Chunks
@@ -37,7 +37,8 @@ CACHE_BYTES = 64 << 20
 #: What one step of a long read decodes at most: bytes of the file, and blocks, since each chunk may lie in its own.
 _STEP_BYTES = 8 << 20
 _STEP_BLOCKS = 16
-_READ_AHEAD_BYTES = 8 << 20
+#: A remote takes several requests at a time before it gives what it can.
+_READ_AHEAD_BYTES, _REMOTE_AHEAD_BYTES = 8 << 20, 24 << 20
 _STREAMS = 16  #: readers that go through the file at their own pace, as columns of a table do
 
 
@@ -53,6 +54,7 @@ class Opened:
         label: str,
         name: bytes = b"",
         cache_bytes: int = CACHE_BYTES,
+        cache: BlockCache | None = None,
         proven: bool | None = None,
     ) -> None:
         """Find out what the file consists of; no data is read.
@@ -63,6 +65,7 @@ class Opened:
             label: for messages, with the revision: `data.csv at v1.0`.
             name: the file's own name.
             cache_bytes: of decoded blocks that are kept; a read in progress holds up to 16 MiB besides.
+            cache: one that is shared with other files of the same backend, in place of one of its own.
             proven: whether the recipe is known to be the file's; by default for a local store.
 
         Raises:
@@ -87,17 +90,19 @@ class Opened:
         one = len(self._ends) == 1 and self._chunks.ids[0].tobytes() == self._id
         self._proven = one or not size or (self._local if proven is None else proven)
 
-        self._cache_bytes = cache_bytes
+        self._own_cache = BlockCache(cache_bytes) if cache is None else None
+        self._cache = cache or self._own_cache or BlockCache(cache_bytes)
         self._reader = BlockReader(
             source.backend,
             content.placement.blocks,
             np.unique(self._block).astype(np.int64),
             local=self._local,
-            cache_bytes=cache_bytes,
+            cache=self._cache,
             check=self._prove_chunk,
         )
+        self._most_ahead = min(_READ_AHEAD_BYTES if self._local else _REMOTE_AHEAD_BYTES, self._cache.cache_bytes // 4)
         self._lock = threading.Lock()
-        self._streams: OrderedDict[int, tuple[int, int]] = OrderedDict()  # where it ended: (reads in a row, read ahead)
+        self._streams: OrderedDict[int, tuple[int, int]] = OrderedDict()  # where it ended: (bytes in a row, read ahead)
         self._closed = False
 
     def _missing(self) -> DvkError:
@@ -131,6 +136,11 @@ class Opened:
     def id(self) -> bytes:
         """The file id, 32 bytes."""
         return self._id
+
+    @property
+    def backend(self) -> Backend:
+        """Where its blocks are read from."""
+        return self._source.backend
 
     @property
     def path(self) -> None:
@@ -184,6 +194,31 @@ class Opened:
             at += len(piece)
         return length
 
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Begin to read what several reads (offset and length of each) will want, neighbours by one request.
+
+        As much as half of the cache takes; what goes wrong waits for the reads.
+        """
+        wanted: dict[int, list[int]] = {}
+        limit = max(1, self._cache.cache_bytes // (2 << 20))
+        for offset, length in ranges:
+            self._check(offset, length)
+            start = int(np.searchsorted(self._ends, offset, side="right"))
+            end = int(np.searchsorted(self._ends, offset + length, side="left")) + 1
+            for b, chunks in self._wanted(start, end if length else start).items():
+                wanted.setdefault(b, []).extend(chunks)
+            if len(wanted) >= limit:
+                break
+        if len(wanted) > 1:
+            self._reader.ahead(dict(list(wanted.items())[:limit]))
+
+    def end_of_block(self, offset: int) -> int:
+        """Where the run of chunks ends that the byte at `offset` shares a block with; the size at the end."""
+        i = int(np.searchsorted(self._ends, offset, side="right"))
+        if i >= len(self._ends):
+            return self._size
+        return int(self._ends[int(np.searchsorted(self._jumps, self._jumps[i], side="right")) - 1])
+
     def file(self) -> OpenedFile:
         """A new file object over it, with a position of its own; closing it leaves this open."""
         return OpenedFile(self)
@@ -206,7 +241,8 @@ class Opened:
     def close(self) -> None:
         """Let go of what is cached. The source stays open, since it is not ours."""
         self._closed = True
-        self._reader.close()
+        if self._own_cache is not None:
+            self._own_cache.close()
 
     def __enter__(self) -> Opened:
         return self
@@ -243,7 +279,7 @@ class Opened:
                 end, low = int(self._ends[i]), int(self._offset[i])
                 begin = end - int(self._chunks.lengths[i])
                 block = blocks[int(self._block[i])]
-                if i not in block.proven:
+                if self._proof(i) not in block.proven:
                     self._prove_chunk(block, i)
                 first, last = max(begin, offset), min(end, stop_at)
                 yield memoryview(block.raw)[low + first - begin : low + last - begin]
@@ -266,23 +302,29 @@ class Opened:
             wanted.setdefault(b, []).append(i)
         return wanted
 
+    def _proof(self, i: int) -> Proof:
+        return int(self._offset[i]), int(self._chunks.lengths[i]), self._chunks.ids[i].tobytes()
+
     def _prove_chunk(self, block: Block, i: int) -> None:
-        low, length = int(self._offset[i]), int(self._chunks.lengths[i])
+        low, length, name = proof = self._proof(i)
         data = memoryview(block.raw)[low : low + length]
-        if len(data) != length or blake3(data).digest() != self._chunks.ids[i].tobytes():
+        if len(data) != length or blake3(data).digest() != name:
             begin = int(self._ends[i]) - length
             raise Corrupt(f"the stored chunk at byte {begin:,} fails its hash", subject=self._label)
-        block.proven.add(i)
+        block.proven.add(proof)
 
     def _note_stream(self, offset: int, stop_at: int) -> int:
-        """Up to where somebody who reads from `offset` should find it read already: 0 where nobody reads in a row."""
+        """Up to where somebody who reads from `offset` should find it read already: 0 where nobody reads in a row.
+
+        Twice as much as was read in a row, so that whoever stops soon has not paid for much that nobody wanted.
+        """
         with self._lock:
             row, horizon = self._streams.pop(offset, (0, 0))
-            window = min(_READ_AHEAD_BYTES, self._cache_bytes // 4, (1 << 20) << min(row, 8)) if row else 0
+            window = min(self._most_ahead, 2 * row)
             ahead = min(self._size, stop_at + window)
             # By half windows, so that small reads do not ask for a block each.
             wanted = ahead if window and horizon - stop_at < window // 2 else 0
-            self._streams[stop_at] = row + 1, max(horizon, wanted)
+            self._streams[stop_at] = row + stop_at - offset, max(horizon, wanted)
             while len(self._streams) > _STREAMS:
                 self._streams.popitem(last=False)
         return wanted

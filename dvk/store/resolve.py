@@ -10,6 +10,7 @@ for by the footers of all packs (`search`): complete, slow, and announced.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from dvk.backend.contract import Backend, KeyMissing
 from dvk.errors import Corrupt, DvkError, FormatError
@@ -27,10 +28,20 @@ from dvk.store.search import NotWhole, Part, file_as_entries, search
 from dvk.store.section_reader import MAX_SECTION_BYTES, SectionReader, checked, pages_among, single_chunk
 from dvk.store.store import Store
 
-__all__ = ["NotWhole", "Part", "RemoteContent", "Resolver"]
+__all__ = ["Leaf", "NotWhole", "Part", "RemoteContent", "Resolver"]
 
 #: Leaves of a folder that are resolved together; bounds memory.
 _LEAVES_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A leaf of a folder, and for each entry its chunks, where its own locator lies, or None for what has no data."""
+
+    entries: Entries
+    contents: list[Content | Ref | None]
+    page: bytes
+    recipes: list[RecipeRow]
 
 
 class Resolver:
@@ -150,9 +161,21 @@ class Resolver:
         if kept:
             yield Part(Entries.empty(), [], kept)
 
-    def _leaf(
-        self, root: Root, ref: PageRef, section: Section, under: bytes, *, exact: bool, before: bytes | None
-    ) -> Part:
+    def leaf_at(self, root: Root, found: Locator, refs: Sequence[PageRef], number: int) -> Leaf:
+        """One leaf of a folder; `refs`: of all of them. One request.
+
+        Raises:
+            Corrupt, KeyMissing: what the locator leads to is damaged or gone.
+        """
+        before = refs[number + 1].first if number + 1 < len(refs) else None
+        (section,) = self.reader.sections(found, [number])
+        return self._leaf_alone(root, refs[number], section, exact=bool(found.pages), before=before)
+
+    def external(self, file: Root, ref: Ref) -> Content | None:
+        """What a file consists of whose folder says only where its own locator is. Raises as `leaf_at`."""
+        return self._file(file, self.reader.nested([(file, ref)])[0]).contents[0]
+
+    def _leaf_alone(self, root: Root, ref: PageRef, section: Section, *, exact: bool, before: bytes | None) -> Leaf:
         if page_id(ListKind.LISTING, section.leaf) != ref.id:
             raise Corrupt("a section holds another page than its leaf", subject=root.text)
         page = parse_page(section.leaf, ListKind.LISTING, subject=root.text)
@@ -166,6 +189,13 @@ class Resolver:
         if before is not None and len(entries) and entries.names[len(entries) - 1] >= before:
             raise Corrupt("the pages of a folder are not in order", subject=root.text)
         contents, recipes = self.reader.entry_contents(root, entries, section)
+        return Leaf(entries, contents, section.leaf, recipes)
+
+    def _leaf(
+        self, root: Root, ref: PageRef, section: Section, under: bytes, *, exact: bool, before: bytes | None
+    ) -> Part:
+        leaf = self._leaf_alone(root, ref, section, exact=exact, before=before)
+        entries, contents, recipes = leaf.entries, leaf.contents, leaf.recipes
         pages = [(ref.id, section.leaf), *((page_id(ListKind.RECIPE, data), data) for data in section.recipes)]
         if under:
             low, high = entries.names.under(under)

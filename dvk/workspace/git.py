@@ -19,6 +19,7 @@ import importlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -281,6 +282,25 @@ class GitRepo:
         """The content of the plain file `path` in a commit; None when there is none."""
         entry = self.entry_at(commit, path)
         return self.read_blob(entry.oid, max_bytes=max_bytes) if entry and entry.is_file else None
+
+    def children_at(self, commit: CommitId, folder: bytes) -> list[TreeEntry]:
+        """What a commit has directly in a folder (at the top with `b""`), folders included."""
+        return self._objects.children(commit, folder)
+
+    def files_at(self, commit: CommitId, under: bytes = b"") -> Iterator[TreeEntry]:
+        """Everything but folders that a commit has at or below `under`."""
+        return self._objects.walk(commit, under)
+
+    def blob_sizes(self, oids: Sequence[str]) -> list[int]:
+        """The lengths of blobs in bytes, without reading them. Raises DataMissing as `read_blobs`."""
+        return self._objects.sizes(oids)
+
+    def commit_time(self, commit: CommitId) -> datetime:
+        """When a commit was made, in UTC; 1970 where it states an impossible time."""
+        try:
+            return datetime.fromtimestamp(self._objects.time_of(commit), UTC)
+        except (OverflowError, ValueError, OSError):
+            return datetime.fromtimestamp(0, UTC)
 
     def pointers_at(self, commit: CommitId, under: bytes = b"") -> Iterator[tuple[bytes, BlobId]]:
         """Path and blob of each pointer file in a commit, below the folder `under` if given."""

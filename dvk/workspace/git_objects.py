@@ -65,6 +65,19 @@ class Objects(Protocol):
     def walk(self, commit: CommitId, under: bytes) -> Iterator[TreeEntry]:
         """Everything but folders at or below `under` (all with `b""`), in Git's order."""
 
+    def children(self, commit: CommitId, folder: bytes) -> list[TreeEntry]:
+        """What stands directly in a folder (at the top with `b""`), folders included; nothing where there is none."""
+
+    def sizes(self, oids: Sequence[str]) -> list[int]:
+        """The length of each blob in bytes.
+
+        Raises:
+            DataMissing: as `blobs`.
+        """
+
+    def time_of(self, commit: CommitId) -> int:
+        """When a commit was made: seconds since 1970, by its committer's clock."""
+
     def blobs(self, oids: Iterable[str], *, max_bytes: int) -> Iterator[bytes]:
         """The content of each blob, in order.
 
@@ -143,6 +156,26 @@ class ProgramObjects:
 
     def walk(self, commit: CommitId, under: bytes) -> Iterator[TreeEntry]:
         yield from self._tree(["-r", commit, b"--", *([under] if under else [])])
+
+    def children(self, commit: CommitId, folder: bytes) -> list[TreeEntry]:
+        return list(self._tree([commit, *([b"--", folder + b"/"] if folder else [])]))
+
+    def sizes(self, oids: Sequence[str]) -> list[int]:
+        if not oids:
+            return []
+        asked = "".join(f"{oid}\n" for oid in oids).encode()
+        rows = self._program.check(["cat-file", "--batch-check"], cwd=self._cwd, stdin=asked).splitlines()
+        out = []
+        for oid, row in zip(oids, rows, strict=True):
+            parts = row.split()
+            if parts[-1:] == [b"missing"]:
+                raise missing_object(oid)
+            out.append(int(parts[2]))
+        return out
+
+    def time_of(self, commit: CommitId) -> int:
+        out = self._program.check(["show", "-s", "--no-show-signature", "--format=%ct", commit, "--"], cwd=self._cwd)
+        return int(out.split()[-1])
 
     def _tree(self, arguments: Sequence[bytes | str]) -> Iterator[TreeEntry]:
         command = ["--literal-pathspecs", "ls-tree", "-z", "--full-tree", *arguments]

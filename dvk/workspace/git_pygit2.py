@@ -120,6 +120,26 @@ class Pygit2Objects:
         else:
             yield entry
 
+    def children(self, commit: CommitId, folder: bytes) -> list[TreeEntry]:
+        root = self._tree(commit)
+        prefix = folder + b"/" if folder else b""
+        if folder:
+            entry = self._find(root, folder)
+            if entry is None or entry.mode != TREE_MODE:
+                return []
+            root = self._subtree(entry.oid)
+        return [TreeEntry(prefix + _raw_name(c), int(c.filemode), str(c.id)) for c in root]
+
+    def sizes(self, oids: Sequence[str]) -> list[int]:
+        found = [self._object(oid) for oid in oids]
+        return [blob.size if isinstance(blob, pygit2.Blob) else 0 for blob in found]
+
+    def time_of(self, commit: CommitId) -> int:
+        found = self._object(commit)
+        if not isinstance(found, pygit2.Commit):
+            raise missing_object(commit)
+        return int(found.commit_time)
+
     def _find(self, root: pygit2.Tree, path: bytes) -> TreeEntry | None:
         # One component at a time in raw bytes: pygit2's own look-up by path takes UTF-8 only.
         tree, mode, oid = root, TREE_MODE, ""

@@ -239,9 +239,9 @@ def test_memory_stays_within_the_cache(pushed: tuple[bytes, Root, CountingBacken
         assert version.read_at(0, len(data)) == data
         assert version._reader.kept_bytes <= 2 * MIB
         until = time.monotonic() + 10
-        while version._reader._flying and time.monotonic() < until:
+        while version._cache.flying and time.monotonic() < until:
             time.sleep(0.01)  # neighbours that came with the last request are still being decoded
-        assert not version._reader._flying
+        assert not version._cache.flying
 
 
 def test_an_s3_bucket(s3: S3Address, new_bucket: Callable[[], str], tmp_path: Path) -> None:
