@@ -4,6 +4,8 @@
 >>> with dvk.Repo(".") as repo:
 ...     dvk.add(repo, ["data/train.csv"], stage=False)
 ...     dvk.push(repo)
+>>> with dvk.open("data/train.csv", rev="v1.0") as file:    # doctest: +SKIP
+...     header = file.readline()
 
 Functions over a `Repo`: synchronous, typed, silent. Each is imported when it is first used, so that `import dvk`
 costs nothing.
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from dvk.commands.diff_plain import diff_files
     from dvk.commands.pull import fetch, pull
     from dvk.commands.push import push
+    from dvk.commands.read import local_path, open, read_bytes
     from dvk.commands.repo import Repo
     from dvk.commands.status import status
     from dvk.commands.verify import verify
@@ -34,13 +37,30 @@ _HOMES = {
     "diff": "dvk.commands.diff",
     "diff_files": "dvk.commands.diff_plain",
     "fetch": "dvk.commands.pull",
+    "local_path": "dvk.commands.read",
+    "open": "dvk.commands.read",
     "pull": "dvk.commands.pull",
     "push": "dvk.commands.push",
+    "read_bytes": "dvk.commands.read",
     "status": "dvk.commands.status",
     "verify": "dvk.commands.verify",
 }
 
-__all__ = ["Repo", "add", "checkout", "diff", "diff_files", "fetch", "pull", "push", "status", "verify"]
+__all__ = [
+    "Repo",
+    "add",
+    "checkout",
+    "diff",
+    "diff_files",
+    "fetch",
+    "local_path",
+    "open",
+    "pull",
+    "push",
+    "read_bytes",
+    "status",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -184,6 +184,14 @@ KEYS: tuple[Key, ...] = (
         env="DVK_STORE_MAX_SIZE",
     ),
     Key(
+        "cache.max_size",
+        "size",
+        _OWN,
+        "how much whole files for `dvk.local_path` may take in the user's cache",
+        env="DVK_CACHE_MAX_SIZE",
+        default=20_000_000_000,
+    ),
+    Key(
         "hooks.push_limit",
         "size",
         _OWN,

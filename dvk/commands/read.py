@@ -1,0 +1,313 @@
+"""`dvk.open`, `dvk.read_bytes`, `dvk.local_path`: a file of any version, without a checkout.
+
+>>> with dvk.open("data/train.csv", rev="v1.0") as file:      # doctest: +SKIP
+...     file.seek(-1000, 2)
+...     tail = file.read()
+
+Only the blocks that are touched are read, from the local store or straight from the remote, and each chunk is proven by
+its hash; a read of the whole file proves the file. Libraries that take nothing but a path get one from `local_path`: a
+read-only file in a bounded cache that all repositories of this user share.
+
+Paths count from the top of the repository; `./x`, `../x` and absolute paths from the working folder, as elsewhere.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from typing import IO, Literal, overload
+
+from blake3 import blake3
+
+from dvk.backend.contract import Buffer
+from dvk.commands.access import TrackedFile
+from dvk.commands.file_cache import FileCache
+from dvk.commands.repo import Repo
+from dvk.commands.snapshot import IsFolder, Node
+from dvk.commands.where import Where
+from dvk.errors import Corrupt, DvkError, Refused, UsageError
+from dvk.store.names import show
+from dvk.workspace.git_mirror import looks_like_git_url
+
+BUFFER_BYTES = 128 << 10
+_STEP_BYTES = 8 << 20
+
+
+class ReadOnly(Refused, NotImplementedError):
+    """Versions do not change."""
+
+
+class VersionFile(io.BufferedReader):
+    """A file of a version as a binary file: seekable, buffered, and fit for a fork or a pickle.
+
+    Attributes:
+        size: bytes.
+        where, node: which version it is of, and what it is there.
+    """
+
+    def __init__(self, where: Where, node: Node, *, buffer_size: int = BUFFER_BYTES) -> None:
+        """`where` is pinned. Raises as `Snapshot.open`."""
+        self.where, self.node, self.size = where, node, node.size
+        super().__init__(_Raw(where, node, buffer_size), buffer_size)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (self.where, self.node, self.tell())
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {show(self.node.path)} at {self.where.rev or self.where.commit or 'HEAD'}>"
+
+
+def _again(where: Where, node: Node, position: int) -> VersionFile:
+    file = VersionFile(where, node)
+    file.seek(position)
+    return file
+
+
+class _Raw(io.RawIOBase):
+    """The bytes behind a `VersionFile`: a child of a fork opens them again, with connections of its own."""
+
+    def __init__(self, where: Where, node: Node, buffer_size: int) -> None:
+        super().__init__()
+        self.name = show(node.path)
+        self.mode = "rb"
+        self._where, self._node, self._buffer_size = where, node, buffer_size
+        self._source = self._open()
+        self._pid = os.getpid()
+        self._at = 0
+
+    def _open(self) -> TrackedFile | bytes:
+        return self._where.snapshot().open(self._node)
+
+    def _content(self) -> TrackedFile | bytes:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        if self._pid != os.getpid():
+            self._source, self._pid = self._open(), os.getpid()
+        return self._source
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence not in (io.SEEK_SET, io.SEEK_CUR, io.SEEK_END):
+            raise ValueError(f"unknown whence {whence}")
+        at = offset + (0, self._at, self._node.size)[whence]
+        if at < 0:
+            raise ValueError("a position before the start")
+        self._at = at
+        return at
+
+    def readinto(self, buffer: Buffer) -> int:  # type: ignore[override]
+        source, view = self._content(), memoryview(buffer).cast("B")
+        left = max(0, self._node.size - self._at)
+        length = min(len(view), left)
+        if isinstance(source, bytes):
+            view[:length] = source[self._at : self._at + length]
+        elif length:
+            if length <= self._buffer_size:
+                # A buffer is filled for the few bytes that somebody wants: not worth a block of its own.
+                length = min(length, source.end_of_block(self._at) - self._at)
+            length = source.readinto(self._at, view[:length])
+        self._at += length
+        return length
+
+    def readall(self) -> bytes:
+        source, start = self._content(), self._at
+        left = max(0, self._node.size - start)
+        if isinstance(source, bytes):
+            data = source[start:]
+        else:
+            data = source.read_at(start, left) if left else b""
+        self._at += left
+        if not start:
+            prove(self._node, data)
+        return data
+
+
+def prove(node: Node, data: bytes) -> None:
+    """See that the whole content of a file is what its id says.
+
+    Raises:
+        Corrupt: it is not.
+    """
+    if node.id is not None and blake3(data).digest() != node.id:
+        raise Corrupt("its stored bytes fail their hash", subject=show(node.path))
+
+
+# ---------------------------------------------------------------- for people
+
+
+@overload
+def open(
+    path: str | os.PathLike[str],
+    mode: Literal["rb"] = "rb",
+    *,
+    rev: str | None = None,
+    repo: Repo | str | os.PathLike[str] | None = None,
+    remote: str | None = None,
+) -> VersionFile: ...
+
+
+@overload
+def open(
+    path: str | os.PathLike[str],
+    mode: Literal["r", "rt"],
+    *,
+    rev: str | None = None,
+    repo: Repo | str | os.PathLike[str] | None = None,
+    remote: str | None = None,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+) -> io.TextIOWrapper: ...
+
+
+def open(
+    path: str | os.PathLike[str],
+    mode: str = "rb",
+    *,
+    rev: str | None = None,
+    repo: Repo | str | os.PathLike[str] | None = None,
+    remote: str | None = None,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+) -> IO[bytes] | IO[str]:
+    """Open a file as it is in a version: what dvk tracks, what lies in a tracked folder, or what Git has.
+
+    Args:
+        path: from the top of the repository; `./x`, `../x` and absolute paths from the working folder.
+        mode: "rb" (binary, seekable) or "r" (text, with `encoding`, `errors` and `newline` as the built-in `open`).
+        rev: any revision of Git, `HEAD` without one; in a plain folder without Git, what its pointers say.
+        repo: a folder in another repository, or its Git URL; the one around the working folder without it.
+        remote: the only remote to ask for data that is not here; the default one, then the others, without it.
+
+    Raises:
+        NotFound: there is no such revision (FileNotFoundError: no such path in it), with near names.
+        IsADirectoryError: it is a folder. DataMissing: its data is neither here nor on a remote.
+        Refused: a remote has to be trusted first (`dvk remote trust`). NotImplementedError: a mode that writes.
+        RemoteUnreachable, RemoteDenied: from a remote. Corrupt: what is stored of it is damaged.
+    """
+    text = "b" not in mode
+    if mode not in ("r", "rt", "rb", "br", "tr"):
+        _refuse_mode(mode)
+    if not text and (encoding or errors or newline is not None):
+        raise ValueError("binary mode takes no encoding, errors or newline")
+    with told():
+        where, node = _locate(path, rev, repo, remote)
+        file = VersionFile(where, node)
+        return io.TextIOWrapper(file, encoding, errors, newline) if text else file
+
+
+def read_bytes(
+    path: str | os.PathLike[str],
+    *,
+    rev: str | None = None,
+    repo: Repo | str | os.PathLike[str] | None = None,
+    remote: str | None = None,
+) -> bytes:
+    """The whole content of a file in a version, proven by its hash. Arguments and errors as `open`."""
+    with open(path, rev=rev, repo=repo, remote=remote) as file, told():
+        return file.read()
+
+
+def local_path(
+    path: str | os.PathLike[str],
+    *,
+    rev: str | None = None,
+    repo: Repo | str | os.PathLike[str] | None = None,
+    remote: str | None = None,
+) -> str:
+    """A read-only file on this machine with the content of a file in a version, for libraries that want a path.
+
+    It lies in a cache that all repositories of this user share, under its id and its own name, so that asking again
+    costs nothing; `cache.max_size` bounds it. The file stays at least as long as this process runs, up to some hundred
+    files, and for an hour after it was last asked for. Where the work tree has the same content and the filesystem can
+    share it, it takes no space. Do not write to it. Arguments and errors as `open`.
+    """
+    with told():
+        where, node = _locate(path, rev, repo, remote)
+        snapshot = where.snapshot()
+        source = snapshot.open(node)
+        repository = snapshot.access.repo
+        cache = FileCache.of(repository.environ, repository.workspace.config.size("cache.max_size"))
+        name = node.path.rpartition(b"/")[2]
+        if isinstance(source, bytes):
+            return os.fsdecode(cache.get(blake3(source).digest(), len(source), name, lambda out: out(source)))
+        assert node.id is not None
+        alike = os.path.join(repository.workspace.top, node.path) if not repository.is_elsewhere else None
+        return os.fsdecode(cache.get(node.id, node.size, name, lambda out: copy_to(source, out), alike=alike))
+
+
+def copy_to(source: TrackedFile, out: Callable[[memoryview], object]) -> None:
+    """All of a file, in order, in pieces; the buffer of a piece is used again."""
+    buffer = memoryview(bytearray(min(_STEP_BYTES, max(1, source.size))))
+    at = 0
+    while at < source.size:
+        count = source.readinto(at, buffer)
+        out(buffer[:count])
+        at += count
+
+
+def where_is(repo: Repo | str | os.PathLike[str] | None, rev: str | None, remote: str | None) -> Where:
+    """The version that arguments of `open` name, not yet pinned."""
+    if isinstance(repo, Repo):
+        place = os.fsdecode(repo.workspace.top)
+    else:
+        text = os.fspath(repo) if repo is not None else "."
+        url = looks_like_git_url(text) and not os.path.isdir(text)
+        place = text if url else os.path.abspath(text)
+    return Where(place, rev or "", remote)
+
+
+def _locate(
+    path: str | os.PathLike[str], rev: str | None, repo: Repo | str | os.PathLike[str] | None, remote: str | None
+) -> tuple[Where, Node]:
+    text = os.fspath(path)
+    if not text or "\0" in text:
+        raise UsageError("not a path", subject=text)
+    absolute = os.path.isabs(text)
+    if repo is None and absolute:
+        repo = _nearest_folder(text)
+    where = where_is(repo, rev, remote).pinned()
+    snapshot = where.snapshot()
+    wanted = os.fsencode(text).rstrip(b"/")
+    if absolute or text.startswith(("./", "../")):
+        workspace = snapshot.access.repo.workspace
+        wanted = workspace.locate(wanted, cwd=os.getcwdb())
+    node = snapshot.node(wanted)
+    if node.kind == "dir":
+        raise IsFolder("is a folder", subject=text, hint="name a file in it, or `dvk get` takes all of it out")
+    return where, node
+
+
+def _nearest_folder(path: str) -> str:
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _refuse_mode(mode: str) -> None:
+    if set(mode) & set("wax+"):
+        raise ReadOnly(
+            "versions can only be read", subject=f"mode {mode!r}", hint="write to the work tree, then `dvk add`"
+        )
+    raise ValueError(f"invalid mode: {mode!r}")
+
+
+class told:
+    """Around what people call from Python: an error carries its hint into the traceback."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, DvkError) and error.hint and not getattr(error, "__notes__", None):
+            error.add_note(f"hint: {error.hint}")

@@ -1,0 +1,169 @@
+"""Which version of which repository, in words that another process understands too, and what this process has open.
+
+    where = Where("/home/me/churn", "v1.0").pinned()   # the commit is found now; a branch that moves changes nothing
+    where.snapshot().children(b"data")                 # this process's own; opened again after a fork, or in a worker
+
+Problem: a data loader forks or spawns workers, a notebook runs for days, `fsspec` makes a filesystem for every URL. All
+of them shall share connections and caches where they can and must not where they cannot. Choice: what travels is a
+record of texts; behind it every process has one table of open repositories, which a fork leaves to the parent.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from dvk.commands.access import Access
+from dvk.commands.elsewhere import open_elsewhere
+from dvk.commands.repo import Repo
+from dvk.commands.snapshot import Snapshot
+from dvk.errors import NotARepository, NotFound
+from dvk.workspace.config import ConfigFiles
+from dvk.workspace.git import CommitId
+from dvk.workspace.git_mirror import looks_like_git_url
+
+_ACCESSES_KEPT = 4
+_SNAPSHOTS_KEPT = 8
+_SETTINGS = ("DVK_", "AWS_", "GOOGLE_", "AZURE_", "XDG_", "GIT_", "HOME")
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A version of a repository.
+
+    Attributes:
+        place: an absolute path in the repository, or its Git URL.
+        rev: a revision; "" for HEAD, in a plain folder for what its pointers say.
+        remote: the only remote to ask.
+        commit: what the revision came to; "" until it is `pinned`, and in a plain folder.
+    """
+
+    place: str
+    rev: str = ""
+    remote: str | None = None
+    commit: str = ""
+
+    def pinned(self) -> Where:
+        """The same with the commit that the revision names now.
+
+        Raises:
+            NotFound: there is no such revision (near ones are named), or no commit yet.
+            NotARepository: there is no repository. Refused: a revision of a plain folder.
+            RemoteUnreachable, RemoteDenied: the Git server of a URL does not answer, or wants a sign-in.
+        """
+        if self.commit:
+            return self
+        if _is_url(self.place):
+            with open_elsewhere(self.place, self.rev or "HEAD", environ=os.environ, committed=True) as there:
+                return replace(self, commit=there.commit)
+        workspace = _opened(self).repo.workspace
+        if workspace.git is None:
+            if self.rev:
+                workspace.resolve(self.rev)  # says that there are none
+            return self
+        if self.rev:
+            return replace(self, commit=workspace.git.resolve(self.rev))
+        head = workspace.git.head()
+        if head is None:
+            raise NotFound("nothing is committed yet", subject=self.place, hint="`git commit` makes the first version")
+        return replace(self, commit=head)
+
+    def snapshot(self) -> Snapshot:
+        """The version, opened in this process and shared by all who ask for it. Raises as `pinned`."""
+        pinned = self.pinned()
+        access = _opened(pinned)
+        with _lock:
+            kept = _snapshots.setdefault(id(access), OrderedDict())
+            key = pinned.commit, pinned.rev or ("HEAD" if pinned.commit else "")
+            if (found := kept.get(key)) is None:
+                found = kept[key] = Snapshot(access, CommitId(pinned.commit), key[1])
+                while len(kept) > _SNAPSHOTS_KEPT:
+                    kept.popitem(last=False)
+            else:
+                kept.move_to_end(key)
+            return found
+
+
+_lock = threading.Lock()
+_accesses: OrderedDict[tuple[object, ...], Access] = OrderedDict()
+_snapshots: dict[int, OrderedDict[tuple[str, str], Snapshot]] = {}  # by access; by commit and what it was called
+_inherited: list[object] = []  # of the parent: never closed here, where its threads are not
+
+
+def _opened(where: Where) -> Access:
+    """The repository of `where`, opened once in this process for each state of its settings."""
+    url = _is_url(where.place)
+    # Which remotes another repository has depends on the revision.
+    state = _state_of_settings(None if url else where.place, os.environ)
+    key = (where.place, where.remote, where.commit if url else "", state)
+    with _lock:
+        if (found := _accesses.get(key)) is not None:
+            _accesses.move_to_end(key)
+            return found
+    access = Access(_open(where, url=url), remote=where.remote)
+    with _lock:
+        found = _accesses.setdefault(key, access)
+        while len(_accesses) > _ACCESSES_KEPT:
+            # Whoever has a file of it open goes on reading; connections end with the last of them.
+            _, old = _accesses.popitem(last=False)
+            _snapshots.pop(id(old), None)
+        return found
+
+
+def _open(where: Where, *, url: bool) -> Repo:
+    if not url:
+        try:
+            return Repo(where.place)
+        except NotARepository:
+            if not os.path.isdir(where.place):
+                raise
+    return open_elsewhere(where.place, where.commit or where.rev or None, environ=os.environ, committed=True).repo
+
+
+def _is_url(place: str) -> bool:
+    return looks_like_git_url(place) and not os.path.isdir(place)
+
+
+def _state_of_settings(place: str | None, environ: Mapping[str, str]) -> tuple[object, ...]:
+    """Changes when a file or variable does that says where data is; what was open is opened anew then."""
+    known = ConfigFiles.of(os.fsencode(place or ""), b"", environ)
+    files = [known.user, os.path.join(os.path.dirname(known.user), b"trusted-remotes")]
+    folder = os.fsencode(place) if place is not None else b"/"
+    while folder != b"/":
+        if os.path.lexists(os.path.join(folder, b".git")) or os.path.lexists(os.path.join(folder, b"dvk.toml")):
+            files += [os.path.join(folder, b"dvk.toml"), os.path.join(folder, b".git", b"dvk", b"config.toml")]
+            break
+        folder = os.path.dirname(folder)
+    stats = []
+    for path in files:
+        try:
+            found = os.stat(path)
+            stats.append((found.st_mtime_ns, found.st_size, found.st_ino))
+        except OSError:
+            stats.append((0, 0, 0))
+    variables = sorted(item for item in environ.items() if item[0].startswith(_SETTINGS))
+    return (tuple(stats), tuple(variables))
+
+
+def close_all() -> None:
+    """Close every repository that this process opened for reading versions. Files that are still open fail then."""
+    with _lock:
+        old = list(_accesses.values())
+        _accesses.clear()
+        _snapshots.clear()
+    for access in old:
+        access.close()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _inherited.append((dict(_accesses), dict(_snapshots)))
+    _accesses.clear()
+    _snapshots.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
