@@ -38,7 +38,8 @@ from dvk.store.store import as_column
 
 _T = TypeVar("_T")
 
-_CHUNKS_KEPT = 1 << 20  #: of files that were opened lately; some 70 bytes each
+_KEPT = 1 << 20  #: what files that were opened lately may weigh; a unit is some 70 bytes
+_FILE_WEIGHT = 50
 _FOLDERS_KEPT = 32
 
 
@@ -54,7 +55,7 @@ class Access:
         self._caches: dict[int, tuple[Backend, BlockCache]] = {}
         self._folders: OrderedDict[bytes, TrackedFolder] = OrderedDict()
         self._opened: OrderedDict[bytes, Opened] = OrderedDict()
-        self._chunks = 0
+        self._weight = 0
         self._local = StoreContent(repo.store)
 
     def close(self) -> None:
@@ -132,7 +133,7 @@ class Access:
         """
         with self._lock:
             if self._opened.get(before.id) is before:
-                self._chunks -= len(self._opened.pop(before.id).chunks())
+                self._weight -= _weight(self._opened.pop(before.id))
         resolver = next((r for r in self._reader.connected if r.remote.backend is before.backend), None)
         try:
             if resolver is None:
@@ -156,10 +157,9 @@ class Access:
             if (other := self._opened.get(opened.id)) is not None:
                 return other
             self._opened[opened.id] = opened
-            self._chunks += len(opened.chunks())
-            while self._chunks > _CHUNKS_KEPT and len(self._opened) > 1:
-                _, old = self._opened.popitem(last=False)
-                self._chunks -= len(old.chunks())
+            self._weight += _weight(opened)
+            while self._weight > _KEPT and len(self._opened) > 1:
+                self._weight -= _weight(self._opened.popitem(last=False)[1])
         return opened
 
     def _cache_of(self, backend: Backend) -> BlockCache:
@@ -179,6 +179,10 @@ class Access:
                 break  # said properly below
         with self._asking:
             return self._reader.first_with(target, lambda resolver, _: ask(resolver))
+
+
+def _weight(opened: Opened) -> int:
+    return _FILE_WEIGHT + len(opened.chunks())
 
 
 class TrackedFile:

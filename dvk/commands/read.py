@@ -30,7 +30,7 @@ from dvk.errors import Corrupt, DvkError, Refused, UsageError
 from dvk.store.names import show
 from dvk.workspace.git_mirror import looks_like_git_url
 
-BUFFER_BYTES = 128 << 10
+BUFFER_BYTES = 64 << 10
 _STEP_BYTES = 8 << 20
 
 

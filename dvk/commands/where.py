@@ -74,7 +74,9 @@ class Where:
     def snapshot(self) -> Snapshot:
         """The version, opened in this process and shared by all who ask for it. Raises as `pinned`."""
         pinned = self.pinned()
-        access = _opened(pinned)
+        with _lock:
+            access = _latest.get((pinned.place, pinned.remote, pinned.commit if _is_url(pinned.place) else ""))
+        access = access or _opened(pinned)
         with _lock:
             kept = _snapshots.setdefault(id(access), OrderedDict())
             key = pinned.commit, pinned.rev or ("HEAD" if pinned.commit else "")
@@ -88,7 +90,9 @@ class Where:
 
 
 _lock = threading.Lock()
-_accesses: OrderedDict[tuple[object, ...], Access] = OrderedDict()
+_accesses: OrderedDict[tuple[str, str | None, str, object], Access] = OrderedDict()
+#: What `pinned` found last for a place, so that whoever reads on need not look at all settings again.
+_latest: dict[tuple[str, str | None, str], Access] = {}
 _snapshots: dict[int, OrderedDict[tuple[str, str], Snapshot]] = {}  # by access; by commit and what it was called
 _inherited: list[object] = []  # of the parent: never closed here, where its threads are not
 
@@ -97,19 +101,22 @@ def _opened(where: Where) -> Access:
     """The repository of `where`, opened once in this process for each state of its settings."""
     url = _is_url(where.place)
     # Which remotes another repository has depends on the revision.
-    state = _state_of_settings(None if url else where.place, os.environ)
-    key = (where.place, where.remote, where.commit if url else "", state)
+    short = (where.place, where.remote, where.commit if url else "")
+    key = (*short, _state_of_settings(None if url else where.place, os.environ))
     with _lock:
         if (found := _accesses.get(key)) is not None:
             _accesses.move_to_end(key)
+            _latest[short] = found
             return found
     access = Access(_open(where, url=url), remote=where.remote)
     with _lock:
-        found = _accesses.setdefault(key, access)
+        found = _latest[short] = _accesses.setdefault(key, access)
         while len(_accesses) > _ACCESSES_KEPT:
             # Whoever has a file of it open goes on reading; connections end with the last of them.
-            _, old = _accesses.popitem(last=False)
+            gone, old = _accesses.popitem(last=False)
             _snapshots.pop(id(old), None)
+            if _latest.get(gone[:3]) is old:
+                del _latest[gone[:3]]
         return found
 
 
@@ -153,6 +160,7 @@ def close_all() -> None:
     with _lock:
         old = list(_accesses.values())
         _accesses.clear()
+        _latest.clear()
         _snapshots.clear()
     for access in old:
         access.close()
@@ -163,6 +171,7 @@ def _after_fork() -> None:
     _lock = threading.Lock()
     _inherited.append((dict(_accesses), dict(_snapshots)))
     _accesses.clear()
+    _latest.clear()
     _snapshots.clear()
 
 
