@@ -24,6 +24,12 @@ def main() -> None:
 
         print(f"dvk {__version__}")
         return
+    if sys.argv[1:3] == ["hooks", "run"] and len(sys.argv) > 3:
+        # Git runs hooks all the time, and as a rule no pointer moved: see dvk/workspace/git_moved.py.
+        from dvk.workspace.git_moved import nothing_to_do
+
+        if nothing_to_do(sys.argv[3], sys.argv[4:], os.environ, os.getcwdb()):
+            return
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, 20, 50)
     from dvk.cli.app import main as run

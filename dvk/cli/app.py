@@ -49,11 +49,16 @@ VERBS: tuple[Row, ...] = (
     Row("remote trust", "dvk.cli.remote_more:trust", _START),
     Row("config", "dvk.cli.setup:config", _START),
     Row("git-diff", "dvk.cli.diff_git:git_diff", _START),
+    Row("hooks install", "dvk.cli.hooks:install", _START),
+    Row("hooks remove", "dvk.cli.hooks:remove", _START),
+    Row("hooks status", "dvk.cli.hooks:status", _START),
+    Row("hooks run", "dvk.cli.hooks:run_hook", _START),
     Row("add", "dvk.cli.tracking:add", _DAILY),
     Row("status", "dvk.cli.tracking:status", _DAILY),
     Row("diff", "dvk.cli.diff:diff", _DAILY),
     Row("checkout", "dvk.cli.work:checkout", _DAILY),
     Row("restore", "dvk.cli.work:restore", _DAILY),
+    Row("resolve", "dvk.cli.resolve:resolve", _DAILY),
     Row("rm", "dvk.cli.upkeep:rm", _DAILY),
     Row("mv", "dvk.cli.upkeep:mv", _DAILY),
     Row("push", "dvk.cli.share:push", _SHARE),
@@ -71,7 +76,7 @@ VERBS: tuple[Row, ...] = (
 )
 
 #: What the nested groups are for.
-GROUPS: Mapping[str, str] = {"remote": "Say where data goes."}
+GROUPS: Mapping[str, str] = {"remote": "Say where data goes.", "hooks": "Let data follow what Git does."}
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dvk.cli.hooks import hook_lines
 from dvk.cli.names import show_name
 from dvk.cli.text import Line, Piece, bold, columns, cyan, dim, green, size
 from dvk.cli.verb import Run, verb
@@ -24,7 +25,8 @@ _LOCAL = Annotated[bool, typer.Option("--local", help="Settings of this clone on
 
 
 def _initialised(result: InitResult) -> Iterator[Line]:
-    if not result.wrote and not result.staged:
+    hooked = result.hooks is not None and bool(result.hooks.changed)
+    if not result.wrote and not result.staged and not hooked:
         yield "nothing to do: dvk.toml and .gitattributes are there"
         return
     if result.wrote:
@@ -33,6 +35,8 @@ def _initialised(result: InitResult) -> Iterator[Line]:
         yield f"staged {', '.join(map(show_name, result.staged))}"
     if result.not_staged:
         yield f"not staged: {result.not_staged}; `git add {' '.join(map(show_name, result.wrote))}` does it"
+    if result.hooks is not None and hooked:
+        yield from hook_lines(result.hooks)
     yield (dim("next: "), cyan("dvk remote add origin s3://BUCKET/PREFIX"), dim(" (or a path), "), cyan("dvk add PATH"))
 
 
@@ -40,17 +44,18 @@ def _initialised(result: InitResult) -> Iterator[Line]:
 def init(
     run: Run,
     stage: Annotated[bool, typer.Option("--stage/--no-stage", help="Put the files into the Git index.")] = True,
+    hooks: Annotated[bool, typer.Option("--hooks/--no-hooks", help="Let data follow what Git does here.")] = True,
 ) -> InitResult:
     """Make a Git repository ready for dvk.
 
     Writes dvk.toml (settings that travel with the repository) and the line in .gitattributes that keeps Git from
-    converting pointers, and stages both. Safe to repeat.
+    converting pointers, and stages both. Installs hooks in this clone, see `dvk hooks`. Safe to repeat.
     """
     from dvk.commands.init import init as command
     from dvk.commands.repo import Repo
 
     with Repo(environ=run.environ) as repo:
-        return command(repo, stage=stage)
+        return command(repo, stage=stage, hooks=hooks)
 
 
 # ------------------------------------------------------------ remotes
@@ -211,6 +216,7 @@ def config(
     store.path: where data is kept on this machine, in place of the Git folder
     store.max_size: how large the store may grow before it says so
     hooks.push_limit: how much the pre-push hook sends by itself
+    hooks.large_file: from which size on the pre-commit hook warns of a file that would go into Git
     profile.default: how files are cut into chunks
     """
     scope = _scope(to_local=in_local, to_global=in_global, to_repo=in_repo)

@@ -136,7 +136,8 @@ def _status(result: Status, here: Here, *, narrowed: bool, broken: int) -> Itera
     if result.branch:
         yield f"On branch {result.branch}"
     gone = [p for p in result.paths if _is_gone(p)]
-    changed = [p for p in result.paths if (p.modified or p.added or p.missing) and p not in gone]
+    behind = [p for p in result.paths if p.behind and p not in gone]
+    changed = [p for p in result.paths if (p.modified or p.added or p.missing) and p not in gone and not p.behind]
     sections = (
         _section(
             "Staged",
@@ -152,6 +153,11 @@ def _status(result: Status, here: Here, *, narrowed: bool, broken: int) -> Itera
             "Changed",
             "`dvk add -u` records them, `dvk checkout PATH` takes them back",
             [_row(red("modified"), here(p.path, folder=_folder(p)), _what(p)) for p in changed],
+        ),
+        _section(
+            "Behind: the pointer moved, the data did not",
+            "`dvk checkout` brings them in step, `dvk pull` where it is not here",
+            [_row(yellow("behind"), here(p.path, folder=_folder(p)), _amount(p)) for p in behind],
         ),
         _section(
             "Missing",
@@ -234,4 +240,4 @@ def _is_gone(p: PathStatus) -> bool:
 
 
 def _unfetched(result: Status) -> list[PathStatus]:
-    return [p for p in result.paths if p.not_fetched]
+    return [p for p in result.paths if p.not_fetched and not p.behind]

@@ -1,7 +1,8 @@
 """`dvk init`: a repository says for everybody how its data is cut and that pointers are not to be converted.
 
-Two tracked files: `dvk.toml`, with the chunking profile pinned, and the line for pointers in `.gitattributes`. Every
-verb works without them; a second run changes nothing.
+Two tracked files: `dvk.toml`, with the chunking profile pinned, and the line for pointers in `.gitattributes`. In this
+clone alone, hooks that keep data in step with Git, and the merge of pointers (`dvk.commands.hooks`). Every verb works
+without any of them; a second run changes nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from dvk.commands.hooks import HooksResult, decline_hooks, install_hooks
 from dvk.commands.repo import Repo
 from dvk.errors import Busy, NotARepository
 from dvk.store.names import show
@@ -44,10 +46,14 @@ class InitResult:
     wrote: list[bytes] = field(default_factory=list)  #: files that were made or changed
     staged: list[bytes] = field(default_factory=list)
     not_staged: str = ""  #: why staging did not happen although the files are written
+    hooks: HooksResult | None = None  #: None: they were not wanted, or there is no git program
 
 
-def init(repo: Repo, *, stage: bool = True) -> InitResult:
+def init(repo: Repo, *, stage: bool = True, hooks: bool = True) -> InitResult:
     """Write `dvk.toml` and the line in `.gitattributes`, where they are not there yet, and stage them.
+
+    Args:
+        hooks: install hooks and the merge of pointers in this clone.
 
     Raises:
         NotARepository: this is no Git work tree.
@@ -77,6 +83,10 @@ def init(repo: Repo, *, stage: bool = True) -> InitResult:
     if stage and ws.git.has_program:
         names = [n for n in (FILE_NAME, _ATTRIBUTES) if n in out.wrote or not ws.git.tracked_under(n)]
         out.staged, out.not_staged = stage_files(repo, names)
+    if hooks and ws.git.has_program:
+        out.hooks = install_hooks(repo)
+    elif not hooks:
+        decline_hooks(repo)
     return out
 
 

@@ -93,13 +93,16 @@ class Materializer:
         *,
         force: bool = False,
         dry_run: bool = False,
+        only_replaceable: bool = False,
         on_event: OnEvent = ignore,
         entries_of: Callable[[bytes, Pointer, Selected], Entries] | None = None,
         contents: Mapping[bytes, ContentSource] | None = None,
         unproven: Unproven[Wanted] | None = None,
     ) -> None:
+        """`only_replaceable`: take nothing away but what dvk put there last and a commit leads back to (for hooks)."""
         self.repo, self.ws, self.store = repo, repo.workspace, repo.store
         self.force, self.on_event = force, on_event
+        self._only_replaceable = only_replaceable
         self.rules = repo.workspace.ignore_rules()
         self.selection = Selection.load(repo.state)
         self.placed = Placed(repo.state)
@@ -235,12 +238,27 @@ class Materializer:
         self.result.failures += plan.conflicts
         if self.result.dry_run:
             return done
+        if self._only_replaceable and (len(plan.deletes) or bool((plan.expected >= 0).any())):
+            self._check_way_back(path)
         self._select(path, pointer, selected)
         tally, problems = self._carry_out(path, pointer, plan, seen, clock, whole=scope.everything)
         self.result.failures += problems
         if not problems:  # else files of the version before may be left, which the next run has to know for dvk's
             self._now[path] = pointer
         return replace(done, written=tally.written, written_bytes=tally.written_bytes, deleted=tally.deleted + cleared)
+
+    def _check_way_back(self, path: bytes) -> None:
+        """Pass if what stands at a path can be had again from a commit.
+
+        Raises:
+            Refused: it cannot.
+        """
+        if not self._leads_back(path):
+            raise Refused(
+                "stays as it is, since no commit leads back to what is there",
+                subject=show(path),
+                hint=f"`dvk checkout {show(path)}` replaces it, `dvk add {show(path)}` and a commit keep it",
+            )
 
     def _count(self, pointer: Pointer, selected: Selected, scope: Selected, target: Entries) -> int:
         """How many files are asked for, of which `target` may be a part."""
@@ -381,13 +399,17 @@ class Materializer:
         """
         pushed = [entries for pointer, entries in previous if root_of(pointer).text in self._on_remotes]
         there = {row.tobytes() for entries in pushed for row in entries.ids}
-        if not there:
+        ours = {row.tobytes() for _, entries in previous for row in entries.ids} if self._only_replaceable else None
+        if not there and ours is None:
             return self.store.holds
 
         def holds(ids: U8, sizes: I64) -> Mask:
             found = self.store.holds(ids, sizes)
             for i in np.flatnonzero(~found).tolist():
                 found[i] = ids[i].tobytes() in there
+            if ours is not None:
+                for i in np.flatnonzero(found).tolist():
+                    found[i] = ids[i].tobytes() in ours
             return found
 
         return holds

@@ -55,13 +55,17 @@ class Placed:
             out[path] = (*out.get(path, ()), *pointers)
         return out
 
+    def begun(self) -> set[bytes]:
+        """The paths on which a run was at work that did not come to its end."""
+        return set(self._read()[1])
+
     def begin(self, pointers: Mapping[bytes, Pointer]) -> None:
         """Remember what is about to be put there. A failure to write is not an error: see above."""
 
         def change(placed: dict[bytes, Pointer], begun: dict[bytes, tuple[Pointer, ...]]) -> None:
             for path, pointer in pointers.items():
                 known = begun.get(path, ())
-                if (small := _bare(pointer)) not in (placed.get(path), *known):
+                if (small := bare(pointer)) not in (placed.get(path), *known):
                     begun[path] = (*known, small)[-_MAX_BEGUN:]
 
         self._change(change)
@@ -75,7 +79,7 @@ class Placed:
                 if pointer is None:
                     placed.pop(path, None)
                 else:
-                    placed[path] = _bare(pointer)
+                    placed[path] = bare(pointer)
 
         self._change(change)
 
@@ -134,7 +138,7 @@ class Placed:
             raise
 
 
-def _bare(pointer: Pointer) -> Pointer:
+def bare(pointer: Pointer) -> Pointer:
     """Without where it came from, which is nobody's business here."""
     return Pointer(pointer.kind, pointer.id, pointer.size, pointer.files, pointer.exec)
 

@@ -71,6 +71,8 @@ def fetch(
         paths: tracked paths, folders above them, or parts of tracked folders; everything selected by default.
         rev: the pointers of that revision instead of those in the work tree.
     """
+    if remote is not None:
+        repo.remote_config(remote)  # a name that does not exist is an error also where nothing is to be fetched
     out = FetchResult(dry_run=dry_run)
     wanted = [repo.workspace.locate(p, cwd=repo.cwd) for p in paths]
     targets = tracked(repo, wanted, out.failures) if rev is None else _at(repo, rev, wanted, out.failures)
@@ -226,6 +228,8 @@ def pull(
         store: keep what is fetched in the local store too; without it verified bytes go straight to the workspace.
         force: replace local content that no store holds.
     """
+    if remote is not None:
+        repo.remote_config(remote)
     fetched = FetchResult()
     sources: Sources | None = None  # read from until the end, where nothing is kept
     wanted = [repo.workspace.locate(p, cwd=repo.cwd) for p in paths]
@@ -292,6 +296,31 @@ def _keep_pages(repo: Repo, pages: list[tuple[PageId, bytes]], on_event: OnEvent
             writer.flush()
     except StorageError as error:
         on_event(Note(f"the list of files could not be kept, so `dvk status` will not know it ({error})"))
+
+
+def fetch_lists(
+    repo: Repo, path: bytes, versions: Sequence[Pointer], remote: str | None, *, on_event: OnEvent = ignore
+) -> None:
+    """Bring the lists of files of some versions of a folder into the local store, and none of the files.
+
+    Raises:
+        DataMissing: no remote has one of them. NotFound: no remote is configured. RemoteError: none answers.
+    """
+    left: list[Target] = [(path, (b"",), p) for p in versions]
+    sources = Sources(repo, remote, on_event=on_event)
+    try:
+        for source in sources:
+            with sources.asking(source):
+                missing = []
+                for target in left:  # one by one, since what is found is kept by path
+                    missing += _resolve(repo, source, [target], {}, {}, on_event)[0]
+                left = missing
+            if not left:
+                return
+        sources.check()
+    finally:
+        sources.close()
+    raise nowhere(repo, path, left[0][2], sources.asked, apology=sources.apology)
 
 
 def _direct(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dvk.backend.check import check_light
-from dvk.commands.repo import Repo, root_of
+from dvk.commands.repo import Remote, Repo, root_of
 from dvk.commands.versions import Named, head_history, history, roots_here, staged
 from dvk.errors import DataMissing, DvkError, UsageError
 from dvk.events import Note, OnEvent, ignore
@@ -76,13 +76,31 @@ def push(
     """
     target = repo.remote(remote, write=not dry_run)
     named = _named(repo, paths, only_head=only_head, all_branches=all_branches, revs=revs)
+    # What was asked for, or is checked out now, must be there afterwards even if this clone does not hold it;
+    # older versions that it never had are somebody else's to push.
+    needed = {n.root for n in (named if revs or paths else [*staged(repo), *at_commit(repo, "HEAD")])}
+    return send(repo, target, named, needed, dry_run=dry_run, verify_full=verify_full, on_event=on_event)
+
+
+def send(
+    repo: Repo,
+    target: Remote,
+    named: Sequence[Named],
+    needed: set[Root],
+    *,
+    dry_run: bool = False,
+    verify_full: bool = False,
+    on_event: OnEvent = ignore,
+) -> PushResult:
+    """Send those of the versions `named` (newest first) that are here, and see that the `needed` ones are there.
+
+    Raises:
+        RemoteError: the remote; nothing that was not finished is promised.
+    """
     out = PushResult(target.name, target.url, dry_run=dry_run)
     # Packs of the store must not be collected while they are being read.
     with repo.writing():
         held = roots_here(repo.store, [n.root for n in named])
-        # What was asked for, or is checked out now, must be there afterwards even if this clone does not hold it;
-        # older versions that it never had are somebody else's to push.
-        needed = {n.root for n in (named if revs or paths else [*staged(repo), *_at_head(repo)])}
         out.not_here = len({n.root for n, here in zip(named, held, strict=True) if not here})
         versions = as_push_versions([n for n, here in zip(named, held, strict=True) if here or n.root in needed])
         done: Pushed
@@ -122,7 +140,7 @@ def _named(
         branches = [commit for _, commit in git.local_branches()]
         found = [*staged(repo), *history(repo, [*branches, *(["HEAD"] if git.head() else [])], paths=wanted)]
     elif only_head:
-        found = [*staged(repo), *_at_head(repo)]
+        found = [*staged(repo), *at_commit(repo, "HEAD")]
     else:
         found = [*staged(repo), *head_history(repo)]
     if wanted:
@@ -131,14 +149,15 @@ def _named(
     return found
 
 
-def _at_head(repo: Repo) -> list[Named]:
+def at_commit(repo: Repo, rev: str) -> list[Named]:
+    """The versions that a commit has; none before the first one."""
     git = repo.workspace.need_git("push")
-    head = git.head()
-    if head is None:
+    commit = git.head() if rev == "HEAD" else git.resolve(rev)
+    if commit is None:
         return []
     return [
-        Named(path, root_of(pointer), head)
-        for path, pointer in repo.workspace.pointers_at(head)
+        Named(path, root_of(pointer), commit)
+        for path, pointer in repo.workspace.pointers_at(commit)
         if isinstance(pointer, Pointer)
     ]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from dvk.commands.folder import Part, compare, plan_part
+from dvk.commands.placed import Placed, bare
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import Look, is_there, kind_on_disk, look, pointer_entries, read_unknown
 from dvk.commands.versions import head_history, roots_here, staged
@@ -40,11 +41,13 @@ class PathStatus:
     missing: int = 0  #: asked for and not on disk
     not_present: int = 0  #: never asked for in this worktree
     not_fetched: bool = False  #: neither on disk nor in the store: `dvk pull`
+    behind: bool = False  #: the pointer moved on, and on disk is unchanged what dvk put there last
 
     @property
     def clean(self) -> bool:
         """Whether there is nothing to say about it."""
-        return not (self.staged or self.unstaged or self.modified or self.added or self.missing or self.not_fetched)
+        on_disk = self.modified or self.added or self.missing or self.behind
+        return not (self.staged or self.unstaged or on_disk or self.not_fetched)
 
 
 @dataclass(slots=True)
@@ -103,6 +106,7 @@ class _Status:
         self.repo, self.on_event = repo, on_event
         self.rules = repo.workspace.ignore_rules()
         self.selection = Selection.load(repo.state)
+        self.placed = Placed(repo.state).read()
 
     def git_side(self) -> tuple[dict[bytes, Pointer], dict[bytes, str]]:
         """By data path: what the index holds, and how it differs from HEAD."""
@@ -129,7 +133,7 @@ class _Status:
         seen = look(self.repo.root_fd, path, self.repo.state, self.rules, on_event=self.on_event)
         selected = self.selection.get(path) or Selected(None)
         if seen.kind != pointer.kind:
-            return _with(base, modified=1)
+            return _with(base, modified=1, behind=self._is_behind(path, pointer, seen, selected))
         if seen.scan.problems:
             raise seen.scan.problems[0]
         if seen.in_step and seen.cache is not None and seen.cache.root_id == pointer.id:
@@ -137,9 +141,32 @@ class _Status:
         try:
             part = self._part(path, pointer, seen, selected)
         except DataMissing:
-            return _with(base, not_fetched=True)
+            return _with(base, not_fetched=True, behind=self._is_behind(path, pointer, seen, selected))
         seen, entries = self._read(seen, part.before, clock)
-        return self._counts(base, part, entries)
+        found = self._counts(base, part, entries)
+        if found.modified or found.added or found.missing:
+            found = _with(found, behind=self._is_behind(path, pointer, seen, selected))
+        return found
+
+    def _is_behind(self, path: bytes, pointer: Pointer, seen: Look, selected: Selected) -> bool:
+        """Whether what is on disk is, unchanged, another version than the pointer's that dvk put there last."""
+        put = self.placed.get(path)
+        if put is None or put == bare(pointer) or put.kind != seen.kind:
+            return False
+        try:
+            before = pointer_entries(self.repo.store, put, selected if put.is_dir else None)
+        except DataMissing:
+            return False
+        seen = self._read_where_it_could_be(seen, before)
+        return compare(before, seen.entries()) == (0, 0, 0)
+
+    def _read_where_it_could_be(self, seen: Look, before: Entries) -> Look:
+        """Hash what could still be what `before` says: same name and size, and not vouched for."""
+        unknown = seen.unknown()
+        at = align(seen.scan.names.take(unknown), before.names)
+        same = at >= 0
+        same[same] = seen.scan.stats.sizes[unknown[same]] == before.sizes[at[same]]
+        return read_unknown(self.repo.root_fd, seen, unknown[same], on_event=self.on_event)
 
     def _part(self, path: bytes, pointer: Pointer, seen: Look, selected: Selected) -> Part:
         if not pointer.is_dir:
@@ -153,14 +180,11 @@ class _Status:
             return None  # a read-only repository has no cache to write
 
     def _read(self, seen: Look, before: Entries, clock: Clock | None) -> tuple[Look, Entries]:
-        """Hash what could still be what the pointer says: same name and size, and not vouched for."""
-        unknown = seen.unknown()
-        at = align(seen.scan.names.take(unknown), before.names)
-        same = at >= 0
-        same[same] = seen.scan.stats.sizes[unknown[same]] == before.sizes[at[same]]
-        seen = read_unknown(self.repo.root_fd, seen, unknown[same], on_event=self.on_event)
+        """`_read_where_it_could_be`, and the cache learns."""
+        learned = bool(len(seen.unknown()))
+        seen = self._read_where_it_could_be(seen, before)
         entries = seen.entries()
-        if clock is not None and len(unknown):
+        if clock is not None and learned:
             whole = len(entries) == len(before) and bool((entries.ids == before.ids).all())
             root = seen.cache.root_id if seen.cache is not None and seen.in_step and whole else bytes(ID_BYTES)
             StatCache.of(seen.scan, seen.ids, clock=clock, known=seen.known, root_id=root).save(

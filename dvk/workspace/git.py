@@ -17,8 +17,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING
 from dvk.backend.text import printable
 from dvk.errors import NotARepository, NotFound
 from dvk.store.names import show
+from dvk.workspace.git_index import GitIndex, IndexEntry, StagedChange, covers, pathspecs
 from dvk.workspace.git_log import Commit, PointerVersion, path_history, pointer_versions
 from dvk.workspace.git_objects import (
-    FILE_MODES,
     BlobId,
     CommitId,
     Objects,
@@ -36,8 +36,8 @@ from dvk.workspace.git_objects import (
     TreeEntry,
     check_rev,
 )
-from dvk.workspace.git_program import GitProgram, chunked, failure, needs_git
-from dvk.workspace.pointer import SUFFIX, is_pointer_name
+from dvk.workspace.git_program import GitProgram, failure
+from dvk.workspace.pointer import is_pointer_name
 
 if TYPE_CHECKING:
     from dvk.workspace.git_pygit2 import Discovered, Pygit2Objects
@@ -53,7 +53,6 @@ __all__ = [
     "TreeEntry",
 ]
 
-_ALL_POINTERS = b":(top,glob)**/*.dvk"
 _MAX_BLOB_BYTES = 1 << 20
 _MAX_NAMES = 2000  # of branches and tags that a wrong name is compared with
 _DISCOVERY = (
@@ -62,25 +61,7 @@ _DISCOVERY = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """One row of the Git index. Stage 0 is staged; 1, 2, 3 are base, ours and theirs of a conflict."""
-
-    path: bytes
-    stage: int
-    oid: BlobId
-
-
-@dataclass(frozen=True, slots=True)
-class StagedChange:
-    """A pointer whose index differs from HEAD; None on the side that does not have it."""
-
-    path: bytes
-    head: BlobId | None
-    index: BlobId | None
-
-
-class GitRepo:
+class GitRepo(GitIndex):
     """One Git work tree. Safe from many threads.
 
     `top`, `git_dir` and `common_dir` are absolute and without links; the last two differ in a linked
@@ -98,11 +79,10 @@ class GitRepo:
         library: Pygit2Objects | None = None,
         object_format: str = "sha1",
     ) -> None:
-        self.top = top
+        super().__init__(top, program)
         self.git_dir = git_dir
         self.common_dir = common_dir
         self.object_format = object_format
-        self._program = program
         self._objects = objects
         self._library = library
 
@@ -185,11 +165,6 @@ class GitRepo:
         """End the processes behind object reads; the next read starts them again."""
         self._objects.close()
 
-    @property
-    def has_program(self) -> bool:
-        """Whether the git program was found, so that index, history and staging work."""
-        return self._program is not None
-
     # -- revisions and committed content ---------------------------------------------------------
 
     def resolve(self, rev: str) -> CommitId:
@@ -250,6 +225,15 @@ class GitRepo:
         )
         rows = (line.partition(b" ") for line in out.splitlines())
         return [(os.fsdecode(name), CommitId(oid.decode("ascii"))) for oid, _, name in rows]
+
+    def remote_tips(self, remote: str) -> list[CommitId]:
+        """The commits that this clone last saw as branches of a Git remote; none for a URL or a name of no remote."""
+        if not re.fullmatch(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*", remote):
+            return []
+        out = self._need("branches").check(
+            ["for-each-ref", "--format=%(objectname)", f"refs/remotes/{remote}/"], cwd=self.top
+        )
+        return [CommitId(oid) for oid in dict.fromkeys(out.decode("ascii").split())]
 
     def tips(self) -> list[str]:
         """What keeps commits alive, each once: branches, tags, remote branches, stash, the HEAD of every worktree."""
@@ -329,8 +313,8 @@ class GitRepo:
         wanted = [check_rev(rev) for rev in revs]
         if not wanted:
             return
-        for version in pointer_versions(program, self.top, wanted, _pathspecs(paths)):
-            if is_pointer_name(version.path) and _covers(frozenset(paths), version.path):
+        for version in pointer_versions(program, self.top, wanted, pathspecs(paths)):
+            if is_pointer_name(version.path) and covers(frozenset(paths), version.path):
                 yield version
 
     def history(self, path: bytes, rev: str = "HEAD") -> Iterator[Commit]:
@@ -340,129 +324,6 @@ class GitRepo:
             NotFound: the revision does not exist.
         """
         return path_history(self._need("history"), self.top, path, self.resolve(rev))
-
-    # -- index and work tree ---------------------------------------------------------------------
-
-    def index_pointers(self, under: Sequence[bytes] = ()) -> Iterator[IndexEntry]:
-        """The pointers in the Git index, conflicts with one entry a stage."""
-        return iter(self.known_pointers(under, untracked=False)[0])
-
-    def untracked_pointers(self, under: Sequence[bytes] = ()) -> list[bytes]:
-        """Pointers in the work tree that Git neither tracks nor ignores."""
-        return self.known_pointers(under)[1]
-
-    def known_pointers(
-        self, under: Sequence[bytes] = (), *, untracked: bool = True
-    ) -> tuple[list[IndexEntry], list[bytes]]:
-        """`index_pointers` and `untracked_pointers` together, by one run of git.
-
-        `under` narrows to the pointers of these data paths and those below these folders.
-        """
-        others = ["-o", "--exclude-standard"] if untracked else []
-        command: list[bytes | str] = ["ls-files", "-z", "-t", "-s", *others, "--", *_pathspecs(under)]
-        wanted = frozenset(under)
-        tracked: list[IndexEntry] = []
-        new: list[bytes] = []
-        for field in self._need("the Git index").fields(command, cwd=self.top):
-            tag, rest = field[:1], field[2:]
-            if tag == b"?":
-                if is_pointer_name(rest) and _covers(wanted, rest):
-                    new.append(rest)
-                continue
-            meta, _, path = rest.partition(b"\t")
-            mode, oid, stage = meta.split(b" ")
-            if int(mode, 8) in FILE_MODES and is_pointer_name(path) and _covers(wanted, path):
-                tracked.append(IndexEntry(path, int(stage), BlobId(oid.decode("ascii"))))
-        return tracked, new
-
-    def staged_changes(self) -> list[StagedChange]:
-        """The pointers whose index differs from HEAD; conflicts are left out."""
-        if self.head() is None:
-            return [StagedChange(e.path, None, e.oid) for e in self.index_pointers() if e.stage == 0]
-        command = ["diff-index", "--cached", "--raw", "-z", "--no-renames", "--no-abbrev", "--no-ext-diff"]
-        fields = self._need("the Git index").fields(
-            ["-c", "diff.relative=false", *command, "HEAD", "--", _ALL_POINTERS], cwd=self.top
-        )
-        found = []
-        for field in fields:
-            path = next(fields)
-            old_mode, new_mode, old, new, status = field.lstrip(b":").split(b" ")
-            if status[:1] != b"U" and is_pointer_name(path):
-                found.append(StagedChange(path, _blob(old_mode, old), _blob(new_mode, new)))
-        return found
-
-    def tracked_under(self, path: bytes) -> list[bytes]:
-        """What Git itself tracks at or below `path`, pointers left out (all of the repository with `b""`)."""
-        pathspec = [path] if path else []
-        command: list[bytes | str] = ["--literal-pathspecs", "ls-files", "-z", "--", *pathspec]
-        files = self._need("the Git index").fields(command, cwd=self.top)
-        return [file for file in files if not is_pointer_name(file)]
-
-    def tracked_among(self, paths: Sequence[bytes]) -> set[bytes]:
-        """Those of `paths` at or below which Git itself tracks something (other than a pointer); one run for many."""
-        wanted = set(paths)
-        found: set[bytes] = set()
-        for group in chunked(paths):
-            command: list[bytes | str] = ["--literal-pathspecs", "ls-files", "-z", "--", *group]
-            for file in self._need("the Git index").fields(command, cwd=self.top):
-                if is_pointer_name(file):
-                    continue
-                while file:
-                    if file in wanted:
-                        found.add(file)
-                    file = file.rpartition(b"/")[0]
-        return found
-
-    def is_ignored(self, paths: Sequence[bytes], *, tracked_too: bool = True) -> dict[bytes, str]:
-        """Which paths an ignore rule matches, and which rule (`.gitignore:3: *.dvk`).
-
-        Git's rules do not apply to what it already tracks; with `tracked_too` they are asked all the same.
-        """
-        if not paths:
-            return {}
-        options = ["--no-index"] if tracked_too else []
-        # `./` keeps a name that starts with `:` from being taken for a pathspec.
-        done = self._need("ignore rules").run(
-            ["check-ignore", "-v", "-z", "--stdin", *options],
-            cwd=self.top,
-            stdin=b"".join(b"./" + path + b"\0" for path in paths),
-        )
-        if done.code not in (0, 1):
-            raise failure(done, self.top)
-        fields = done.out.split(b"\0")[:-1]
-        rows = zip(fields[::4], fields[1::4], fields[2::4], fields[3::4], strict=True)
-        return {
-            path[2:]: f"{show(source)}:{line.decode()}: {show(pattern)}"
-            for source, line, pattern, path in rows
-            if not pattern.startswith(b"!")
-        }
-
-    def stage(self, paths: Sequence[bytes]) -> dict[bytes, str]:
-        """Put pointers (or other files) into the Git index as they are in the work tree, or take them out.
-
-        Ignore rules do not hold a pointer back; the answer names the rules that would have.
-
-        Raises:
-            Busy: another git holds the index.
-        """
-        if not paths:
-            return {}
-        overruled = self.is_ignored(paths, tracked_too=False)
-        self._need("staging").check(
-            ["update-index", "--add", "--remove", "-z", "--stdin"], cwd=self.top, stdin=_nul(paths)
-        )
-        return overruled
-
-    def unstage_removed(self, paths: Sequence[bytes]) -> None:
-        """Take files out of the Git index, whether they still exist or not; the work tree is not touched.
-
-        Raises:
-            Busy: another git holds the index.
-        """
-        if paths:
-            self._need("staging").check(
-                ["update-index", "--force-remove", "-z", "--stdin"], cwd=self.top, stdin=_nul(paths)
-            )
 
     # -- the repository --------------------------------------------------------------------------
 
@@ -483,6 +344,12 @@ class GitRepo:
         out = self._need(name).check(["rev-parse", "--git-path", name], cwd=self.top)
         return os.path.normpath(os.path.join(self.top, out[:-1]))
 
+    def version(self) -> tuple[int, ...]:
+        """Of the git program: (2, 54, 1)."""
+        words = self._need("its version").check(["version"], cwd=self.top).split()
+        found = words[2].split(b".") if len(words) > 2 else []
+        return tuple(int(part) for part in found[:3] if part.isdigit())
+
     def config_get(self, key: str) -> str | None:
         """A value of Git's own configuration; None when it is not set."""
         if self._library is not None:
@@ -502,11 +369,6 @@ class GitRepo:
         if done.code not in (0, 5):  # 5: it was not there
             raise failure(done, self.top)
 
-    def _need(self, what: str) -> GitProgram:
-        if self._program is None:
-            raise needs_git(what)
-        return self._program
-
 
 def _bare(folder: bytes) -> NotARepository:
     return NotARepository(
@@ -522,34 +384,3 @@ def _nearest_git(folder: bytes) -> bytes | None:
             return None
         folder = parent
     return folder
-
-
-def _nul(paths: Sequence[bytes]) -> bytes:
-    return b"".join(path + b"\0" for path in paths)
-
-
-def _blob(mode: bytes, oid: bytes) -> BlobId | None:
-    return BlobId(oid.decode("ascii")) if int(mode, 8) in FILE_MODES else None
-
-
-def _pathspecs(paths: Sequence[bytes]) -> list[bytes]:
-    """Pathspecs for the pointers of `paths` and below them, or for all when they are too many."""
-    specs: list[bytes] = []
-    for path in paths:
-        escaped = b"".join(b"\\" + c if c in b"*?[\\" else c for c in (bytes([b]) for b in path))
-        specs += [b":(top,literal)" + path + SUFFIX, b":(top,glob)" + escaped + b"/**/*.dvk"]
-    if not specs or b"" in paths or len(list(chunked(specs))) > 1:
-        return [_ALL_POINTERS]
-    return specs
-
-
-def _covers(wanted: frozenset[bytes], pointer: bytes) -> bool:
-    """Whether the data of `pointer` is one of `wanted` or below one; everything is below nothing."""
-    if not wanted or b"" in wanted:
-        return True
-    path = pointer[: -len(SUFFIX)]
-    while path not in wanted:
-        path, slash, _ = path.rpartition(b"/")
-        if not slash:
-            return False
-    return True

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import threading
 import time
@@ -30,6 +29,7 @@ from dvk.backend.text import printable, redact
 from dvk.errors import Busy, DvkError, NotFound, Refused, StorageError, StorageFull
 from dvk.store.names import show
 from dvk.timings import Stage, stage
+from dvk.workspace.git_moved import find_git
 
 #: what `git rev-parse --local-env-vars` lists, without the configuration that the user gave for this run
 _REPOSITORY_VARIABLES = frozenset(
@@ -96,14 +96,10 @@ class GitProgram:
     def find(cls, environ: Mapping[str, str], *, outside: bytes | None) -> GitProgram | None:
         """The first git on PATH whose folder is absolute and not in the work tree `outside`, or None."""
         kept = {k: v for k, v in environ.items() if k not in _REPOSITORY_VARIABLES}
-        kept |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
-        for folder in environ.get("PATH", os.defpath).split(os.pathsep):
-            if not os.path.isabs(folder):
-                continue
-            found = shutil.which("git", path=folder)
-            if found and not any(_is_inside(p, outside) for p in (folder, found, os.path.realpath(found))):
-                return cls(found, kept)
-        return None
+        # Hooks of ours have nothing to do for what we ask git for, and would wait for our own locks.
+        kept |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "DVK_HOOKS": "0"}
+        found = find_git(environ.get("PATH", os.defpath), outside)
+        return cls(found, kept) if found else None
 
     def bound_to(self, git_dir: bytes, top: bytes) -> GitProgram:
         """The same program for a work tree that does not lead to its Git folder by itself (core.worktree)."""
@@ -265,13 +261,6 @@ def chunked(items: Iterable[bytes], *, max_bytes: int = 60_000) -> Iterator[list
         size += len(item) + 9
     if group:
         yield group
-
-
-def _is_inside(path: str, folder: bytes | None) -> bool:
-    if folder is None:
-        return False
-    top = os.path.realpath(os.fsdecode(folder))
-    return os.path.realpath(path) == top or os.path.realpath(path).startswith(top.rstrip("/") + "/")
 
 
 def _quoted(err: bytes) -> str:

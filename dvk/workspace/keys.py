@@ -199,6 +199,14 @@ KEYS: tuple[Key, ...] = (
         env="DVK_HOOKS_PUSH_LIMIT",
         default=1_000_000_000,
     ),
+    Key(
+        "hooks.large_file",
+        "size",
+        _EVERYWHERE,
+        "from which size on the pre-commit hook warns of a file that would go into Git",
+        env="DVK_HOOKS_LARGE_FILE",
+        default=10_000_000,
+    ),
     Key("profile.default", "profile", ("repo",), "how files are cut into chunks", default=DEFAULT_PROFILE),
 )
 

@@ -72,7 +72,7 @@ def parse(data: bytes, *, subject: str) -> Pointer:
         raise FormatError(
             "has unresolved merge conflict markers",
             subject=subject,
-            hint="choose a side with `git checkout --ours` or `--theirs` and `git add` it",
+            hint="`dvk resolve PATH --ours` (or --theirs, or --merge for a folder) ends the conflict",
         )
     if b"\r" in data:
         raise FormatError(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gitkit
 import pytest
 from helpers_cli import Done
 from projects import Project, noise
@@ -42,8 +43,12 @@ def documented() -> dict[str, set[str]]:
         }
         for verb in re.findall(r"`(.+?)`", head):
             found[verb] = rows
-    for part in ("fetch", "checkout"):  # one document in another
-        found["pull"] |= {f"{part}.{name}" for name in found[part]}
+    for verb, parts in {"pull": ("fetch", "checkout"), "resolve": ("checkout",)}.items():  # one document in another
+        for part in parts:
+            found[verb] |= {part, *(f"{part}.{name}" for name in found[part])}
+    found["init"] |= {f"hooks.{name}" for name in found["hooks install"]}
+    found["hooks run"] |= {f"pushed.{name}" for name in found["push"]}
+    found["hooks run"] |= {name.replace("paths[]", "updated[]") for name in found["checkout"] if "paths[]" in name}
     return found
 
 
@@ -83,7 +88,11 @@ def project(tmp_path: Path) -> Project:
 def live(project: Project, tmp_path: Path) -> Recorder:
     """A day with dvk, in which each verb has something to say."""
     run = Recorder()
+    run(project, "init", "--no-hooks")
+    run(project, "hooks", "install")
     run(project, "init")
+    run(project, "hooks", "status")
+    run(project, "hooks", "remove")
     run(project, "remote", "add", "origin", str(tmp_path / "remote"))
     run(project, "remote", "add", "other", "s3://bucket/x", "--region", "eu")
     run(project, "remote", "rename", "other", "more")
@@ -144,7 +153,38 @@ def live(project: Project, tmp_path: Path) -> Recorder:
     clone.git("rm", "-q", "--cached", "t.csv.dvk")
     (clone.top / "t.csv.dvk").unlink()
     run(clone, "checkout")
+    hooks(run, project, tmp_path)
     return run
+
+
+def hooks(run: Recorder, project: Project, tmp_path: Path) -> None:
+    """Each hook with something to say, and a conflict of which one part can be decided."""
+    project.git("add", "-A")
+    project.git("commit", "-q", "-m", "three")
+    run(project, "hooks", "run", "post-merge", "0")
+    ids = "refs/heads/main", project.git("rev-parse", "HEAD").strip(), "refs/heads/main", "0" * 40
+    done = project.dvk("--json", "hooks", "run", "pre-push", "origin", "url", stdin=" ".join(ids) + "\n")
+    assert run.check(done, ("hooks", "run", "pre-push"), 0)["result"]["pushed"]["remote"] == "origin"
+    for name, seed in (("one", 10), ("two", 20)):
+        project.git("checkout", "-q", "-b", name, "main")
+        project.write({"u.csv": noise(3000, seed), "im/new": noise(50, seed)})
+        run(project, "add", "-u")
+        project.git("commit", "-q", "-m", name)
+    project.git("checkout", "-q", "main")
+    project.write({"u.csv": b"an edit", "z.bin.dvk": gitkit.pointer(5)})
+    project.git("add", "z.bin.dvk")
+    run(project, "hooks", "run", "post-checkout", "a", "b", "1")
+    run(project, "checkout", "--force", "u.csv")
+    project.git("rm", "-q", "-f", "z.bin.dvk")
+    project.git("checkout", "-q", "two")
+    run(project, "checkout")
+    project.git_repo.git("merge", "-q", "one", ok=False)
+    project.write({"big": bytes(100), "im/x": b"x"})
+    run(project, "config", "hooks.large_file", "100")
+    run(project, "hooks", "run", "pre-commit")
+    run(project, "resolve", "u.csv", "--theirs")
+    run(project, "resolve", "im", "--merge", code=3)
+    run(project, "resolve", "im", "--merge", "--ours", "--dry-run")
 
 
 def test_every_verb_answers_in_one_document_with_the_fields_that_are_documented(

@@ -20,16 +20,13 @@ def test_init_says_what_it_did_and_what_comes_next(project: Project) -> None:
     assert (done.code, done.err) == (0, "")
     assert done.out == (
         "wrote dvk.toml, .gitattributes; staged\n"
+        "hooks: pre-commit, pre-push, post-checkout, post-merge, post-rewrite, post-index-change\n"
         "next: dvk remote add origin s3://BUCKET/PREFIX (or a path), dvk add PATH\n"
     )
     assert project.dvk("init").out == "nothing to do: dvk.toml and .gitattributes are there\n"
     assert project.dvk("-q", "init").out == ""
-    assert project.dvk("init", "--json").document["result"] == {
-        "top": str(project.top),
-        "wrote": [],
-        "staged": [],
-        "not_staged": "",
-    }
+    found = project.dvk("init", "--no-hooks", "--json").document["result"]
+    assert found == {"top": str(project.top), "wrote": [], "staged": [], "not_staged": "", "hooks": None}
 
 
 def test_where_there_is_no_repository(tmp_path: Path, project: Project) -> None:
@@ -82,6 +79,7 @@ def test_config(project: Project) -> None:
     done = project.dvk("config", "--list", "--show-origin")
     assert [line.split()[0] for line in done.out.splitlines()] == [
         "core.remote",
+        "hooks.large_file",
         "hooks.push_limit",
         "profile.default",
         "store.max_size",

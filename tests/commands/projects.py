@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import random
 from collections.abc import Mapping
@@ -66,14 +67,14 @@ class Project:
         self.git("clone", "-q", str(self.top), str(top))
         return Project(top, self.home, init=False)
 
-    def dvk(self, *argv: str, folder: str = "", environ: Mapping[str, str] | None = None) -> Done:
+    def dvk(self, *argv: str, folder: str = "", environ: Mapping[str, str] | None = None, stdin: str = "") -> Done:
         """Run the program in `folder`."""
         out, err = Stream(), Stream()
         with contextlib.chdir(self.top / folder):
             code = app.run(
                 argv,
                 environ={**self.environ, **(environ or {})},
-                stdin=Stream(),
+                stdin=io.TextIOWrapper(io.BytesIO(stdin.encode())) if stdin else Stream(),
                 stdout=out,
                 stderr=err,
                 table=app.VERBS,
