@@ -11,6 +11,8 @@ from benchmarks.tools import TOOLS
 from benchmarks.workloads import CATALOG, chosen, ensure
 
 _OUT = "docs/benchmarks"
+#: What `--only` calls the start-up of the programs.
+START = "start"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = verb("run", _run, "Measure, and write results.json, results.md and chart.svg.")
     run.add_argument("--scale", type=float, default=1.0, help="size of the workloads; 1 is the real thing")
-    run.add_argument("--only", default="", metavar="ITEMS", help="of: " + ", ".join(CATALOG))
+    run.add_argument("--only", default="", metavar="ITEMS", help="of: " + ", ".join((START, *CATALOG)))
     names = ", ".join(t.name for t in TOOLS if t.name != "dvk")
     run.add_argument("--peers", default=None, metavar="TOOLS", help=f"of: {names}; empty for none; default all")
     run.add_argument("--runs", type=int, default=3, help="rounds; the median counts (%(default)s)")
@@ -69,7 +71,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _run(args: argparse.Namespace) -> int:
-    only = _names(args.only)
+    named = _names(args.only)
+    only = tuple(n for n in named if n != START)
     tools = None if args.peers is None else _names(args.peers)
     known = {t.name for t in TOOLS}
     unknown = [n for n in only if n not in CATALOG] + [n for n in tools or () if n not in known]
@@ -79,13 +82,13 @@ def _run(args: argparse.Namespace) -> int:
     os.makedirs(args.out, exist_ok=True)
     path = os.path.join(args.out, "results.json")
     result = suite.run_suite(
-        chosen(only, scale=args.scale),
+        () if named and not only else chosen(only, scale=args.scale),
         work=args.work,
         scale=args.scale,
         rounds=args.runs,
         tools=tools,
         remotes=_names(args.remotes),
-        start=not only,
+        start=not named or START in named,
         say=lambda line: print(line, flush=True),
         keep=lambda so_far: results.save(so_far, path),
     )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from dvk.commands.folder import Part, changed_entries, compare, gone_names, plan_part
 from dvk.commands.placed import Placed
@@ -353,9 +354,11 @@ class _Add:
 
     def _folder(self, t: _Target, seen: Look, clock: Clock, old: Pointer | None) -> _Done:
         selected = self._selected(t, seen)
-        part = self._part(t, seen, selected)
-        seen, stored, new = self._take(t.path, seen, part.before)
+        unchanged = selected.everything and _in_step(seen, t.pointer)
+        part = Part(Entries.empty(), _all(seen), selected) if unchanged else self._part(t, seen, selected)
+        seen, stored, new = self._take(t.path, seen, seen.entries() if unchanged else part.before)
         entries = _on_disk(seen, b"", part)
+        before = entries if unchanged else part.before
         whole = part.selected.everything
         root = write_listing(entries, self.writer.add_page) if whole else self._edit(t, part, entries)
         pointer = folder_pointer(root, t.pointer)
@@ -367,7 +370,7 @@ class _Add:
             t.pointer is None or pointer.id != t.pointer.id,
             stored,
             new,
-            *compare(part.before, entries),
+            *compare(before, entries),
             not_present=root.files - entries.files,
             ignored=seen.scan.ignored,
         )
@@ -411,6 +414,8 @@ class _Add:
             return Selected(None)
         if recorded is not None:
             return recorded
+        if not t.inner and _in_step(seen, t.pointer):
+            return Selected(None)
         try:
             known = read_parts(self.repo.store, PageId(t.pointer.id), (t.inner,)).names
         except DataMissing as error:
@@ -434,7 +439,7 @@ class _Add:
         if _is_empty_dir(seen):
             kinds = np.array([Kind.EMPTYDIR], np.uint8)
         if t.pointer is None:
-            return Part(Entries.empty(), np.ones(len(names), np.bool_), selected)
+            return Part(Entries.empty(), _all(seen), selected)
         try:
             return plan_part(self.repo.store, t.path, t.pointer, t.inner, names, kinds, selected)
         except DataMissing as error:
@@ -472,6 +477,15 @@ def _at_or_below(paths: Sequence[bytes], where: bytes) -> list[bytes]:
     at = bisect_left(paths, where)
     low, high = bisect_left(paths, where + b"/"), bisect_left(paths, where + b"0")
     return [*paths[at : at + 1 if at < len(paths) and paths[at] == where else at], *paths[low:high]]
+
+
+def _in_step(seen: Look, pointer: Pointer | None) -> bool:
+    """Whether the stat cache knows that the whole folder is what the pointer says."""
+    return pointer is not None and seen.in_step and seen.cache is not None and seen.cache.root_id == pointer.id
+
+
+def _all(seen: Look) -> npt.NDArray[np.bool_]:
+    return np.ones(len(_names_on_disk(seen, b"")), np.bool_)
 
 
 def _is_empty_dir(seen: Look) -> bool:

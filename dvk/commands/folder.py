@@ -185,6 +185,8 @@ def gone_names(before: Entries, now: Entries) -> Iterator[bytes]:
 
 def compare(before: Entries, now: Entries) -> tuple[int, int, int]:
     """How many entries were added, modified and removed."""
+    if before is now:
+        return 0, 0, 0
     if not len(before):  # a first add, where copies of a million names would be most of its memory
         return len(now), 0, 0
     changed = changed_entries(before, now)

@@ -69,7 +69,9 @@ class Look:
         return np.flatnonzero(self.is_file & ~self.known)
 
     def with_ids(self, index: I64, ids: U8) -> Look:
-        """The same look once the files at `index` were read."""
+        """The same look once the files at `index` (ascending) were read."""
+        if len(index) == len(self.known):
+            return replace(self, ids=ids, known=np.ones(len(index), np.bool_))
         all_ids, known = self.ids.copy(), self.known.copy()
         all_ids[index] = ids
         known[index] = True
@@ -78,6 +80,8 @@ class Look:
     def entries(self) -> Entries:
         """What is on disk as entries of a listing; meaningful once everything is known."""
         bare = ~self.is_file
+        if not bare.any():
+            return Entries(self.scan.names, self.scan.kinds, self.scan.stats.sizes, self.ids, self.scan.targets)
         ids = self.ids.copy()
         ids[bare] = 0
         sizes = self.scan.stats.sizes.copy()

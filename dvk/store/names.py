@@ -19,6 +19,8 @@ import numpy.typing as npt
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 
+_AT_ONCE = 1 << 14
+
 
 class Names:
     """An immutable sequence of byte strings: `blob` (uint8) cut at `offsets` (int64, n + 1 of them)."""
@@ -72,10 +74,13 @@ class Names:
         return self.blob[int(self.offsets[i]) : int(self.offsets[i + 1])].tobytes()
 
     def __iter__(self) -> Iterator[bytes]:
-        blob = self.tobytes()
-        ends = self.offsets.tolist()
-        for a, b in itertools.pairwise(ends):
-            yield blob[a:b]
+        # By the run: a million numbers of Python take more memory than the names.
+        for start in range(0, len(self), _AT_ONCE):
+            offsets = self.offsets[start : start + _AT_ONCE + 1]
+            first = int(offsets[0])
+            blob = self.blob[first : int(offsets[-1])].tobytes()
+            for a, b in itertools.pairwise((offsets - first).tolist()):
+                yield blob[a:b]
 
     def __eq__(self, other: object) -> bool:
         return (

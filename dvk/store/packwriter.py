@@ -112,6 +112,8 @@ class PackWriter:
 
     def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
         self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+        self._builders.clear()
+        self._rooms.clear()
 
     # ------------------------------------------------------------ data
 

@@ -31,6 +31,7 @@ from dvk.store.placement import Blocks, Placement, read_blocks
 U32 = npt.NDArray[np.uint32]
 _PAGE_BLOCKS_KEPT = 4
 _PAGES_AT_ONCE = 1024
+_FILES_AT_ONCE = 1 << 16  # in one search; what it takes grows with them
 _RECIPES_TRIED = 8  # of one file; a stranger may have pushed any number of them
 
 
@@ -358,6 +359,11 @@ class Store(Catalog):
 
     def holds(self, ids: U8, sizes: I64) -> npt.NDArray[np.bool_]:
         """bool[n]: files of which every chunk is here."""
+        starts = range(0, len(sizes), _FILES_AT_ONCE)
+        parts = [self._holds(ids[a : a + _FILES_AT_ONCE], sizes[a : a + _FILES_AT_ONCE]) for a in starts]
+        return np.concatenate(parts) if parts else np.zeros(0, np.bool_)
+
+    def _holds(self, ids: U8, sizes: I64) -> npt.NDArray[np.bool_]:
         held = self.single_chunk(ids, sizes)
         empty = np.frombuffer(EMPTY_FILE, np.uint8)
         held |= (sizes == 0) & (ids == empty).all(axis=1)

@@ -46,6 +46,7 @@ _SLASH = ord("/")
 _BATCH = 1 << 12
 _EXAMPLES = 5
 _FIELDS = attrgetter("st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino")
+_N_FIELDS = 5
 _ENCODING, _ENCODING_ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
@@ -117,7 +118,8 @@ class _Walk:
     device: int = 0
     rows: int = 0  #: entries statted so far, in reading order
     pending: list[os.stat_result] = field(default_factory=list)
-    columns: list[I64] = field(default_factory=list)  #: each int64[k, 5], in reading order
+    #: of each field of a row, in reading order: int64 arrays that follow one another
+    columns: tuple[list[I64], ...] = field(default_factory=lambda: tuple([] for _ in range(_N_FIELDS)))
     parts: list[bytes] = field(default_factory=list)  #: pieces of the blob, in output order
     lengths: list[int] = field(default_factory=list)
     runs: list[tuple[int, int]] = field(default_factory=list)  #: rows in output order
@@ -364,16 +366,16 @@ class _Walk:
             return
         n = len(self.pending)
         try:
-            flat = np.fromiter(chain.from_iterable(map(_FIELDS, self.pending)), np.int64, 5 * n)
+            flat = np.fromiter(chain.from_iterable(map(_FIELDS, self.pending)), np.int64, _N_FIELDS * n)
         except OverflowError:
             rows = [(st.st_mode, *signature(st)) for st in self.pending]
             flat = np.array(rows, np.int64)
-        self.columns.append(flat.reshape(n, 5))
+        for column, values in zip(self.columns, flat.reshape(n, _N_FIELDS).T, strict=True):
+            column.append(values.copy())
         self.pending = []
 
     def result(self) -> Scan:
         self.flush()
-        table = np.concatenate(self.columns) if self.columns else np.zeros((0, 5), np.int64)
         offsets = np.zeros(len(self.lengths) + 1, np.int64)
         np.cumsum(self.lengths, out=offsets[1:])
         names = Names(np.frombuffer(b"".join(self.parts), np.uint8), offsets)
@@ -382,12 +384,19 @@ class _Walk:
             each = list(names)
             by_name = np.array(sorted(range(len(each)), key=each.__getitem__), np.intp)
             names, order = names.take(by_name), order[by_name]
-        if not np.array_equal(order, np.arange(len(table))):
-            table = table[order]
-        kinds = _kinds(table[:, 0])
+        in_order = np.array_equal(order, np.arange(self.rows))
+
+        def column(k: int) -> I64:
+            pieces = self.columns[k]
+            whole = np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
+            pieces.clear()  # at once: with a million files every array counts
+            return whole if in_order else whole[order]
+
+        kinds = _kinds(column(0))
         targets = [self.links[row] for row in order[kinds == Kind.LINK].tolist()]
-        sizes = np.where(kinds == Kind.EMPTYDIR, 0, table[:, 1])
-        mtime_ns, ctime_ns, inodes = (np.ascontiguousarray(table[:, k]) for k in (2, 3, 4))
+        sizes = column(1)
+        sizes[kinds == Kind.EMPTYDIR] = 0
+        mtime_ns, ctime_ns, inodes = column(2), column(3), column(4)
         self.check_all_names(names)
         return Scan(
             names=names,

@@ -31,7 +31,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
-from xxhash import xxh3_128_digest
+from xxhash import xxh3_128, xxh3_128_digest
 
 from dvk.ids import ID_BYTES
 from dvk.store.listing import Kind
@@ -230,12 +230,12 @@ class StatCache:
         A failure costs time later and nothing else, so it does not raise. Not synced: damage is noticed.
         """
         with stage(Stage.STAT_CACHE) as saving:
-            data = _encode(self, path)
-            saving.add(bytes_=len(data))
-            return self._replace(cache_file(state_dir, path), data)
+            parts = _encode(self, path)
+            saving.add(bytes_=sum(part.nbytes for part in parts))
+            return self._replace(cache_file(state_dir, path), parts)
 
     @staticmethod
-    def _replace(target: bytes, data: bytes) -> bool:
+    def _replace(target: bytes, parts: list[memoryview]) -> bool:
         folder = os.path.dirname(target)
         temp = os.path.join(folder, secrets.token_hex(16).encode() + b".tmp")
         try:
@@ -243,7 +243,8 @@ class StatCache:
             _clean(folder)
             fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             with open(fd, "wb") as file:
-                file.write(data)
+                for part in parts:
+                    file.write(part)
             os.rename(temp, target)
         except OSError:
             with contextlib.suppress(OSError):
@@ -318,7 +319,8 @@ def forget(state_dir: bytes, path: bytes) -> None:
         os.unlink(cache_file(state_dir, path))
 
 
-def _encode(cache: StatCache, path: bytes) -> bytes:
+def _encode(cache: StatCache, path: bytes) -> list[memoryview]:
+    """The bytes of a cache in parts, since a second copy of a million rows would be most of the memory of an `add`."""
     names, stats = cache.names, cache.stats
     first, last = int(names.offsets[0]), int(names.offsets[-1])
     header = _HEADER.pack(
@@ -334,21 +336,19 @@ def _encode(cache: StatCache, path: bytes) -> bytes:
         cache.root_id,
         blake3(path).digest(),
     )
-    body = b"".join(
-        (
-            header,
-            *(
-                c.astype("<i8", copy=False).tobytes()
-                for c in (stats.sizes, stats.mtime_ns, stats.ctime_ns, stats.inodes)
-            ),
-            names.lengths.astype("<u4").tobytes(),
-            cache.ids.tobytes(),
-            cache.kinds.tobytes(),
-            cache.trusted.astype(np.uint8).tobytes(),
-            names.blob[first:last].tobytes(),
-        )
+    columns = (
+        *(c.astype("<i8", copy=False) for c in (stats.sizes, stats.mtime_ns, stats.ctime_ns, stats.inodes)),
+        names.lengths.astype("<u4"),
+        cache.ids,
+        cache.kinds,
+        cache.trusted.view(np.uint8),
+        names.blob[first:last],
     )
-    return body + xxh3_128_digest(body)
+    parts = [memoryview(header), *(np.ascontiguousarray(c).reshape(-1).view(np.uint8).data for c in columns)]
+    digest = xxh3_128()
+    for part in parts:
+        digest.update(part)
+    return [*parts, memoryview(digest.digest())]
 
 
 def _decode(data: U8, path: bytes) -> StatCache | None:
