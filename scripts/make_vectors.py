@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -525,6 +526,7 @@ def record_vectors() -> dict[str, bytes]:
         nonce="fedcba9876543210" * 2,
     )
     good = format_record(record)
+    owned = format_record(replace(record, project="76543210" * 4))
     bare = format_record(Record("0" * 32, (), (), (), (), 0, "dvk", "0" * 32))
 
     def changed(old: bytes, new: bytes) -> bytes:
@@ -535,13 +537,17 @@ def record_vectors() -> dict[str, bytes]:
     accepted = [
         accept("full", good, id=rid.hex(), mark=format_mark(rid).decode()),
         accept("bare", bare, id=record_id(bare).hex()),
+        accept("of a project", owned, id=record_id(owned).hex()),
     ]
     refused = [
         refuse("empty", "corrupt", b""),
         refuse("no JSON", "corrupt", good[:-2]),
         refuse("a list", "corrupt", b"[]\n"),
         refuse("deep", "corrupt", b"[" * 2000),
-        refuse("format 2", "newer-format", changed(b'"format":1', b'"format":2')),
+        refuse("format 3", "newer-format", changed(b'"format":1', b'"format":3')),
+        refuse("format 2 without a project", "corrupt", changed(b'"format":1', b'"format":2')),
+        refuse("format 1 with a project", "corrupt", owned.replace(b'"format":2', b'"format":1')),
+        refuse("a project that is text", "corrupt", owned.replace(b"76543210" * 4, b"churn")),
         refuse("without its newline", "corrupt", good[:-1]),
         refuse("with a space", "corrupt", good.replace(b",", b", ", 1)),
         refuse("with a key more", "corrupt", changed(b'"writer"', b'"what":1,"writer"')),

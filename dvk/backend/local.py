@@ -310,6 +310,42 @@ class LocalBackend(Backend):
                 os.close(fd)
         return info.st_size if stat.S_ISREG(info.st_mode) else None
 
+    def times(self, key: str) -> tuple[float, float] | None:
+        """When an object was written, and when it was last read or written, by the clock of its filesystem.
+
+        None when there is none. Where reads are not noted (`noatime`) both are the same.
+        """
+        check_key(key)
+        folder, _, name = key.rpartition("/")
+        with translate(f"{self.name}/{key}"):
+            fd = self._find_folder(folder)
+            if fd is None:
+                return None
+            try:
+                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+            finally:
+                os.close(fd)
+        return info.st_mtime, max(info.st_mtime, info.st_atime)
+
+    def remove_temporaries(self) -> int:
+        """Remove what killed writers left behind, however young: only while nobody can be writing. How many bytes."""
+        freed = 0
+        with translate(f"{self.name}/{_TMP}"):
+            fd = self._find_folder(_TMP)
+            if fd is None:
+                return 0
+            try:
+                with os.scandir(fd) as entries:
+                    for entry in entries:
+                        if is_temporary(entry.name) and entry.is_file(follow_symlinks=False):
+                            freed += entry.stat(follow_symlinks=False).st_size
+                            os.unlink(entry.name, dir_fd=fd)
+            finally:
+                os.close(fd)
+        return freed
+
     def list(self, prefix: str) -> Iterator[Listed]:
         check_prefix(prefix)
         folder, _, start = prefix.rpartition("/")

@@ -71,6 +71,7 @@ VERBS: tuple[Row, ...] = (
     Row("import", "dvk.cli.imports:import_", _LOOK),
     Row("update", "dvk.cli.imports:update", _LOOK),
     Row("du", "dvk.cli.upkeep:du", _KEEP),
+    Row("gc", "dvk.cli.gc:gc", _KEEP),
     Row("doctor", "dvk.cli.upkeep:doctor", _KEEP),
     Row("verify", "dvk.cli.health:verify", _KEEP),
 )

@@ -1,13 +1,15 @@
-"""`dvk init`: a repository says for everybody how its data is cut and that pointers are not to be converted.
+"""`dvk init`: a repository says for everybody how its data is cut, which project it is, and that pointers are not to be
+converted.
 
-Two tracked files: `dvk.toml`, with the chunking profile pinned, and the line for pointers in `.gitattributes`. In this
-clone alone, hooks that keep data in step with Git, and the merge of pointers (`dvk.commands.hooks`). Every verb works
-without any of them; a second run changes nothing.
+Two tracked files: `dvk.toml`, with the chunking profile and the project's id pinned, and the line for pointers in
+`.gitattributes`. In this clone alone, hooks that keep data in step with Git, and the merge of pointers
+(`dvk.commands.hooks`). Every verb works without any of them; a second run changes nothing.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 from dataclasses import dataclass, field
 
 from dvk.commands.hooks import HooksResult, decline_hooks, install_hooks
@@ -21,13 +23,17 @@ from dvk.workspace.ignore import ensure_attributes
 from dvk.workspace.keys import DEFAULT_PROFILE
 
 _ATTRIBUTES = b".gitattributes"
-_TEMPLATE = f"""\
+_TEMPLATE = """\
 # Settings of dvk for everybody who works on this repository. `dvk config --list` shows all, with where each comes from.
 format = 1
 
+[project]
+# Random, and never to be changed: on a remote that serves several projects, `dvk gc` touches what this one pushed.
+id = "{project}"
+
 [profile]
 # How files are cut into chunks. Pinned: two people who cut alike store what they have in common once.
-default = "{DEFAULT_PROFILE}"
+default = "{profile}"
 
 # Where data goes: `dvk remote add origin s3://BUCKET/PREFIX` (or a path) adds a section here.
 
@@ -71,13 +77,17 @@ def init(repo: Repo, *, stage: bool = True, hooks: bool = True) -> InitResult:
         if not os.path.lexists(os.path.join(ws.top, FILE_NAME)):
             with_fd = ws.open_top()
             try:
-                replace_file(with_fd, FILE_NAME, _TEMPLATE.encode(), subject=show(FILE_NAME))
+                text = _TEMPLATE.format(project=secrets.token_hex(16), profile=DEFAULT_PROFILE)
+                replace_file(with_fd, FILE_NAME, text.encode(), subject=show(FILE_NAME))
             finally:
                 os.close(with_fd)
             out.wrote.append(FILE_NAME)
-        elif _unpinned(repo):
-            set_value(ws.config.files, "repo", "profile.default", DEFAULT_PROFILE)
-            out.wrote.append(FILE_NAME)
+        else:
+            missing = _unpinned(repo)
+            for key, value in missing.items():
+                set_value(ws.config.files, "repo", key, value)
+            if missing:
+                out.wrote.append(FILE_NAME)
         if ensure_attributes(ws.top):
             out.wrote.append(_ATTRIBUTES)
     if stage and ws.git.has_program:
@@ -90,9 +100,11 @@ def init(repo: Repo, *, stage: bool = True, hooks: bool = True) -> InitResult:
     return out
 
 
-def _unpinned(repo: Repo) -> bool:
-    found = repo.workspace.config.get("profile.default")
-    return found is not None and found.origin.scope == "default"
+def _unpinned(repo: Repo) -> dict[str, str]:
+    """What a dvk.toml that is there does not say yet, and what it is to say."""
+    pinned = {"profile.default": DEFAULT_PROFILE, "project.id": secrets.token_hex(16)}
+    found = {key: repo.workspace.config.get(key) for key in pinned}
+    return {key: pinned[key] for key, value in found.items() if value is None or value.origin.scope == "default"}
 
 
 def stage_files(repo: Repo, names: list[bytes]) -> tuple[list[bytes], str]:

@@ -15,7 +15,7 @@ from dvk.commands.versions import Named, head_history, history, roots_here, stag
 from dvk.errors import DataMissing, DvkError, UsageError
 from dvk.events import Note, OnEvent, ignore
 from dvk.store.names import show
-from dvk.store.push import Pushed, Version, plan_push
+from dvk.store.push import Owner, Pushed, Version, plan_push
 from dvk.store.push import push as push_versions
 from dvk.store.root import Root
 from dvk.workspace.pointer import Pointer
@@ -110,7 +110,13 @@ def send(
             if versions and target.store.describe() is None:
                 check_light(target.store.backend)
             done = push_versions(
-                repo.store, target.store, versions, repo.remotes_state, on_event=on_event, verify_all=verify_full
+                repo.store,
+                target.store,
+                versions,
+                repo.remotes_state,
+                on_event=on_event,
+                verify_all=verify_full,
+                owner=Owner(repo.project, lambda: _unheard(repo)),
             )
             repo.remember_store(target)
     by_root = {n.root: n for n in reversed(named)}
@@ -147,6 +153,18 @@ def _named(
         owners = {(repo.workspace.owner_of(w) or (w, b""))[0] for w in wanted}
         found = [n for n in found if any(n.path == o or n.path.startswith(o + b"/") for o in owners)]
     return found
+
+
+def _unheard(repo: Repo) -> set[str]:
+    """Roots that Git may not have told others of: of HEAD, of the index, of commits that no remote branch has."""
+    git = repo.workspace.need_git("push")
+    found = [*staged(repo), *at_commit(repo, "HEAD")]
+    # Where there is no other repository, nobody else collects; all of history would stay young for ever.
+    if there := git.remote_tips():
+        tips = [commit for _, commit in git.local_branches()]
+        head = git.head()
+        found += history(repo, [*tips, *([head] if head else []), *(f"^{oid}" for oid in there)])
+    return {n.root.text for n in found}
 
 
 def at_commit(repo: Repo, rev: str) -> list[Named]:

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shlex
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,13 +29,14 @@ from dvk.backend.local import LocalBackend
 from dvk.backend.locate import open_backend, parse_remote_url
 from dvk.backend.wrappers import CountingBackend, RetryBackend
 from dvk.commands.remote_place import KnownStore, check_place
-from dvk.errors import NotFound, Refused, StorageError
+from dvk.errors import Busy, NotFound, Refused, StorageError
 from dvk.ids import PageId
 from dvk.store.names import show
 from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.roots import ConfirmedRoots
 from dvk.store.store import Store
 from dvk.timings import started
+from dvk.workspace import repositories
 from dvk.workspace.config import RemoteConfig
 from dvk.workspace.places import exclusive
 from dvk.workspace.pointer import Pointer
@@ -116,6 +118,11 @@ class Repo:
         return Store(LocalBackend(os.fsdecode(self.workspace.store_dir)))
 
     @property
+    def project(self) -> str:
+        """Which project this repository is, for records on remotes; empty where `dvk init` did not say."""
+        return self.workspace.config.text("project.id") or ""
+
+    @property
     def state(self) -> bytes:
         """Where this worktree keeps what it knows of itself."""
         return self.workspace.state_dir
@@ -130,21 +137,67 @@ class Repo:
         """Hold the store's shared lock, from the first lookup until what refers to the data is written.
 
         Adding needs no lock to be correct; this one tells a local collection of garbage to wait. Where the filesystem
-        has no locks, that collection runs only when nobody else does.
+        has no locks, that collection runs only when nobody else does. A store that others may use, too, notes that this
+        repository does.
         """
+        with self._store_lock() as fd:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise self._unlockable(error) from error
+            repositories.register(self.workspace)
+            yield
+
+    @contextmanager
+    def collecting(self, *, exclusive: bool, timeout_s: float) -> Iterator[None]:
+        """Hold the store alone: nobody is between a look-up and the pointer that refers to what was found.
+
+        Args:
+            exclusive: the user promises that nobody else is at work, so that where there are no locks none are needed.
+
+        Raises:
+            Refused: the filesystem has no locks and nobody promised. Busy: others were at work all the time.
+        """
+        with self._store_lock() as fd:
+            deadline = time.monotonic() + timeout_s
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if error.errno in _NO_LOCKS and exclusive:
+                        break
+                    if error.errno in _NO_LOCKS:
+                        raise Refused(
+                            "the filesystem of this store has no locks, so dvk cannot know that nobody is adding",
+                            subject=show(self.workspace.store_dir),
+                            hint="stop all other work in it and say --exclusive",
+                        ) from error
+                    if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EINTR):
+                        raise self._unlockable(error) from error
+                if time.monotonic() > deadline:
+                    raise Busy(
+                        "others are adding to this store or reading from it",
+                        subject=show(self.workspace.store_dir),
+                        hint="wait for them to end and run the same command again",
+                    )
+                time.sleep(0.05)
+            yield
+
+    @contextmanager
+    def _store_lock(self) -> Iterator[int]:
         folder = self.workspace.store_dir
         with translate(show(folder)):
             os.makedirs(folder, mode=0o700, exist_ok=True)
             fd = os.open(os.path.join(folder, b"lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_SH)
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise StorageError(f"cannot be locked ({error.strerror})", subject=show(folder)) from error
-            yield
+            yield fd
         finally:
             os.close(fd)
+
+    def _unlockable(self, error: OSError) -> StorageError:
+        return StorageError(f"cannot be locked ({error.strerror})", subject=show(self.workspace.store_dir))
 
     @contextmanager
     def changing_files(self) -> Iterator[None]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dvk.commands.repo import Repo, root_of
 from dvk.errors import DvkError
+from dvk.store.names import show
 from dvk.store.root import FOLDER, Root
 from dvk.store.store import Store, as_column
 from dvk.workspace.pointer import data_name, parse
@@ -30,8 +31,14 @@ class Named:
     commit: str = ""
 
 
-def history(repo: Repo, revs: Sequence[str], *, paths: Sequence[bytes] = ()) -> Iterator[Named]:
-    """Every version reachable from `revs`, newest first; a pointer that cannot be read is passed over.
+def _pass_over(_error: DvkError) -> None:
+    """`status` names a pointer that is broken now; one that once was is history."""
+
+
+def history(
+    repo: Repo, revs: Sequence[str], *, paths: Sequence[bytes] = (), on_bad: Callable[[DvkError], None] = _pass_over
+) -> Iterator[Named]:
+    """Every version reachable from `revs`, newest first; `on_bad` hears of pointers that cannot be read.
 
     Raises:
         NotFound: a revision does not exist.
@@ -42,9 +49,10 @@ def history(repo: Repo, revs: Sequence[str], *, paths: Sequence[bytes] = ()) -> 
     versions = [v for v in git.pointer_versions(revs, paths=paths) if v.oid is not None]
     for version, data in zip(versions, git.read_blobs(v.oid or "" for v in versions), strict=True):
         try:
-            pointer = parse(data, subject=os.fsdecode(version.path))
-        except DvkError:
-            continue  # `status` names a pointer that is broken now; one that once was is history
+            pointer = parse(data, subject=show(version.path))
+        except DvkError as error:
+            on_bad(error)
+            continue
         yield Named(data_name(version.path), root_of(pointer), version.commit)
 
 
@@ -88,18 +96,18 @@ def _save(cache: bytes, head: str, found: Iterable[Named]) -> None:
         return  # a read-only repository: history is read again next time
 
 
-def staged(repo: Repo) -> list[Named]:
-    """The versions in the Git index."""
+def staged(repo: Repo, *, conflicts: bool = False, on_bad: Callable[[DvkError], None] = _pass_over) -> list[Named]:
+    """The versions in the Git index; with `conflicts` all sides of those, too."""
     git = repo.workspace.git
     if git is None or not git.has_program:
         return []
-    rows = [e for e in git.index_pointers() if e.stage == 0]
+    rows = [e for e in git.index_pointers() if conflicts or e.stage == 0]
     out = []
     for entry, data in zip(rows, git.read_blobs(e.oid for e in rows), strict=True):
         try:
-            out.append(Named(data_name(entry.path), root_of(parse(data, subject=os.fsdecode(entry.path)))))
-        except DvkError:
-            continue
+            out.append(Named(data_name(entry.path), root_of(parse(data, subject=show(entry.path)))))
+        except DvkError as error:
+            on_bad(error)
     return out
 
 

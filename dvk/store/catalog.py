@@ -14,14 +14,14 @@ import re
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from dvk.backend.contract import Backend, KeyMissing
-from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, StorageError
+from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, StorageError, StorageFull
 from dvk.ids import ID_BYTES
 from dvk.store import pack as packs
 from dvk.store.damage import DamageNotes, join, note_of, note_of_segment, stands_in
@@ -314,6 +314,27 @@ class Catalog:
             for key in self._bad_segments:  # what they covered has just been written
                 self.backend.delete(key)
             self._bad_segments.clear()
+
+    def drop_from_index(self, names: Collection[bytes]) -> None:
+        """Take packs out of the index on the medium, durably: before they are deleted.
+
+        Where there is no room for the index without them, its segments are deleted; footers say what they said.
+        """
+        with self._lock:
+            self.refresh()
+            for key, segment in [x for x in self._segments if not set(names).isdisjoint(x[1].packs)]:
+                rest = segment.without(names)
+                if key and rest.packs:
+                    try:
+                        self._replace([(key, segment)], rest, level=rest.level)
+                        continue
+                    except StorageFull:
+                        pass  # an index can be made again at any time
+                self._segments = [x for x in self._segments if x[0] != key or x[1] is not segment]
+                if key:
+                    self.backend.delete(key)
+                if rest.packs:
+                    self._segments.append(("", rest))
 
     def _full_level(self, *, written: bool) -> list[tuple[str, Segment]]:
         """The segments of a level that has as many as are merged; empty when there is none."""

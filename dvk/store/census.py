@@ -55,26 +55,38 @@ class Census:
         """Live records that nobody confirmed: pushes under way, or their remains."""
         return self.live - self.confirmed
 
-    def bases(self, rid: str) -> frozenset[str]:
-        """All bases of a record, those of its bases too."""
+    def reach(self, rids: Iterable[str]) -> set[str]:
+        """Records, their bases and the bases of those, as far as they are named, here or not."""
         out: set[str] = set()
-        todo = list(self.records[rid].bases)
+        todo = list(rids)
         while todo:
-            base = todo.pop()
-            if base not in out:
-                out.add(base)
-                todo += self.records[base].bases if base in self.records else ()
-        return frozenset(out)
+            rid = todo.pop()
+            if rid not in out:
+                out.add(rid)
+                todo += self.records[rid].bases if rid in self.records else ()
+        return out
+
+    def relying(self, rids: Iterable[str]) -> set[str]:
+        """Records that have one of these as a base, directly or through others; not those themselves."""
+        users: dict[str, list[str]] = {}
+        for rid, record in self.records.items():
+            for base in record.bases:
+                users.setdefault(base, []).append(rid)
+        first = set(rids)
+        out: set[str] = set()
+        todo = list(first)
+        while todo:
+            new = set(users.get(todo.pop(), ())) - out
+            out |= new
+            todo += new
+        return out - first
 
     def named(self, rids: Iterable[str]) -> frozenset[str]:
         """Packs that records name, directly or through bases, retired bases included."""
         out: set[str] = set()
-        seen: set[str] = set()
-        for rid in rids:
-            for one in ({rid} | self.bases(rid)) - seen:
-                seen.add(one)
-                if (record := self.records.get(one)) is not None:
-                    out.update(record.packs, record.reused)
+        for rid in self.reach(rids):
+            if (record := self.records.get(rid)) is not None:
+                out.update(record.packs, record.reused)
         return frozenset(out)
 
 
@@ -183,25 +195,28 @@ def _look_for_holes(remote: Store, census: Census, keys: set[str]) -> None:
             hint="`dvk remote check` says whether listings of this remote can be trusted",
         )
     removed = {key[2:66] for key in census.leftovers}
-    for rid in sorted(census.live):
-        missing = census.bases(rid) - census.records.keys()
-        if rid not in census.confirmed:
-            # A base is removed after a look that no record names it, so this one came later and its pusher will not
-            # confirm it: the mark of the base stays.
-            missing -= removed
-        for base in sorted(missing):
-            raise Unsafe(
-                f"record {rid[:12]} relies on a record that is not there, so this listing has a hole; {_NO_PLAN}",
-                subject=f"{remote.name}/{record_key(bytes.fromhex(base))}",
-                hint="`dvk remote check` says whether listings of this remote can be trusted",
-            )
-    # Who mends a loss sends it under another name, and the record of what was lost stays: it promises nothing alone.
     confirmed = census.live & census.confirmed
-    broken = {rid: lost for rid in confirmed if (lost := census.named([rid]) - census.packs.keys())}
-    whole = {root for rid in confirmed - broken.keys() for root in census.records[rid].roots}
-    for key in sorted(
-        {key for rid, lost in broken.items() if not whole.issuperset(census.records[rid].roots) for key in lost}
-    ):
+    missing = census.reach(confirmed) - census.records.keys()
+    # A base is removed after a look that no record names it, so an intent on it came later and its pusher will not
+    # confirm it: the mark of the base stays.
+    missing |= census.reach(census.intents) - census.records.keys() - removed
+    for base in sorted(missing):
+        rid = min(census.relying([base]) & census.live)
+        raise Unsafe(
+            f"record {rid[:12]} relies on a record that is not there, so this listing has a hole; {_NO_PLAN}",
+            subject=f"{remote.name}/{record_key(bytes.fromhex(base))}",
+            hint="`dvk remote check` says whether listings of this remote can be trusted",
+        )
+    # Who mends a loss sends it under another name, and the record of what was lost stays: it promises nothing alone.
+    lacking = {
+        rid: lost
+        for rid, record in census.records.items()
+        if (lost := {*record.packs, *record.reused} - census.packs.keys())
+    }
+    broken = confirmed & (lacking.keys() | census.relying(lacking))
+    whole = {root for rid in confirmed - broken for root in census.records[rid].roots}
+    unmended = {rid for rid in broken if not whole.issuperset(census.records[rid].roots)}
+    for key in sorted({key for rid in census.reach(unmended) & lacking.keys() for key in lacking[rid]}):
         raise Unsafe(
             f"a record relies on this pack and it is not there: lost, or left out of the listing; {_NO_PLAN}",
             subject=f"{remote.name}/{key}",

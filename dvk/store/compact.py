@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from dvk import __version__
 from dvk.backend.contract import KeyMissing
-from dvk.errors import FormatError, NotOurs, Unsafe
+from dvk.errors import DvkError, FormatError, NotOurs, Unsafe
 from dvk.ids import RecordId
 from dvk.store.content import Content
 from dvk.store.known import KnownChunks
@@ -52,29 +52,46 @@ def needs(remote: Store, roots: Sequence[str]) -> Needs:
     Raises:
         Unsafe: something of a root is not there, damaged, or not where its locator says.
     """
+
+    def stop(text: str, error: DvkError) -> None:
+        raise Unsafe(
+            f"a version that is wanted cannot be followed to its data ({error.message}); nothing was deleted",
+            subject=f"{remote.name}: {text[:14]}",
+            hint="`dvk push --verify full` from a clone that holds it mends its locator and what is lost",
+        ) from error
+
+    return _needs(remote, roots, stop)
+
+
+def needs_of_whole(remote: Store, roots: Sequence[str]) -> tuple[Needs, set[str]]:
+    """As `needs`, for those roots that are whole; and those that are not."""
+    lost: set[str] = set()
+    return _needs(remote, roots, lambda text, _: lost.add(text)), lost
+
+
+def _needs(remote: Store, roots: Sequence[str], on_loss: Callable[[str, DvkError], None]) -> Needs:
     packs: set[str] = set()
     known = KnownChunks()
     added: set[bytes] = set()
     kept: list[Locator] = []
     with SectionReader(remote) as reader:
         for text in roots:
+            mine: set[str] = set()
             try:
                 found = _locator(remote, text)
                 root = Root(found.kind, found.id, found.size, found.files)
                 for data, chunks, pages in _walk(reader, root, found):
-                    packs.update(pack_key(PackKind.PAGES, p) for p in pages)
-                    packs.update(pack_key(PackKind.DATA, p) for p in data)
+                    mine.update(pack_key(PackKind.PAGES, p) for p in pages)
+                    mine.update(pack_key(PackKind.DATA, p) for p in data)
                     for name in data - added:
                         known.add_pack(name, remote.footer(name, PackKind.DATA))
                         added.add(name)
                     if len(chunks) and not known.holds(chunks).all():
                         raise Unsafe("a chunk is not in the pack that its locator names", subject=text)
             except (KeyMissing, FormatError, Unsafe) as error:
-                raise Unsafe(
-                    f"a version that is wanted cannot be followed to its data ({error.message}); nothing was deleted",
-                    subject=f"{remote.name}: {text[:14]}",
-                    hint="`dvk push --verify full` from a clone that holds it mends its locator and what is lost",
-                ) from error
+                on_loss(text, error)
+                continue
+            packs |= mine
             kept.append(found)
     return Needs(frozenset(packs), tuple(kept))
 
@@ -116,16 +133,18 @@ def _walk(reader: SectionReader, root: Root, found: Locator) -> Iterator[tuple[s
             yield from _walk(reader, file, inner)
 
 
-def compact(remote: Store, roots: Sequence[str], *, pool: Executor, writer: str = f"dvk {__version__}") -> RecordId:
+def compact(
+    remote: Store, roots: Sequence[str], *, pool: Executor, writer: str = f"dvk {__version__}", project: str = ""
+) -> RecordId:
     """Write and confirm one record over `roots`, and put their locators again with its name; its id.
 
     Raises:
         Unsafe: see `needs`. Conflict: something of it is being collected; nothing was promised.
     """
-    return cover(remote, roots, needs(remote, roots), pool=pool, writer=writer)
+    return cover(remote, roots, needs(remote, roots), pool=pool, writer=writer, project=project)
 
 
-def cover(remote: Store, roots: Sequence[str], found: Needs, *, pool: Executor, writer: str) -> RecordId:
+def cover(remote: Store, roots: Sequence[str], found: Needs, *, pool: Executor, writer: str, project: str) -> RecordId:
     """As `compact`, over packs that are known already."""
     store = remote.describe_again()
     if store is None:
@@ -139,6 +158,7 @@ def cover(remote: Store, roots: Sequence[str], found: Needs, *, pool: Executor, 
         time=int(time.time()),
         writer=writer,
         nonce=secrets.token_hex(16),
+        project=project,
     )
 
     def put_locators(rid: RecordId) -> None:

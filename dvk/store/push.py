@@ -6,7 +6,7 @@ locators, confirmation, one more look. Each side of a race between pushers and c
 first and looks at the other's afterwards, so that no lock, clock or server is needed.
 
 A push may be repeated after any interruption: packs that were proven to be there are taken from a journal, and a
-version that a live record covers needs nothing.
+version that a live record covers needs nothing, or a record alone (`push_plan`).
 
 >>> plan_push(local, remote, versions, state).new_bytes            # doctest: +SKIP
 28114002
@@ -31,12 +31,12 @@ from dvk.store.pack import PackKind, pack_key
 from dvk.store.promise import Conflict, promise
 from dvk.store.push_audit import Audit
 from dvk.store.push_data import Uploader, Vanished, send_data
-from dvk.store.push_plan import Avoid, Plan, Pushed, Version
+from dvk.store.push_plan import Avoid, Owner, Plan, Pushed, Version
 from dvk.store.push_sections import Sections
 from dvk.store.record import Record
 from dvk.store.store import Store
 
-__all__ = ["Pushed", "Version", "plan_push", "push"]
+__all__ = ["Owner", "Pushed", "Version", "plan_push", "push"]
 
 _ATTEMPTS = 5
 _LOCATOR_END_BYTES = 64
@@ -58,6 +58,7 @@ def push(
     *,
     on_event: OnEvent = ignore,
     verify_all: bool = False,
+    owner: Owner | None = None,
 ) -> Pushed:
     """Send versions. Returns only when an independent clone could restore all of `sent`.
 
@@ -66,25 +67,32 @@ def push(
         state: a directory of this clone for what it knows of remotes.
         verify_all: read every pack back whole, not only its end and one block, and all that the versions rely on that
             are there already. What is gone or damaged of that is sent again, as far as it is here.
+        owner: whose the records are; nobody's by default.
 
     Raises:
         RemoteError: the remote answered wrongly, or nothing could be agreed after several attempts.
         Corrupt, DataMissing: a block of the local store is damaged or gone. Refused: the remote takes no such data.
     """
     if not verify_all:
-        return _push(local, remote, versions, state, None, on_event)
+        return _push(local, remote, versions, state, None, owner, on_event)
     with closing(Audit(remote, on_event=on_event)) as audit:
-        return _push(local, remote, versions, state, audit, on_event)
+        return _push(local, remote, versions, state, audit, owner, on_event)
 
 
 def _push(
-    local: Store, remote: Store, versions: Sequence[Version], state: str, audit: Audit | None, on_event: OnEvent
+    local: Store,
+    remote: Store,
+    versions: Sequence[Version],
+    state: str,
+    audit: Audit | None,
+    owner: Owner | None,
+    on_event: OnEvent,
 ) -> Pushed:
     avoid = Avoid()
     moved = 0
     vanished: Vanished | None = None
     for _ in range(_ATTEMPTS):
-        plan = Plan(local, remote, versions, state, avoid=avoid, on_event=on_event, audit=audit)
+        plan = Plan(local, remote, versions, state, avoid=avoid, on_event=on_event, audit=audit, owner=owner)
         with closing(plan):
             plan.make()
             run = _Push(plan, verify_all=audit is not None)
@@ -120,7 +128,7 @@ class _Push:
         """Do what was planned; returns after the last look."""
         plan, out = self.plan, self.plan.out
         confirmed = dict(plan.adopted)
-        if out.sent:
+        if out.sent or plan.alone:
             plan.store = self.remote.create()
             for name in plan.stale:
                 plan.journal.forget(name)
@@ -132,11 +140,16 @@ class _Push:
                 out.record = self._promise(uploader, sections, locators)
             finally:
                 self.moved_bytes = uploader.moved_bytes
-            confirmed.update((v.root.text, out.record) for v in out.sent)
-            plan.journal.clear()
+            confirmed.update((root, out.record) for root in self._roots())
+            if out.sent:
+                plan.journal.clear()
             out.packs, out.moved_bytes = len(uploader.written), uploader.moved_bytes
         self._remember(confirmed)
         return out
+
+    def _roots(self) -> list[str]:
+        """What the record of this push is over."""
+        return sorted({v.root.text for v in self.plan.out.sent} | self.plan.alone.keys())
 
     def _remember(self, confirmed: dict[str, bytes]) -> None:
         """Keep for `status` what is confirmed, and drop what turned out not to be."""
@@ -169,7 +182,7 @@ class _Push:
     def _record(self, uploader: Uploader, sections: Sections) -> Record:
         """Everything that the new locators lead to: our packs, old packs by name, or through the records of others."""
         plan = self.plan
-        bases = {record for _, record in sections.used_refs}
+        bases = {*plan.alone.values(), *(record for _, record in sections.used_refs)}
         packs, reused = set(uploader.written), set()
         for name in sections.used_packs:
             key = pack_key(PackKind.DATA, name)
@@ -182,13 +195,14 @@ class _Push:
         assert plan.store is not None
         return Record(
             store=plan.store.store,
-            roots=tuple(sorted(v.root.text for v in plan.out.sent)),
+            roots=tuple(self._roots()),
             packs=tuple(sorted(packs)),
             reused=tuple(sorted(reused)),
             bases=tuple(sorted(b.hex() for b in bases)),
             time=int(time.time()),
             writer=f"dvk {__version__}",
             nonce=secrets.token_hex(16),
+            project=plan.owner.project,
         )
 
     def _put_locator(self, locator: Locator, rid: bytes, uploader: Uploader) -> None:

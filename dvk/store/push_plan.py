@@ -1,8 +1,9 @@
 """What a push has to send: which versions a live record covers, and what is new in the others (P1).
 
 A version is covered when a record that is live now names it and its locator is there; what this clone remembers and
-what a locator claims is only where to look. Of the rest, everything is new that neither an earlier version on the
-remote nor the journal of an interrupted push has.
+what a locator claims is only where to look. Where that record is of another project, or about to be so old that a
+collector may ask whether anybody wants it, a record alone says that this project does. Of the rest, everything is new
+that neither an earlier version on the remote nor the journal of an interrupted push has.
 
 >>> plan = Plan(local, remote, versions, state, avoid=Avoid())     # doctest: +SKIP
 >>> plan.make().new_bytes                                           # doctest: +SKIP
@@ -12,8 +13,9 @@ remote nor the journal of an interrupted push has.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -38,6 +40,21 @@ from dvk.store.root import FILE, Root
 from dvk.store.roots import ConfirmedRoots, Records
 from dvk.store.section_reader import CONNECTIONS, SectionReader
 from dvk.store.store import Store
+
+#: A covering record that is older is written again for what Git may not have told others of: half of the time that
+#: collectors leave every record by default.
+RENEW_AFTER_S = 15 * 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """For whom a push is.
+
+    `unheard`: root texts that Git may not have told others of; asked only where a record is old.
+    """
+
+    project: str = ""
+    unheard: Callable[[], Collection[str]] = tuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +103,16 @@ class Plan:
         avoid: Avoid,
         on_event: OnEvent = ignore,
         audit: Audit | None = None,
+        owner: Owner | None = None,
     ) -> None:
         self.local, self.remote, self.state = local, remote, state
+        self.owner = owner or Owner()
         self.avoid, self.on_event = avoid, on_event
         self.audit = audit  #: reads back what is covered, and what an earlier run sent
         self.versions = list({v.root: v for v in versions}.values())  # one path's version may be another's too
         self.out = Pushed()
         self.adopted: dict[str, bytes] = {}  #: covered root -> the record that covers it
+        self.alone: dict[str, bytes] = {}  #: covered root that needs a record of its own -> the one to rely on
         self.refuted: list[str] = []  #: roots that this clone believed to be confirmed
         self.resumed: dict[str, int] = {}  #: packs of an earlier push that did not get to its end -> size
         self.stale: list[bytes] = []  #: packs in the journal that are not there
@@ -158,6 +178,7 @@ class Plan:
                 out.covered.append(version)
                 if record:
                     self.adopted[version.root.text] = record
+        self._find_alone()
         self._sending = {v.root: v for v, _ in rest}
         seen = SeenOnce()
         for version, locator in rest:
@@ -168,6 +189,20 @@ class Plan:
             except DataMissing as error:
                 out.absent.append((version, error))
         return out
+
+    def _find_alone(self) -> None:
+        """Which covered roots need a record of this project, or a younger one."""
+        old: dict[str, bytes] = {}
+        now = int(time.time())
+        for root, rid in self.adopted.items():
+            record = self._records.covering(rid, root, store=self._store().store)
+            if record is None or record.project != self.owner.project:
+                self.alone[root] = rid
+            elif record.time <= now - RENEW_AFTER_S:
+                old[root] = rid
+        if old:
+            unheard = frozenset(self.owner.unheard())
+            self.alone |= {root: rid for root, rid in old.items() if root in unheard}
 
     def _resume(self) -> None:
         """Take in packs of an interrupted push that are still there."""
@@ -238,13 +273,13 @@ class Plan:
         if self.store is None or root in self._misled:
             return None, None
         rid = known.get(root.text)
-        covered = rid is not None and self._records.covers(rid, root.text, store=self.store.store)
+        covered = rid is not None and self._records.covering(rid, root.text, store=self.store.store) is not None
         if covered and self.remote.backend.stat(locator_key(root.kind, root.id)) is not None:
             return rid, None
         locator = self._locator(root)
         if covered and locator is None and rid is not None:
             self._misled[root] = rid
-        if locator is not None and self._records.covers(locator.record, root.text, store=self.store.store):
+        if locator is not None and self._records.covering(locator.record, root.text, store=self.store.store):
             return locator.record, locator
         return None, locator
 

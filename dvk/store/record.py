@@ -23,6 +23,7 @@ _PACK = re.compile(r"[pm]/([0-9a-f]{2})/\1[0-9a-f]{62}")
 _WRITER = re.compile(r"[ -~]{1,100}")
 _ID = re.compile(r"[0-9a-f]{64}")
 _NONCE = re.compile(r"[0-9a-f]{32}")
+_KEYS = {"format", "store", "roots", "packs", "reused", "bases", "time", "writer", "nonce"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Record:
     time: int
     writer: str
     nonce: str
+    project: str = ""  #: whose it is (`project.id` of dvk.toml); empty where nobody said
 
 
 def record_id(data: bytes) -> RecordId:
@@ -55,7 +57,10 @@ def _canonical(data: dict[str, Any]) -> bytes:
 
 def format_record(r: Record) -> bytes:
     """The canonical bytes."""
-    return _canonical({**asdict(r), "format": 1})
+    raw = asdict(r)
+    if not r.project:
+        del raw["project"]
+    return _canonical({**raw, "format": 2 if r.project else 1})
 
 
 def format_mark(rid: bytes) -> bytes:
@@ -78,19 +83,29 @@ def parse_record(data: bytes, *, subject: str) -> Record:
         raise damaged from error
     if not isinstance(raw, dict):
         raise damaged
-    if raw.get("format") != 1:
+    if raw.get("format") not in (1, 2):
         raise NewerFormat("this record was written by a newer dvk", subject=subject, hint="upgrade dvk")
     try:
-        if set(raw) != {"format", "store", "roots", "packs", "reused", "bases", "time", "writer", "nonce"}:
+        project = raw["project"] if raw["format"] == 2 else ""
+        if set(raw) != (_KEYS | {"project"} if raw["format"] == 2 else _KEYS):
             raise ValueError("keys")
         lists = {
             k: _checked(raw[k], p) for k, p in (("roots", _ROOT), ("packs", _PACK), ("reused", _PACK), ("bases", _ID))
         }
         if not _NONCE.fullmatch(raw["nonce"]) or not _NONCE.fullmatch(raw["store"]):
             raise ValueError("nonce")
+        if raw["format"] == 2 and not _NONCE.fullmatch(project):
+            raise ValueError("project")
         if type(raw["time"]) is not int or not 0 <= raw["time"] < 1 << 62 or not _WRITER.fullmatch(raw["writer"]):
             raise ValueError("time")
-        found = Record(store=raw["store"], time=raw["time"], writer=raw["writer"], nonce=raw["nonce"], **lists)
+        found = Record(
+            store=raw["store"],
+            time=raw["time"],
+            writer=raw["writer"],
+            nonce=raw["nonce"],
+            project=project,
+            **lists,
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise damaged from error
     if format_record(found) != data:

@@ -77,12 +77,12 @@ class Records:
         """Whether a record is confirmed and not retired."""
         return rid not in self._avoid and self._once(self._live, rid, lambda: is_live(self._remote, rid))
 
-    def covers(self, rid: bytes, root: str, *, store: str) -> bool:
-        """Whether a record is live and names a root: what a locator or a list of ours says of it is only a hint."""
+    def covering(self, rid: bytes, root: str, *, store: str) -> Record | None:
+        """The record, if it is live and names a root: what a locator or a list of ours says of it is only a hint."""
         if not self.is_live(rid):
-            return False
+            return None
         found = self._load(rid)
-        return found is not None and found[0].store == store and root in found[1]
+        return found[0] if found is not None and found[0].store == store and root in found[1] else None
 
     def packs(self, rid: bytes) -> frozenset[str]:
         """The keys of the packs that a record names, without those of its bases; none where it is not there."""

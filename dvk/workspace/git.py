@@ -27,6 +27,7 @@ from dvk.backend.text import printable
 from dvk.errors import NotARepository, NotFound
 from dvk.store.names import show
 from dvk.workspace.git_index import GitIndex, IndexEntry, StagedChange, covers, pathspecs
+from dvk.workspace.git_kept import Heard, commits, heard, kept_tips
 from dvk.workspace.git_log import Commit, PointerVersion, path_history, pointer_versions
 from dvk.workspace.git_objects import (
     BlobId,
@@ -226,24 +227,50 @@ class GitRepo(GitIndex):
         rows = (line.partition(b" ") for line in out.splitlines())
         return [(os.fsdecode(name), CommitId(oid.decode("ascii"))) for oid, _, name in rows]
 
-    def remote_tips(self, remote: str) -> list[CommitId]:
-        """The commits that this clone last saw as branches of a Git remote; none for a URL or a name of no remote."""
-        if not re.fullmatch(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*", remote):
+    def remote_tips(self, remote: str | None = None) -> list[CommitId]:
+        """The commits that this clone last saw as branches of a Git remote, or of all.
+
+        None for a URL or a name of no remote.
+        """
+        if remote is not None and not re.fullmatch(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*", remote):
             return []
         out = self._need("branches").check(
-            ["for-each-ref", "--format=%(objectname)", f"refs/remotes/{remote}/"], cwd=self.top
+            ["for-each-ref", "--format=%(objectname)", f"refs/remotes/{f'{remote}/' if remote else ''}"], cwd=self.top
         )
         return [CommitId(oid) for oid in dict.fromkeys(out.decode("ascii").split())]
 
-    def tips(self) -> list[str]:
+    def tips(self, *, tags: bool = True, stash: bool = True) -> list[str]:
         """What keeps commits alive, each once: branches, tags, remote branches, stash, the HEAD of every worktree."""
         program = self._need("branches and tags")
-        found = program.check(["for-each-ref", "--format=%(objectname)"], cwd=self.top).split()
+        rows = program.check(["for-each-ref", "--format=%(objectname) %(refname)"], cwd=self.top).splitlines()
+        left_out = tuple(p for p, keep in ((b"refs/tags/", tags), (b"refs/stash", stash)) if not keep)
+        found = [oid for oid, _, name in (row.partition(b" ") for row in rows) if not name.startswith(left_out)]
         for line in program.check(["worktree", "list", "--porcelain"], cwd=self.top).splitlines():
             word, _, oid = line.partition(b" ")
             if word == b"HEAD" and oid.strip(b"0"):  # all zeros before the first commit
                 found.append(oid)
         return list(dict.fromkeys(oid.decode("ascii") for oid in found))
+
+    def reflog_tips(self) -> list[CommitId]:
+        """What reflogs (the stash is one) and operations under way lead to, of every worktree: each commit once."""
+        return kept_tips(self._need("reflogs"), self.top, self.common_dir)
+
+    def commits(self, revs: Sequence[str]) -> Iterator[tuple[CommitId, int, list[CommitId]]]:
+        """Each commit reachable from `revs` with its time (Unix seconds) and parents, newest first."""
+        return commits(self._need("history"), self.top, revs)
+
+    @property
+    def is_shallow(self) -> bool:
+        """Whether history ends early here."""
+        return os.path.lexists(os.path.join(self.common_dir, b"shallow"))
+
+    def heard(self) -> Heard:
+        """What other repositories have as branches and tags now. Asks every Git remote over its network.
+
+        Raises:
+            Unsafe: one does not answer.
+        """
+        return heard(self._need("remote branches"), self.top)
 
     def read_blob(self, oid: str, *, max_bytes: int = _MAX_BLOB_BYTES) -> bytes:
         """The content of one blob; see `read_blobs`."""

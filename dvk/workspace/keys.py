@@ -33,6 +33,7 @@ DEFAULT_PROFILE = "auto-64k"
 
 _REMOTE_NAME = re.compile(r"(?![-.])[A-Za-z0-9._-]{1,64}")
 _PROFILE = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
+_ID = re.compile(r"[0-9a-f]{32}")
 _SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
 _UNITS = {
     "B": 1,
@@ -59,7 +60,7 @@ class Key:
     """One setting: what it is called, what it may be, where it may stand."""
 
     name: str  #: `remote.<name>.url` stands for one key a remote
-    type: Literal["text", "name", "profile", "bool", "size", "url", "endpoint", "path", "choice", "count"]
+    type: Literal["text", "name", "profile", "bool", "size", "url", "endpoint", "path", "choice", "count", "id"]
     scopes: tuple[Scope, ...]
     doc: str
     env: str = ""  #: the environment variable that outranks all files
@@ -104,6 +105,8 @@ class Key:
                 check_remote_name(value)
             case "profile" if not _PROFILE.fullmatch(value):
                 raise self._wrong(f"the name of a profile, like {DEFAULT_PROFILE}")
+            case "id" if not _ID.fullmatch(value):
+                raise self._wrong("32 hex digits")
             case "url":
                 check_url(value, subject=self.name)
             case "endpoint" if not re.fullmatch(r"https?://[^@/?#\s]+/?", value):
@@ -180,7 +183,7 @@ KEYS: tuple[Key, ...] = (
         "store.max_size",
         "size",
         _OWN,
-        "how large the store may grow before it says so",
+        "how large the local store may be: `dvk gc` makes room above it",
         env="DVK_STORE_MAX_SIZE",
     ),
     Key(
@@ -207,6 +210,7 @@ KEYS: tuple[Key, ...] = (
         env="DVK_HOOKS_LARGE_FILE",
         default=10_000_000,
     ),
+    Key("project.id", "id", ("repo",), "whose records on a remote are whose, made by `dvk init`"),
     Key("profile.default", "profile", ("repo",), "how files are cut into chunks", default=DEFAULT_PROFILE),
 )
 

@@ -168,6 +168,15 @@ class Workspace:
                 if not isinstance(found[1], NotFound):
                     yield found
 
+    def every_pointer(self) -> Iterator[Found]:
+        """As `worktree_pointers`, by looking everywhere: also those that Git ignores."""
+        names = self._walk(())
+        with self._open_top() as top_fd, DirHandles(top_fd) as dirs:
+            for name in names:
+                found = _read_named(dirs, name)
+                if not isinstance(found[1], NotFound):
+                    yield found
+
     def _walk(self, under: Sequence[bytes]) -> list[bytes]:
         """Names of pointers by looking everywhere, where git cannot be asked; links are not followed."""
         found: list[bytes] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,11 @@ def test_it_writes_and_stages_two_files_that_dvk_reads_back(project: Project) ->
     assert project.git("status", "--porcelain") == "A  .gitattributes\nA  dvk.toml\n"
     assert project.read(".gitattributes") == b"*.dvk -text merge=dvk\n"
     values = Layer.parse(project.read("dvk.toml"), "repo", place="dvk.toml").values
-    assert {k: v.value for k, v in values.items()} == {"profile.default": "auto-64k"}
+    found = {k: v.value for k, v in values.items()}
+    project_id = found.pop("project.id")
+    assert re.fullmatch("[0-9a-f]{32}", str(project_id)) and found == {"profile.default": "auto-64k"}
+    with project.repo() as repo:
+        assert repo.project == project_id
 
 
 def test_a_second_run_changes_nothing(project: Project) -> None:
@@ -44,7 +49,8 @@ def test_what_the_user_wrote_stays(project: Project) -> None:
         init(repo)
     assert project.read(".gitattributes") == b"*.png binary\n*.dvk -text merge=dvk\n"
     text = project.read("dvk.toml").decode()
-    assert "format = 1 # ours" in text and 'remote = "x"' in text and 'default = "auto-64k"' in text
+    assert "format = 1 # ours" in text and 'remote = "x"' in text
+    assert 'default = "auto-64k"' in text and "[project]" in text
 
 
 def test_it_works_from_a_subfolder_and_in_a_linked_worktree(project: Project, tmp_path: Path) -> None:

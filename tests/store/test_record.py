@@ -67,7 +67,10 @@ pack_keys = some("[0-9a-f]{64}").map(lambda names: tuple(sorted(f"p/{n[:2]}/{n}"
     some("[0-9a-f]{64}"),
     st.integers(0, (1 << 62) - 1),
     st.from_regex(r"[ -~]{1,100}", fullmatch=True),
+    st.from_regex(r"([0-9a-f]{32})?", fullmatch=True),
 )
-def test_what_is_written_is_read(roots: Any, packs: Any, reused: Any, bases: Any, time: int, writer: str) -> None:
-    record = Record("0a" * 16, roots, packs, reused, bases, time, writer, "1b" * 16)
+def test_what_is_written_is_read(
+    roots: Any, packs: Any, reused: Any, bases: Any, time: int, writer: str, project: str
+) -> None:
+    record = Record("0a" * 16, roots, packs, reused, bases, time, writer, "1b" * 16, project)
     assert parse_record(format_record(record), subject="here") == record
