@@ -133,6 +133,8 @@ def live(project: Project, tmp_path: Path) -> Recorder:
     run(project, "import", str(tmp_path / "raw.csv"), "-o", "raw.csv")
     run(project, "update")
     run(project, "doctor")
+    run(project, "gc", "--dry-run")
+    run(project, "gc", "--remote", "origin")
     clone = project.clone(tmp_path / "clone")
     run(clone, "remote", "trust")
     run(clone, "fetch")
