@@ -214,9 +214,10 @@ def config(
     remote.<name>.deadline_s: seconds to repeat what fails for the moment (120)
     remote.<name>.max_concurrency: connections kept open (32)
     store.path: where data is kept on this machine, in place of the Git folder
-    store.max_size: how large the store may grow before it says so
+    store.max_size: how large the local store may be: `dvk gc` makes room above it
     hooks.push_limit: how much the pre-push hook sends by itself
     hooks.large_file: from which size on the pre-commit hook warns of a file that would go into Git
+    project.id: whose records on a remote are whose, made by `dvk init`
     profile.default: how files are cut into chunks
     """
     scope = _scope(to_local=in_local, to_global=in_global, to_repo=in_repo)
