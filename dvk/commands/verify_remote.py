@@ -155,7 +155,7 @@ class RemoteCheck:
             live = LiveRecords(self.store.backend)
             for w, s in seen:
                 hints = {s.record, known.get(w.root.text, b"")} - {b""}
-                if any(live.covers(rid, w.root.text, store=found.store) for rid in hints):
+                if any(live.covering(rid, w.root.text, store=found.store) for rid in hints):
                     out.add(w.root.text)
         if any(w.root.text not in out for w, _ in seen):
             out |= self.all_records().roots().keys()
