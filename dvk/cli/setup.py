@@ -215,6 +215,7 @@ def config(
     remote.<name>.max_concurrency: connections kept open (32)
     store.path: where data is kept on this machine, in place of the Git folder
     store.max_size: how large the local store may be: `dvk gc` makes room above it
+    cache.max_size: how much whole files for `dvk.local_path` may take in the user's cache
     hooks.push_limit: how much the pre-push hook sends by itself
     hooks.large_file: from which size on the pre-commit hook warns of a file that would go into Git
     project.id: whose records on a remote are whose, made by `dvk init`

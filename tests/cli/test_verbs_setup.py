@@ -78,6 +78,7 @@ def test_config(project: Project) -> None:
     assert "environment DVK_REMOTE is stronger and says strong" in done.out
     done = project.dvk("config", "--list", "--show-origin")
     assert [line.split()[0] for line in done.out.splitlines()] == [
+        "cache.max_size",
         "core.remote",
         "hooks.large_file",
         "hooks.push_limit",
