@@ -34,7 +34,21 @@ class Note:
     hint: str = ""
 
 
-Event = Progress | Note
+@dataclass(frozen=True, slots=True)
+class Used:
+    """A version of tracked data that was handed out: what a job read (`dvk manifest --read`)."""
+
+    path: bytes  #: the tracked path, from the top
+    kind: str  #: "file" or "dir"
+    id: bytes
+    size: int
+    files: int | None = None  #: of a folder
+    parts: tuple[bytes, ...] = ()  #: of a folder, what was asked for of it; empty: all
+    commit: str = ""  #: where a revision was named
+    repo: str = ""  #: the URL of another repository that it is from
+
+
+Event = Progress | Note | Used
 OnEvent = Callable[[Event], None]
 
 

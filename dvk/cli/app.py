@@ -25,6 +25,7 @@ from typing import TextIO
 from dvk import __version__
 from dvk.cli import exit_codes, signals
 from dvk.cli.grammar import Call, Common, Row, Table, parse, tree
+from dvk.cli.ledger import Ledger
 from dvk.cli.output import Bug, ColorWhen, OutputClosed, Terminal
 from dvk.cli.progress import Watcher
 from dvk.cli.timings import table as timings_table
@@ -68,6 +69,7 @@ VERBS: tuple[Row, ...] = (
     Row("ls", "dvk.cli.look:ls", _LOOK),
     Row("cat", "dvk.cli.look:cat", _LOOK),
     Row("get", "dvk.cli.look:get", _LOOK),
+    Row("manifest", "dvk.cli.manifest:manifest", _LOOK),
     Row("import", "dvk.cli.imports:import_", _LOOK),
     Row("update", "dvk.cli.imports:update", _LOOK),
     Row("du", "dvk.cli.upkeep:du", _KEEP),
@@ -157,12 +159,14 @@ def _execute(
     """Call the verb, then present its record and its errors. Raises what presenting raises."""
     result: object = None
     with Watcher(terminal) as watcher:
-        work = Run(environ=environ, on_event=watcher, terminal=terminal, stdin=stdin, after_dashes=call.after_dashes)
+        ledger = Ledger(watcher, environ)
+        work = Run(environ=environ, on_event=ledger, terminal=terminal, stdin=stdin, after_dashes=call.after_dashes)
         try:
             if call.common.directory is not None:
                 _enter(call.common.directory)
             result = call.verb.function(work, **call.arguments)
             error = work.failure
+            ledger.write()
         except (Exception, KeyboardInterrupt) as problem:
             if _output_closed(problem, terminal):
                 raise OutputClosed from problem

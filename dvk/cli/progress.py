@@ -56,7 +56,7 @@ class Watcher:
         with self._lock:
             if isinstance(event, Note):
                 self._on_note(event)
-            elif not self._silent:
+            elif isinstance(event, Progress) and not self._silent:
                 try:
                     self._on_progress(event)
                 except (OSError, ValueError):  # standard error went away; that must not stop the work

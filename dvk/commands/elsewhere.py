@@ -45,7 +45,7 @@ class Elsewhere:
     commit: CommitId  #: what `rev` comes to; empty for a work tree as it is
 
     def __post_init__(self) -> None:
-        self.repo.is_elsewhere = True
+        self.repo.elsewhere = self.url
 
     def spec(self, path: bytes) -> Spec:
         """What `find_target` of `self.repo` takes for a path from the top there."""

@@ -20,7 +20,7 @@ from dvk.commands.reader import Reader, from_here
 from dvk.commands.repo import Repo
 from dvk.commands.spec import Spec, Target, find_target
 from dvk.errors import DataMissing, DvkError, FormatError, NotFound, Refused, StorageError
-from dvk.events import OnEvent, ignore
+from dvk.events import OnEvent, Used, ignore
 from dvk.ids import ID_BYTES, FileId
 from dvk.store.content import ContentSource
 from dvk.store.listing import Entries, Kind
@@ -78,7 +78,15 @@ def cat(
             if len(which):
                 _stream(reader, target, source, entries, out)
         out.flush()
+        on_event(used(repo, target))
         return Content(target.full, entries.ids[0].tobytes(), int(entries.sizes[0]), reader.remote_name)
+
+
+def used(repo: Repo, target: Target) -> Used:
+    """That a target was handed out."""
+    p = target.pointer
+    parts = (target.inner,) if target.inner else ()
+    return Used(target.path, p.kind, p.id, p.size, p.files, parts, target.commit, repo.elsewhere)
 
 
 def _stream(reader: Reader, target: Target, source: ContentSource, entries: Entries, out: BinaryIO) -> None:
@@ -163,6 +171,7 @@ def get(
             where.close()
     if not folder and got.failures:
         raise got.failures[0]
+    on_event(used(repo, target))
     return got
 
 

@@ -24,16 +24,16 @@ from dvk.backend.locate import RemoteSettings, RemoteUrl, open_origin, parse_rem
 from dvk.commands.elsewhere import Elsewhere
 from dvk.commands.get import get
 from dvk.commands.pull import FetchResult, fetch_targets
-from dvk.commands.reader import Reader, from_here
+from dvk.commands.reader import Reader, from_here, own_pointer
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.spec import Target
 from dvk.commands.tracked import Look
-from dvk.errors import Corrupt, Refused, one_or_many
+from dvk.errors import Corrupt, one_or_many
 from dvk.events import OnEvent
 from dvk.ids import ID_BYTES
 from dvk.store.fetch import Wanted, is_here
 from dvk.store.ingest import ingest
-from dvk.store.listing import Entries, Kind
+from dvk.store.listing import Kind
 from dvk.store.names import show
 from dvk.store.pages import write_listing
 from dvk.store.writer import Writer
@@ -89,7 +89,7 @@ class Content:
         """The content of a target of another repository, in our store, and the pointer for it."""
         with Reader(there.repo, on_event=self.on_event) as reader:
             entries = from_here(reader.entries(target), target.inner) if target.inner else None
-        pointer = _pointer_for(target, entries)
+        pointer = replace(target.pointer, source=()) if entries is None else own_pointer(target, entries)
         if old is not None and old.id == pointer.id and old.exec == pointer.exec:
             then = provenance_of(old, subject=show(path))
             same = isinstance(then, FromRepo) and (then.repo, then.path, then.rev) == (
@@ -125,7 +125,7 @@ class Content:
                 environ=self.repo.environ,
                 store=self.repo.store,
             )
-            ours.is_elsewhere = True
+            ours.elsewhere = there.url
             out = FetchResult()
             fetch_targets(ours, [(target.path, (), target.pointer)], out, None, self.on_event)
             if out.failures:
@@ -209,23 +209,6 @@ class Content:
                 return pointer, writer.written.new_bytes
         finally:
             os.close(fd)
-
-
-def _pointer_for(target: Target, entries: Entries | None) -> Pointer:
-    """The pointer of a target as a path of its own, which costs no content."""
-    if entries is None:
-        return replace(target.pointer, source=())
-    if len(entries) == 1 and not entries.names[0] and int(entries.kinds[0]) != Kind.EMPTYDIR:
-        if int(entries.kinds[0]) == Kind.LINK:
-            raise Refused(
-                f"is a link to {show(entries.targets[0])}", subject=target.shown, hint="import what it leads to"
-            )
-        executable = int(entries.kinds[0]) == Kind.EXEC
-        return Pointer("file", entries.ids[0].tobytes(), int(entries.sizes[0]), exec=executable)
-    if len(entries) == 1 and not entries.names[0]:
-        entries = Entries.empty()
-    root = write_listing(entries, lambda _name, _page: None)
-    return Pointer("dir", bytes(root.id), root.total_bytes, files=root.files)
 
 
 def told(

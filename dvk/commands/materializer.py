@@ -34,7 +34,7 @@ from dvk.commands.tracked import (
 )
 from dvk.commands.versions import history
 from dvk.errors import Corrupt, DataMissing, DvkError, NotFound, Refused
-from dvk.events import Note, OnEvent, ignore
+from dvk.events import Note, OnEvent, Used, ignore
 from dvk.ids import FileId
 from dvk.store.content import ContentSource, StoreContent
 from dvk.store.fetch import Wanted
@@ -171,6 +171,9 @@ class Materializer:
                 raise
             self.result.failures.append(error)
             return
+        if not self.result.dry_run and len(self.result.failures) == failed:
+            parts = tuple(p for p in under if p)
+            self.on_event(Used(path, pointer.kind, pointer.id, pointer.size, pointer.files, parts))
         self._not_present[path] = done.not_present
         if done.written or done.deleted:
             self.result.paths.append(done)

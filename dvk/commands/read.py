@@ -242,7 +242,7 @@ def local_path(
         if isinstance(source, bytes):
             return os.fsdecode(cache.get(blake3(source).digest(), len(source), name, lambda out: out(source)))
         assert node.id is not None
-        alike = os.path.join(repository.workspace.top, node.path) if not repository.is_elsewhere else None
+        alike = os.path.join(repository.workspace.top, node.path) if not repository.elsewhere else None
         return os.fsdecode(cache.get(node.id, node.size, name, lambda out: copy_to(source, out), alike=alike))
 
 

@@ -22,14 +22,15 @@ from dvk.commands.repo import Remote, Repo, root_of
 from dvk.commands.sources import Sources
 from dvk.commands.spec import Target
 from dvk.commands.tracked import file_entries
-from dvk.errors import DataMissing, DvkError, FormatError, NotFound
+from dvk.errors import DataMissing, DvkError, FormatError, NotFound, Refused
 from dvk.events import Note, OnEvent, ignore
 from dvk.ids import PageId
 from dvk.store.content import ContentSource, StoreContent
-from dvk.store.listing import Entries
+from dvk.store.listing import Entries, Kind
 from dvk.store.names import I64, Names, show
-from dvk.store.pages import read_entries
+from dvk.store.pages import read_entries, write_listing
 from dvk.store.resolve import NotWhole, RemoteContent, Resolver
+from dvk.workspace.pointer import Pointer
 
 _T = TypeVar("_T")
 
@@ -206,6 +207,25 @@ def from_here(entries: Entries, inner: bytes) -> Entries:
     """The same entries as they are called from `inner` on; the one of exactly that name has none left."""
     names = Names.of(name[len(inner) + 1 :] for name in entries.names) if inner else entries.names
     return Entries(names, entries.kinds, entries.sizes, entries.ids, entries.targets)
+
+
+def own_pointer(target: Target, entries: Entries) -> Pointer:
+    """The pointer that a target would have as a tracked path of its own, from what `from_here` says. Reads no content.
+
+    Raises:
+        Refused: it is a link.
+    """
+    if len(entries) == 1 and not entries.names[0] and int(entries.kinds[0]) != Kind.EMPTYDIR:
+        if int(entries.kinds[0]) == Kind.LINK:
+            raise Refused(
+                f"is a link to {show(entries.targets[0])}", subject=target.shown, hint="name what it leads to"
+            )
+        executable = int(entries.kinds[0]) == Kind.EXEC
+        return Pointer("file", entries.ids[0].tobytes(), int(entries.sizes[0]), exec=executable)
+    if len(entries) == 1 and not entries.names[0]:
+        entries = Entries.empty()
+    root = write_listing(entries, lambda _name, _page: None)
+    return Pointer("dir", bytes(root.id), root.total_bytes, files=root.files)
 
 
 def _folder(target: Target) -> str:

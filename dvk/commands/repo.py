@@ -79,7 +79,7 @@ class Repo:
         self.cwd = os.fsencode(os.path.abspath(os.fspath(path)))
         self.workspace = Workspace.discover(os.fsdecode(self.cwd), environ=self.environ)
 
-    is_elsewhere = False  #: whether it is another repository than the one where the user works
+    elsewhere = ""  #: its URL, where it is another repository than the one in which the user works
 
     @classmethod
     def over(cls, workspace: Workspace, *, cwd: bytes, environ: Mapping[str, str], store: Store | None = None) -> Repo:
@@ -267,7 +267,7 @@ class Repo:
             raise Refused(
                 f"{why}; the URL comes from {config.origin.place}, which came with the repository",
                 subject=str(url),
-                hint=f"if it is the right place: `dvk remote trust {url if self.is_elsewhere else config.name}`, once; "
+                hint=f"if it is the right place: `dvk remote trust {url if self.elsewhere else config.name}`, once; "
                 f"in an automatic job: {VARIABLE}={shlex.quote(str(url))}",
             )
 

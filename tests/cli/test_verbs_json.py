@@ -132,6 +132,7 @@ def live(project: Project, tmp_path: Path) -> Recorder:
     (tmp_path / "raw.csv").write_bytes(b"raw")
     run(project, "import", str(tmp_path / "raw.csv"), "-o", "raw.csv")
     run(project, "update")
+    run(project, "manifest", "HEAD")
     run(project, "doctor")
     run(project, "gc", "--dry-run")
     run(project, "gc", "--remote", "origin")
