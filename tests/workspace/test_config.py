@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,18 @@ def test_what_a_tracked_file_may_not_say_is_refused_by_name(text: str) -> None:
     assert "s3cr3t" not in str(caught.value)
     assert "secret@" not in str(caught.value)
     assert "=abc" not in str(caught.value)
+
+
+LONG_KEYS = ["a" + ".a" * 5_000 + " = 1", "[x" + ' . "a"' * 150_000 + "]", "x = {" + "a.'b'." * 99 + "a=1}"]
+
+
+@pytest.mark.parametrize("text", LONG_KEYS, ids=["bare", "quoted", "inline"])
+def test_a_key_of_thousands_of_parts_is_refused_at_once(text: str) -> None:
+    """The parser of TOML takes the square of their number: 10 KB in a cloned repository would hold up every verb."""
+    began = time.process_time()
+    with pytest.raises(FormatError, match="more than 32 parts"):
+        Layer.parse(text.encode(), "repo", place="dvk.toml")
+    assert time.process_time() - began < 1
 
 
 def test_a_similar_key_or_the_place_for_secrets_is_suggested() -> None:
