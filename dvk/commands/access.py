@@ -41,6 +41,8 @@ _T = TypeVar("_T")
 _KEPT = 1 << 20  #: what files that were opened lately may weigh; a unit is some 70 bytes
 _FILE_WEIGHT = 50
 _FOLDERS_KEPT = 32
+#: Readers of columns take pieces from all over a file, several at a time; what lies between is not worth a round trip.
+_GAP_BYTES = 64 << 10
 
 
 class Access:
@@ -165,7 +167,7 @@ class Access:
     def _cache_of(self, backend: Backend) -> BlockCache:
         with self._lock:
             if id(backend) not in self._caches:
-                self._caches[id(backend)] = backend, BlockCache(CACHE_BYTES)
+                self._caches[id(backend)] = backend, BlockCache(CACHE_BYTES, max_gap_bytes=_GAP_BYTES)
             return self._caches[id(backend)][1]
 
     # ------------------------------------------------------------ remotes

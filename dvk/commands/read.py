@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from collections.abc import Callable
-from typing import IO, Literal, overload
+from typing import Literal, overload
 
 from blake3 import blake3
 
@@ -38,24 +39,121 @@ class ReadOnly(Refused, NotImplementedError):
     """Versions do not change."""
 
 
-class VersionFile(io.BufferedReader):
-    """A file of a version as a binary file: seekable, buffered, and fit for a fork or a pickle.
+class VersionFile(io.BufferedIOBase):
+    """A file of a version as a binary file: seekable, buffered, fit for threads, a fork and a pickle.
+
+    Where threads share it, a read begins where the same thread has sought to just before (DuckDB seeks and reads from
+    several threads at once); without that, where the last read of any thread ended, as with other files.
 
     Attributes:
         size: bytes.
         where, node: which version it is of, and what it is there.
     """
 
-    def __init__(self, where: Where, node: Node, *, buffer_size: int = BUFFER_BYTES) -> None:
+    def __init__(self, where: Where, node: Node) -> None:
         """`where` is pinned. Raises as `Snapshot.open`."""
+        super().__init__()
         self.where, self.node, self.size = where, node, node.size
-        super().__init__(_Raw(where, node, buffer_size), buffer_size)
+        self.name, self.mode = show(node.path), "rb"
+        self._start(_Raw(where, node), 0)
+
+    def _start(self, raw: _Raw, position: int) -> None:
+        self._buffered = io.BufferedReader(raw, BUFFER_BYTES)
+        self._buffered.seek(position)
+        self._sought: dict[int, int] = {}  # by thread
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+
+    def _mine(self) -> io.BufferedReader[_Raw]:
+        """The buffered bytes, at the position where this thread wants to read; call it with the lock held."""
+        position = self._sought.pop(threading.get_ident(), None)
+        if position is not None:
+            self._buffered.seek(position)
+        return self._buffered
+
+    @property
+    def _taken(self) -> threading.RLock:
+        """The lock; in a forked child a new one, since a thread of the parent may have held it."""
+        if self._pid != os.getpid() and not self.closed:
+            with _restarting:
+                if self._pid != os.getpid():
+                    self._start(_Raw(self.where, self.node), self._buffered.tell())
+        return self._lock
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        with self._taken:
+            return self._sought.get(threading.get_ident(), self._buffered.tell())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        if whence not in (io.SEEK_SET, io.SEEK_CUR, io.SEEK_END):
+            raise ValueError(f"unknown whence {whence}")
+        at = offset + (0 if whence == io.SEEK_SET else self.size if whence == io.SEEK_END else self.tell())
+        if at < 0:
+            raise ValueError("a position before the start")
+        with self._taken:
+            self._buffered.seek(at)
+            self._sought[threading.get_ident()] = at
+        return at
+
+    def read(self, size: int | None = -1) -> bytes:
+        with self._taken:
+            return self._mine().read(size)
+
+    def read1(self, size: int = -1) -> bytes:
+        with self._taken:
+            return self._mine().read1(size)
+
+    def readinto(self, buffer: Buffer) -> int:  # type: ignore[override]
+        with self._taken:
+            return self._mine().readinto(buffer)
+
+    def readinto1(self, buffer: Buffer) -> int:  # type: ignore[override]
+        with self._taken:
+            return self._mine().readinto1(buffer)
+
+    def peek(self, size: int = 0) -> bytes:
+        """Bytes that follow, without moving on."""
+        with self._taken:
+            return self._mine().peek(size)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        with self._taken:
+            return self._mine().readline(size)
+
+    def __next__(self) -> bytes:
+        with self._taken:
+            return next(self._mine())
+
+    def close(self) -> None:
+        buffered = getattr(self, "_buffered", None)  # none where it could not be opened
+        if buffered is not None and not self.closed:
+            buffered.close()
+        super().close()
 
     def __reduce__(self) -> tuple[object, ...]:
         return _again, (self.where, self.node, self.tell())
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {show(self.node.path)} at {self.where.rev or self.where.commit or 'HEAD'}>"
+
+
+_restarting = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _restarting
+    _restarting = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _again(where: Where, node: Node, position: int) -> VersionFile:
@@ -65,26 +163,13 @@ def _again(where: Where, node: Node, position: int) -> VersionFile:
 
 
 class _Raw(io.RawIOBase):
-    """The bytes behind a `VersionFile`: a child of a fork opens them again, with connections of its own."""
+    """The bytes behind a `VersionFile`."""
 
-    def __init__(self, where: Where, node: Node, buffer_size: int) -> None:
+    def __init__(self, where: Where, node: Node) -> None:
         super().__init__()
-        self.name = show(node.path)
-        self.mode = "rb"
-        self._where, self._node, self._buffer_size = where, node, buffer_size
-        self._source = self._open()
-        self._pid = os.getpid()
+        self._node = node
+        self._source = where.snapshot().open(node)
         self._at = 0
-
-    def _open(self) -> TrackedFile | bytes:
-        return self._where.snapshot().open(self._node)
-
-    def _content(self) -> TrackedFile | bytes:
-        if self.closed:
-            raise ValueError("I/O operation on closed file")
-        if self._pid != os.getpid():
-            self._source, self._pid = self._open(), os.getpid()
-        return self._source
 
     def readable(self) -> bool:
         return True
@@ -105,13 +190,13 @@ class _Raw(io.RawIOBase):
         return at
 
     def readinto(self, buffer: Buffer) -> int:  # type: ignore[override]
-        source, view = self._content(), memoryview(buffer).cast("B")
+        source, view = self._source, memoryview(buffer).cast("B")
         left = max(0, self._node.size - self._at)
         length = min(len(view), left)
         if isinstance(source, bytes):
             view[:length] = source[self._at : self._at + length]
         elif length:
-            if length <= self._buffer_size:
+            if length <= BUFFER_BYTES:
                 # A buffer is filled for the few bytes that somebody wants: not worth a block of its own.
                 length = min(length, source.end_of_block(self._at) - self._at)
             length = source.readinto(self._at, view[:length])
@@ -119,7 +204,7 @@ class _Raw(io.RawIOBase):
         return length
 
     def readall(self) -> bytes:
-        source, start = self._content(), self._at
+        source, start = self._source, self._at
         left = max(0, self._node.size - start)
         if isinstance(source, bytes):
             data = source[start:]
@@ -166,7 +251,7 @@ def open(
     encoding: str | None = None,
     errors: str | None = None,
     newline: str | None = None,
-) -> io.TextIOWrapper: ...
+) -> io.TextIOWrapper[VersionFile]: ...
 
 
 def open(
@@ -179,7 +264,7 @@ def open(
     encoding: str | None = None,
     errors: str | None = None,
     newline: str | None = None,
-) -> IO[bytes] | IO[str]:
+) -> VersionFile | io.TextIOWrapper[VersionFile]:
     """Open a file as it is in a version: what dvk tracks, what lies in a tracked folder, or what Git has.
 
     Args:

@@ -23,7 +23,7 @@ from dvk.backend.contract import Backend
 from dvk.errors import FormatError
 from dvk.store.codec import decode_block
 from dvk.store.names import I64
-from dvk.store.placement import Blocks, Range, plan_ranges, read_range
+from dvk.store.placement import COALESCE_GAP_BYTES, Blocks, Range, plan_ranges, read_range
 from dvk.store.threads import default_workers
 
 #: A request to a remote takes a while, so it asks for much; a disk answers at once, so cores get a part each.
@@ -61,10 +61,13 @@ _Job = tuple[Range, dict[int, _Claim]]
 
 
 class BlockCache:
-    """Decoded blocks of one backend for any number of readers; holds up to `cache_bytes` and the block in use."""
+    """Decoded blocks of one backend for any number of readers; holds up to `cache_bytes` and the block in use.
 
-    def __init__(self, cache_bytes: int) -> None:
-        self.cache_bytes = cache_bytes
+    `max_gap_bytes`: two blocks of a remote that lie closer are read by one request, with what is between them.
+    """
+
+    def __init__(self, cache_bytes: int, *, max_gap_bytes: int = COALESCE_GAP_BYTES) -> None:
+        self.cache_bytes, self.max_gap_bytes = cache_bytes, max_gap_bytes
         self.lock = threading.Lock()
         self.kept: OrderedDict[Place, Block] = OrderedDict()
         self.kept_bytes = 0
@@ -184,7 +187,9 @@ class BlockReader:
         if self._local:
             ranges = plan_ranges(self._blocks, mine, max_range_bytes=_LOCAL_RANGE_BYTES)
             return [(r, {b: mine[b] for b in r.blocks}) for r in ranges]
-        filled = (self._fill(r) for r in plan_ranges(self._blocks, mine, max_range_bytes=_REMOTE_RANGE_BYTES))
+        gap = self._cache.max_gap_bytes
+        ranges = plan_ranges(self._blocks, mine, max_range_bytes=_REMOTE_RANGE_BYTES, max_gap_bytes=gap)
+        filled = (self._fill(r) for r in ranges)
         return [(r, {b: mine.get(b) or extra[b] for b in r.blocks}) for r, extra in filled]
 
     def _fill(self, r: Range) -> tuple[Range, dict[int, _Claim]]:

@@ -68,7 +68,13 @@ class Range:
     blocks: tuple[int, ...]
 
 
-def plan_ranges(blocks: Blocks, wanted: Iterable[int], *, max_range_bytes: int = MAX_RANGE_BYTES) -> Iterator[Range]:
+def plan_ranges(
+    blocks: Blocks,
+    wanted: Iterable[int],
+    *,
+    max_range_bytes: int = MAX_RANGE_BYTES,
+    max_gap_bytes: int = COALESCE_GAP_BYTES,
+) -> Iterator[Range]:
     """Join blocks that lie close together into ranges; in order of pack and offset."""
     order = sorted(set(wanted), key=lambda b: (int(blocks.pack[b]), int(blocks.offset[b])))
     run: list[int] = []
@@ -76,7 +82,7 @@ def plan_ranges(blocks: Blocks, wanted: Iterable[int], *, max_range_bytes: int =
     for b in order:
         offset, length = blocks.span(b)
         same = run and blocks.pack[b] == blocks.pack[run[-1]]
-        if same and 0 <= offset - end <= COALESCE_GAP_BYTES and offset + length - start <= max_range_bytes:
+        if same and 0 <= offset - end <= max_gap_bytes and offset + length - start <= max_range_bytes:
             run.append(b)
             end = offset + length
             continue

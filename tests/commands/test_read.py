@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
+import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -260,5 +261,27 @@ def test_the_work_tree_shares_its_blocks_where_it_can(here: Flow, monkeypatch: p
     assert len(shared) == 2
 
 
-def test_a_version_file_is_a_buffered_reader(here: Flow) -> None:
-    assert isinstance(dvk.open("data/t.csv"), io.BufferedReader)
+def test_threads_that_share_a_file_each_read_where_they_sought(here: Flow) -> None:
+    """As DuckDB does; and whoever has not sought goes on where the last read ended."""
+    file = dvk.open("data/t.csv")
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        chosen = random.Random(seed)
+        for _ in range(300):
+            at = chosen.randrange(len(T2) - 5000)
+            file.seek(at)
+            if file.read(2000) != T2[at : at + 2000]:
+                wrong.append(at)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    file.seek(100)
+    thread = threading.Thread(target=lambda: wrong.append(file.tell()))
+    thread.start()
+    thread.join()
+    assert wrong == [100] and file.read(5) == T2[100:105]

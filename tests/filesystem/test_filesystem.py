@@ -17,8 +17,10 @@ from typing import Any
 import fsspec
 import pytest
 from flowkit import Flow, csv, noise
+from gitdaemon import GitDaemon
 from readkit import Counted, reading
 
+from dvk.commands.where import close_all
 from dvk.errors import DataMissing, DvkError, NotFound, Refused
 from dvk.filesystem import DvkFileSystem, join_url, split_url
 
@@ -391,3 +393,33 @@ def test_a_locator_that_leads_nowhere_is_searched_around(flow: Flow, tmp_path: P
     finally:
         for path, data in kept.items():
             path.write_bytes(data)
+
+
+# ---------------------------------------------------------------- other repositories
+
+
+def test_a_version_of_a_repository_on_a_git_server(flow: Flow, tmp_path: Path) -> None:
+    """Its history is copied once, without contents; a child process and a pickle need no second look at the server."""
+    flow.git("clone", "-q", "--bare", str(flow.top), str(tmp_path / "churn.git"))
+    environ = flow.environ | {"GIT_ALLOW_PROTOCOL": "git:file", "DVK_CACHE_HOME": str(tmp_path / "cache")}
+    with GitDaemon(tmp_path, environ) as server, reading(environ):
+        url = server.url("churn.git")
+        fs = DvkFileSystem(url, "v1")
+        assert fs.cat_file("data/t.csv") == T1 and fs.cat_file("code.py") == b"print(1)\n"
+        assert fs.ls(f"dvk://{url}:v1@data", detail=False) == [
+            *(f"dvk://{url}:v1@data/empty.csv", f"dvk://{url}:v1@data/t.csv")
+        ]
+        with fsspec.open(f"dvk://{url}:HEAD@data/t.csv") as file:
+            assert file.read() == T2
+        assert fs.size("images/val/001.bin") == 2001  # pointers are copied when they are asked for
+        asked = server.requests
+        again = pickle.loads(pickle.dumps(fs))
+        assert again.cat_file("data/t.csv", 0, 10) == T1[:10] and again.isfile("images/val/002.bin")
+        assert server.requests == asked
+        with pytest.raises(NotFound, match="no such revision"):
+            fs.open(f"dvk://{url}:v9@data/t.csv")
+    close_all()
+    with reading(environ), pytest.raises(DvkError, match="cannot be read"):
+        DvkFileSystem(url, "main")
+    with reading(environ):  # what is known by its commit needs no server
+        assert DvkFileSystem(url, fs.rev).cat_file("data/t.csv") == T1
