@@ -135,6 +135,7 @@ def pull(
 
     Naming a part of a folder brings that part; the rest stays on the remote, and dvk remembers what you asked for.
     """
+    from dvk.commands.hooks import remind
     from dvk.commands.pull import pull as command
     from dvk.commands.repo import Repo
 
@@ -142,6 +143,8 @@ def pull(
     with Repo(environ=run.environ) as repo:
         result = command(repo, paths or (), remote=remote, store=store, force=force, on_event=run.on_event)
         here = Here(repo.workspace.top, run.cwd)
+        if result.fetch.paths and (note := remind(repo)):
+            run.on_event(note)
     run.show(list(_pulled(result, here, time.monotonic() - began, kept=store)))
     run.partial(result.failures, of=max(result.fetch.paths, len(result.failures)))
     return result

@@ -120,12 +120,15 @@ def status(
 
     Never uses the network: "not pushed" is what this clone does not know to be on the remote.
     """
+    from dvk.commands.hooks import remind
     from dvk.commands.repo import Repo
     from dvk.commands.status import status as command
 
     with Repo(environ=run.environ) as repo:
         result, problems = command(repo, paths or (), on_event=run.on_event)
         here = Here(repo.workspace.top, run.cwd)
+        if result.paths and (note := remind(repo)):
+            run.on_event(note)
     run.show(list(_status(result, here, narrowed=bool(paths), broken=len(problems))))
     run.partial(problems, of=len(result.paths) + len(problems), hint="the others are shown")
     run.differences(exit_code and not (result.clean and not problems))
