@@ -318,7 +318,7 @@ class _Add:
             same[same] = (trusted.ids[at[same]] == seen.ids[unsure[same]]).all(axis=1)
             unsure = unsure[~same]
         if len(unsure):
-            unsure = unsure[~self.repo.store.holds(seen.ids[unsure], seen.scan.stats.sizes[unsure])]
+            unsure = unsure[~self.repo.store.own.holds(seen.ids[unsure], seen.scan.stats.sizes[unsure])]
         index = np.sort(np.concatenate([seen.unknown(), unsure]))
         if len(index):
             seen = self._ingest(path, seen, index)

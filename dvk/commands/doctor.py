@@ -22,6 +22,7 @@ from dvk import __version__
 from dvk.backend.disk import is_temporary
 from dvk.backend.locate import library_of, parse_remote_url
 from dvk.backend.text import redact
+from dvk.commands.hooks import hooks_status
 from dvk.commands.repo import Repo
 from dvk.errors import DvkError, NotARepository
 from dvk.store.names import show
@@ -241,7 +242,17 @@ def _hooks(repo: Repo) -> Iterator[Check]:
         return
     folder = git.git_path("hooks")
     why = " (core.hooksPath)" if git.config_get("core.hooksPath") else ""
-    yield Check("hooks", INFO, f"Git runs those in {show(folder)}{why}")
+    found = hooks_status(repo)
+    there = [h.name for h in found.hooks if h.place != "none"]
+    old = [h.name for h in found.hooks if not h.current]
+    if not there:
+        yield Check("hooks", INFO, f"Git runs those in {show(folder)}{why}; none is dvk's", "`dvk hooks install`")
+    elif old:
+        yield Check("hooks", WARN, f"of another version of dvk: {', '.join(old)}", "`dvk hooks install` renews them")
+    else:
+        yield Check("hooks", OK, f"{', '.join(there)} in {show(folder)}{why}")
+    if there and not os.access(found.program, os.X_OK):
+        yield Check("hooks", WARN, f"they run {found.program or 'dvk'}, which is not there", "`dvk hooks install`")
 
 
 def _selection(repo: Repo) -> Iterator[Check]:
@@ -256,6 +267,10 @@ def _selection(repo: Repo) -> Iterator[Check]:
 
 def _store(repo: Repo) -> Iterator[Check]:
     folder = show(repo.workspace.store_dir)
+    for other in repo.borrowed.stores:
+        yield Check("alternates", OK, f"data is read from {show(other)} as well")
+    for error in repo.borrowed.problems:
+        yield Check("alternates", WARN, f"not read: {error}", error.hint)
     if repo.store.describe() is None:
         yield Check("store", INFO, f"{folder}: nothing is stored yet")
         return

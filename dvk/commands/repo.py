@@ -24,13 +24,14 @@ from functools import cached_property
 from types import TracebackType
 
 from dvk.backend.contract import Backend
-from dvk.backend.disk import translate
+from dvk.backend.disk import storage_error, translate
 from dvk.backend.local import LocalBackend
 from dvk.backend.locate import open_backend, parse_remote_url
 from dvk.backend.wrappers import CountingBackend, RetryBackend
 from dvk.commands.remote_place import KnownStore, check_place
-from dvk.errors import Busy, NotFound, Refused, StorageError
+from dvk.errors import Busy, DvkError, NotFound, Refused, StorageError
 from dvk.ids import PageId
+from dvk.store.borrowing import BorrowingStore
 from dvk.store.names import show
 from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.roots import ConfirmedRoots
@@ -38,7 +39,7 @@ from dvk.store.store import Store
 from dvk.timings import started
 from dvk.workspace import repositories
 from dvk.workspace.config import RemoteConfig
-from dvk.workspace.places import exclusive
+from dvk.workspace.places import Places, check_ownership, exclusive
 from dvk.workspace.pointer import Pointer
 from dvk.workspace.repo import Workspace
 from dvk.workspace.trust import VARIABLE, is_trusted, why_ask
@@ -60,6 +61,14 @@ class Remote:
         """How often the medium was asked so far. What is asked again after a failure counts once."""
         backend = self.store.backend
         return backend.counts.requests if isinstance(backend, CountingBackend) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Borrowed:
+    """Stores of other repositories on this machine that are read as well."""
+
+    stores: tuple[bytes, ...]
+    problems: tuple[DvkError, ...]  #: of those that are not
 
 
 class Repo:
@@ -114,8 +123,32 @@ class Repo:
 
     @cached_property
     def store(self) -> Store:
-        """The local store, which may not exist yet."""
-        return Store(LocalBackend(os.fsdecode(self.workspace.store_dir)))
+        """The local store, which may not exist yet, and behind it those of repositories that Git borrows from."""
+        own = Store(LocalBackend(os.fsdecode(self.workspace.store_dir)))
+        others = [Store(LocalBackend(os.fsdecode(folder))) for folder in self.borrowed.stores]
+        return BorrowingStore(own, others) if others else own
+
+    @cached_property
+    def borrowed(self) -> Borrowed:
+        """The stores of repositories that this clone borrows objects from, and those that are not to be trusted."""
+        git = self.workspace.git
+        if git is None:
+            return Borrowed((), ())
+        found = git.alternates()
+        stores: list[bytes] = []
+        problems = list(found.problems)
+        for folder in found.common_dirs:
+            places = Places.in_git(folder, folder)
+            if places.store_dir == self.workspace.store_dir or not os.path.isdir(places.store_dir):
+                continue
+            try:
+                for part in (places.common_dir, places.store_dir):
+                    check_ownership(part, accepted_uid=os.stat(folder).st_uid, environ=self.environ)
+            except (DvkError, OSError) as error:
+                problems.append(error if isinstance(error, DvkError) else storage_error(error, show(folder)))
+            else:
+                stores.append(places.store_dir)
+        return Borrowed(tuple(stores), tuple(problems))
 
     @property
     def project(self) -> str:

@@ -57,6 +57,11 @@ class Store(Catalog):
         self._page_blocks: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
         self._damaged_recipes: dict[bytes, DvkError] = {}
 
+    @property
+    def own(self) -> Store:
+        """The part of it that is written to: itself, unless it also reads other stores (`dvk.store.borrowing`)."""
+        return self
+
     # ------------------------------------------------------------ identity
 
     def describe(self) -> Descriptor | None:

@@ -36,7 +36,7 @@ class Writer:
     """
 
     def __init__(self, store: Store, *, dry_run: bool = False, level: int = 1) -> None:
-        self.store = store
+        self.store = store = store.own  # what others have may be gone tomorrow
         self.dry_run = dry_run
         self._lock = threading.Lock()
         self._pending: set[bytes] = set()  # taken, and not yet in a findable pack

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from dvk.backend.text import printable
 from dvk.errors import NotARepository, NotFound
 from dvk.store.names import show
+from dvk.workspace.git_alternates import Alternates, find_alternates
 from dvk.workspace.git_index import GitIndex, IndexEntry, StagedChange, covers, pathspecs
 from dvk.workspace.git_kept import Heard, commits, heard, kept_tips
 from dvk.workspace.git_log import Commit, PointerVersion, path_history, pointer_versions
@@ -365,6 +366,10 @@ class GitRepo(GitIndex):
             raise failure(done, self.top)
         rows = done.out.split(separator)
         return [row.removeprefix(b"worktree ") for row in rows if row.startswith(b"worktree ")]
+
+    def alternates(self) -> Alternates:
+        """The repositories whose objects this one borrows; none without the git program."""
+        return Alternates() if self._program is None else find_alternates(self._program, self.common_dir)
 
     def git_path(self, name: str) -> bytes:
         """Where Git keeps `name` ("hooks", "info/exclude"), with the user's settings taken into account."""

@@ -1,0 +1,88 @@
+"""A store that also reads what other stores on this machine have, and writes to its own alone.
+
+For clones made with `git clone --shared` or `--reference`: Git finds objects of the repository they came from, and dvk
+its data. What is added here is stored here, whatever the others have: nobody who collects garbage there knows of it.
+
+>>> store = BorrowingStore(Store(own), [Store(other)])       # doctest: +SKIP
+>>> store.holds(ids, sizes), store.own.holds(ids, sizes)     # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from dvk.backend.first_of import FirstOf
+from dvk.errors import DvkError
+from dvk.store.catalog import Accept, Hit, Index, Mask
+from dvk.store.descriptor import Descriptor
+from dvk.store.index import Segment
+from dvk.store.names import I64, U8
+from dvk.store.pack import Footer, PackKind
+from dvk.store.store import Store
+
+
+class BorrowingStore(Store):
+    """`own`, and behind it `others`, which are only read. Safe to use from many threads."""
+
+    def __init__(self, own: Store, others: Sequence[Store]) -> None:
+        super().__init__(FirstOf([own.backend, *(o.backend for o in others)]))
+        self._mine = own
+        self._stores = (own, *others)
+
+    @property
+    def own(self) -> Store:
+        return self._mine
+
+    @property
+    def damaged(self) -> tuple[DvkError, ...]:
+        return tuple(error for store in self._stores for error in store.damaged)
+
+    def describe(self) -> Descriptor | None:
+        return self._mine.describe()
+
+    def describe_again(self) -> Descriptor | None:
+        return self._mine.describe_again()
+
+    def create(self) -> Descriptor:
+        return self._mine.create()
+
+    def refresh(self) -> None:
+        for store in self._stores:
+            store.refresh()
+
+    def look_again(self) -> None:
+        for store in self._stores:
+            store.look_again()
+
+    def segments(self) -> list[Segment]:
+        return self._mine.segments()
+
+    def adopt(self, new: Sequence[tuple[bytes, Footer]]) -> None:
+        self._mine.adopt(new)
+
+    def save_index(self) -> None:
+        self._mine.save_index()
+
+    def hits(self, ids: U8, *, recipes: bool = False, accept: Accept | None = None) -> Iterator[Hit]:
+        waiting = np.ones(len(ids), np.bool_)
+        for store in self._stores:
+            asked = np.flatnonzero(waiting)
+            if not len(asked):
+                return
+            for hit in store.hits(ids[asked], recipes=recipes, accept=_as_asked(accept, asked)):
+                which = asked[hit.which]
+                waiting[which] = False
+                yield Hit(hit.name, hit.kind, hit.footer, which, hit.rows)
+
+
+def _as_asked(accept: Accept | None, asked: Index) -> Accept | None:
+    """`accept` for a part of the ids: what it hears of are positions among all."""
+    if accept is None:
+        return None
+
+    def one(kind: PackKind, footer: Footer, which: Index, rows: I64) -> Mask:
+        return accept(kind, footer, asked[which], rows)
+
+    return one

@@ -1,0 +1,95 @@
+"""A clone that borrows Git's objects reads the data of where they came from too, and keeps what is its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from flowkit import Flow, noise
+
+from dvk.errors import Refused
+
+
+@pytest.fixture
+def flow(tmp_path: Path) -> Flow:
+    made = Flow(tmp_path / "a", tmp_path)
+    made.version({"a": noise(70_000, 1), "im/1": noise(400, 2)}, "a", "im")
+    return made
+
+
+def clone(flow: Flow, top: Path, *options: str) -> Flow:
+    flow.git("clone", "-q", *options, str(flow.top), str(top))
+    out = Flow(top, flow.home, init=False)
+    out.environ = flow.environ
+    return out
+
+
+def packs(flow: Flow) -> list[Path]:
+    return [p for p in (flow.top / ".git/dvk/store").rglob("p/*/*") if p.is_file()]
+
+
+@pytest.mark.parametrize("options", [["--shared"], ["--reference", "SOURCE"]])
+def test_data_is_there_at_once_and_nothing_is_copied(flow: Flow, tmp_path: Path, options: list[str]) -> None:
+    other = clone(flow, tmp_path / "b", *(str(flow.top) if o == "SOURCE" else o for o in options))
+    assert not any(p.not_fetched for p in other.status().paths)
+    other.checkout()
+    assert other.data() == flow.data() and other.status().clean and packs(other) == []
+    flow.version({"a": noise(70_000, 3)}, "a")
+    other.git("pull", "-q")
+    other.checkout()
+    assert other.read("a") == noise(70_000, 3)
+    assert other.pull().fetch.remote == "", "no remote is asked"
+
+
+def test_what_is_added_is_its_own_whatever_the_source_has(flow: Flow, tmp_path: Path) -> None:
+    other = clone(flow, tmp_path / "b", "--shared")
+    other.write({"copy": noise(70_000, 1)})
+    other.add("copy")
+    assert sum(p.stat().st_size for p in packs(other)) > 70_000
+    before = sorted((flow.top / ".git/dvk").rglob("*"))
+    other.commit()
+    other.checkout()
+    other.version({"im/2": b"2"}, "im")
+    assert sorted((flow.top / ".git/dvk").rglob("*")) == before, "the source is only read"
+    other.push()
+    third = other.clone(tmp_path / "c")
+    third.pull()
+    assert third.data() == other.data(), "a push sends what was borrowed as well"
+    shutil.rmtree(flow.top / ".git/dvk")
+    os.unlink(other.top / "copy")
+    other.checkout("copy")
+    assert other.read("copy") == noise(70_000, 1)
+
+
+def test_a_source_that_is_gone_is_data_that_is_not_here(flow: Flow, tmp_path: Path) -> None:
+    flow.push()
+    other = clone(flow, tmp_path / "b", "--shared")
+    shutil.rmtree(flow.top / ".git/dvk")
+    assert all(p.not_fetched for p in other.status().paths)
+    other.pull()
+    assert other.status().clean and packs(other)
+
+
+def test_a_chain_of_clones_and_a_path_with_odd_bytes(flow: Flow, tmp_path: Path) -> None:
+    second = clone(flow, tmp_path / 'b "quoted" \u00e9', "--shared")
+    third = clone(second, tmp_path / "c", "--shared")
+    third.checkout()
+    assert third.data() == flow.data()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="needs root to become somebody else")
+def test_a_source_of_somebody_else_is_not_read(flow: Flow, tmp_path: Path) -> None:
+    other = clone(flow, tmp_path / "b", "--shared")
+    subprocess.run(["chown", "-R", "65534:65534", str(flow.top)], check=True)
+    with other.repo() as repo:
+        assert repo.borrowed.stores == () and [type(e) for e in repo.borrowed.problems] == [Refused]
+        assert "safe.directory" in repo.borrowed.problems[0].hint
+    assert "not read" in other.dvk("doctor")[1]
+    subprocess.run(["chown", "-R", "0:0", str(flow.top)], check=True)
+    (flow.top / ".git/dvk/store").chmod(0o777)
+    with other.repo() as repo:
+        assert repo.borrowed.stores == () and "everybody" in str(repo.borrowed.problems[0])
