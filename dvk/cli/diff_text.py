@@ -22,6 +22,7 @@ from dvk.commands.diff_words import (
     tensor_cost,
     tensor_text,
     tensors_summary,
+    top_changes,
     value_text,
 )
 from dvk.store.names import show as show_name
@@ -155,7 +156,7 @@ def _columns(table: TableDiff) -> Iterator[Line]:
 
 
 def _about(c: ColumnChange) -> str:
-    parts = [f"{_value(a)} -> {_value(b)} ({n:,})" for (a, b), n in c.top[:3]]
+    parts = [f"{a} -> {b} ({n:,})" for a, b, n in top_changes(c, lambda text: cut(text, _CELL))]
     for n, words in (
         (c.formatting_only, "written differently only"),
         (c.null_to_value, "null to value"),

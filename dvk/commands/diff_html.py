@@ -21,6 +21,7 @@ from dvk.commands.diff_words import (
     tensor_cost,
     tensor_text,
     tensors_summary,
+    top_changes,
     value_text,
 )
 from dvk.store.names import show as show_name
@@ -107,7 +108,7 @@ def _table(table: TableDiff, show: Show) -> Iterator[str]:
     if changed and show.columns:
         yield "<table><tr><th>column<th>cells<th>most frequent</tr>"
         for c in changed:
-            pairs = ", ".join(f"{_code(value_text(a))} → {_code(value_text(b))} ({n:,})" for (a, b), n in c.top[:3])
+            pairs = ", ".join(f"{a} → {b} ({n:,})" for a, b, n in top_changes(c, _code))
             yield f'<tr><td>{_code(c.name)}<td class="n">{c.changed:,}<td>{pairs}</tr>'
         yield "</table>\n"
     if show.rows and show.total(table):

@@ -30,6 +30,7 @@ from dvk.commands.diff_words import (
     tensor_cost,
     tensor_text,
     tensors_summary,
+    top_changes,
     value_text,
 )
 from dvk.errors import DvkError
@@ -225,10 +226,7 @@ def _table(source: _Source, path: PathDiff, table: TableDiff, detail: _Detail) -
         whole = whole and len(columns) == len(changed)
         rows = []
         for c in columns:
-            pairs = [
-                f"{code(cut(value_text(a), detail.width))} → {code(cut(value_text(b), detail.width))} ({n:,})"
-                for (a, b), n in c.top[:3]
-            ]
+            pairs = [f"{a} → {b} ({n:,})" for a, b, n in top_changes(c, lambda text: code(cut(text, detail.width)))]
             rows.append(f"| {code(cut(c.name, 60))} | {c.changed:,} | {', '.join(pairs)} |")
         if rows:
             parts.append("\n".join(["| column | cells | most frequent |", "|---|---:|---|", *rows]))

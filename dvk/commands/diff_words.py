@@ -13,16 +13,19 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
+
+from dvk.table.json_text import JsonText
 
 if TYPE_CHECKING:
     from dvk.commands.diff_result import DiffResult, Item, PathDiff
     from dvk.table.contract import Column
-    from dvk.table.result import RowChange, SchemaChange, TableDiff
+    from dvk.table.result import ColumnChange, RowChange, SchemaChange, TableDiff
     from dvk.table.tensors.compare import TensorChange, TensorDiff, TensorShape
 
+_MOST_FREQUENT = 3  # changes of a column that are shown
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
@@ -101,12 +104,32 @@ def value_text(value: Any) -> str:
     """A value for people, in which null, the empty text and the text `null` look different."""
     if value is None:
         return "null"
+    if isinstance(value, JsonText):
+        return str(value)
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False) if value in ("", "null") or value != value.strip() else value
     if isinstance(value, bytes | bytearray | memoryview):
         return "base64:" + base64.b64encode(value).decode("ascii")
     found = value_json(value)
     return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+
+def pair_texts(old: Any, new: Any) -> tuple[str, str]:
+    """Both values of a cell for people. A field that a row of JSON Lines does not have is `absent`, which is not null.
+
+    >>> pair_texts(JsonText('"null"'), JsonText("null")), pair_texts(None, JsonText("1")), pair_texts(None, 1)
+    (('"null"', 'null'), ('absent', '1'), ('null', '1'))
+    """
+    json = isinstance(old, JsonText) or isinstance(new, JsonText)
+    one, other = ("absent" if json and value is None else value_text(value) for value in (old, new))
+    return one, other
+
+
+def top_changes(column: ColumnChange, show: Callable[[str], str]) -> Iterator[tuple[str, str, int]]:
+    """The most frequent changes of a column, both values as `show` has them, and how many."""
+    for (old, new), count in column.top[:_MOST_FREQUENT]:
+        one, other = pair_texts(old, new)
+        yield show(one), show(other), count
 
 
 def cut(text: str, width: int) -> str:
@@ -251,9 +274,10 @@ def row_number(change: RowChange) -> str:
 def row_cells(change: RowChange) -> Iterator[tuple[str, str | None, str | None]]:
     """Label, old and new value of what a row shows; None on the side that has none. Unchanged cells: both the same."""
     for label, (old, new) in change.cells.items():
-        yield label, value_text(old), value_text(new)
+        yield label, *pair_texts(old, new)
+    json = any(isinstance(value, JsonText) for value in change.values.values())
     for label, value in change.values.items():
-        if label in change.cells:
+        if label in change.cells or (json and value is None):
             continue
         text = value_text(value)
         yield label, (None if change.kind == "added" else text), (None if change.kind == "removed" else text)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import partial
 
 from dvk.errors import TableError, UsageError
+from dvk.table.broken import broken
 from dvk.table.cache import Cache
 from dvk.table.columnar.open import open_columnar
 from dvk.table.contract import ReadOptions, Source, Table
@@ -47,7 +48,7 @@ def open_table(
     text_of = partial(open_text, source, encoding=options.encoding, directory=options.temp_dir)
     named = source.name.lower().rpartition(b".")[2]
     if named in (b"gz", b"zst") and source.size and packing(source) is None:
-        raise TableError(f"it is named .{named.decode()} and is no {_PACKED[named]} data", subject=source.label)
+        raise broken(f"it is named .{named.decode()} and is no {_PACKED[named]} data", source.label)
     if kind in _JSONL:
         return open_jsonl(source, text_of, options, cache=cache)
     other = like if isinstance(like, TextTable) else None

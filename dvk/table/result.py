@@ -103,7 +103,11 @@ class RowCounts:
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """Of a numeric column over the modified cells: differences new - old."""
+    """Of a numeric column over the modified cells: differences new - old, as float64.
+
+    Between integers and between decimals each difference is exact before it is rounded to float64; numbers in texts are
+    rounded first. The mean is rounded sums divided: right to some 15 digits, and not a value to test for equality.
+    """
 
     count: int
     mean: float
@@ -159,7 +163,8 @@ class RowChange:
     """One row. `kind`: `added`, `removed`, `modified` or `moved`.
 
     Rows are counted from 0 as in the file, the header not counted. `key`: label -> value; `cells`: label -> (old, new)
-    of what differs; `values`: label -> value of an added or removed row.
+    of what differs; `values`: label -> value of an added or removed row. Values of JSON Lines are `JsonText`, and None
+    where a row does not have the field.
     """
 
     kind: str

@@ -59,7 +59,7 @@ def test_rows_joined_in_slices_give_the_same(monkeypatch: pytest.MonkeyPatch, ke
         monkeypatch.setattr(residue_module, "_ROW_BYTES", size)
         a, b = pair(shuffled=True)
         b = MemoryTable(b.data.slice(0, 5000))
-        with compare(a, b, CompareOptions(key=key, infer=False, memory_bytes=256 << 20)) as diff:
+        with compare(a, b, CompareOptions(key=key, infer=False, memory_bytes=640 << 20)) as diff:
             answers.append((diff.rows, diff.columns, diff.key, list(diff.changes(limit=50))))
     assert answers[0] == answers[1]
 

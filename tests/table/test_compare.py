@@ -48,6 +48,30 @@ def test_cells_of_a_modified_row_have_old_and_new_values() -> None:
     assert a.closed and b.closed
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "rise", "fall"),
+    [
+        (pa.array([2**62, 2**63 - 1]), pa.array([2**62 + 1, 2**63 - 3]), 1.0, -2.0),
+        (pa.array([2**64 - 1, 0], pa.uint64()), pa.array([2**64 - 3, 1], pa.uint64()), 1.0, -2.0),
+        (pa.array([100, -100], pa.int8()), pa.array([-100, 100], pa.int8()), 200.0, -200.0),
+        (
+            pa.array([Decimal("99999999999999999999.10"), Decimal(0)], pa.decimal128(38, 2)),
+            pa.array([Decimal("99999999999999999999.30"), Decimal("-0.1")], pa.decimal128(38, 2)),
+            0.2,
+            -0.1,
+        ),
+    ],
+)
+def test_movements_of_large_numbers_are_exact(old: pa.Array, new: pa.Array, rise: float, fall: float) -> None:
+    """Beyond what floats hold, the difference is taken first and rounded then."""
+    a, b = (MemoryTable(pa.table({"id": [1, 2], "x": values})) for values in (old, new))
+    with compare(a, b, CompareOptions(key=("id",))) as diff:
+        moved = diff.columns[0].movement
+        assert moved is not None
+        assert (moved.count, moved.largest_rise, moved.largest_fall) == (2, rise, fall)
+        assert moved.mean == (rise + fall) / 2
+
+
 def test_the_same_table_is_equal() -> None:
     columns = {"id": [1, 2], "x": [NAN, None]}
     with compare(table(columns), table(columns)) as diff:

@@ -15,10 +15,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from textkit import difference, open_text_table, rows_of, stored
 
+from dvk.commands.diff_words import pair_texts, row_cells
 from dvk.errors import TableError
 from dvk.table.cache import Cache
+from dvk.table.compare import compare
 from dvk.table.contract import ReadOptions
+from dvk.table.json_text import JsonText
 from dvk.table.open import open_table
+from dvk.table.options import CompareOptions
 from dvk.table.skip.plan import plan
 from dvk.table.text import jsonl
 from dvk.table.text.jsonl import canonical
@@ -223,3 +227,21 @@ def test_a_cache_saves_the_pass_for_names(tmp_path: Path) -> None:
 def test_examples() -> None:
     """The docstrings are right."""
     assert doctest.testmod(jsonl).failed == 0
+
+
+def test_values_of_a_diff_are_json_and_a_missing_field_is_none() -> None:
+    """Null, the text null and a field that is not there are three things in what a diff answers."""
+    a = open_text_table(b'{"id":1,"a":null,"b":"null","c":[1, "y"]}\n{"id":2,"a":1}\n', name=b"a.jsonl")
+    b = open_text_table(b'{"id":1,"a":"null","b":null,"c":[1,"y"]}\n{"id":3,"a":null}\n', name=b"b.jsonl")
+    with compare(a, b, CompareOptions(key=("id",))) as diff:
+        first, removed, added = diff.changes()
+        assert first.cells == {"a": ("null", '"null"'), "b": ('"null"', "null")}
+        assert all(isinstance(value, JsonText) for pair in first.cells.values() for value in pair)
+        assert removed.values == {"id": "2", "a": "1", "b": None, "c": None}
+        assert [change.top for change in diff.columns] == [((("null", '"null"'), 1),), ((('"null"', "null"), 1),)]
+        assert [list(row_cells(change)) for change in (first, removed, added)] == [
+            [("a", "null", '"null"'), ("b", '"null"', "null")],
+            [("id", "2", None), ("a", "1", None)],
+            [("id", None, "3"), ("a", None, "null")],
+        ]
+    assert pair_texts(None, JsonText("1")) == ("absent", "1") and pair_texts(None, 1) == ("null", "1")

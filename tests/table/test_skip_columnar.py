@@ -85,7 +85,7 @@ def test_the_answer_is_the_same_with_everything_read(seed: int, kind: str, key: 
     how = parquet_settings(rng, table.num_rows)
     one = arrow(table, rows=50) if kind == "arrow" else parquet(table, **how)
     two = parquet(other, **how) if kind == "parquet" else arrow(other, rows=50)
-    options = CompareOptions(key=("id",) if key else (), infer=False, memory_bytes=256 << 20, threads=1)
+    options = CompareOptions(key=("id",) if key else (), infer=False, memory_bytes=640 << 20, threads=1)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         small_segments(patch)
         with compare(opened(one), opened(two), options) as diff:

@@ -32,6 +32,7 @@ I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 
 CHUNK_ROWS = 1 << 16
+_INTEGERS = pa.decimal128(21, 0)  # of 64 bits, with or without a sign
 _EXACT_FLOAT = 2.0**52  # integers up to here are exact as floats
 
 #: After so many changed cells of a column, only the pairs of values that were the most frequent so far are counted on.
@@ -141,7 +142,7 @@ class Cells:
         pair = self._judge.matched.pairs[i]
         if forms.is_text(pair.a.type) and forms.is_text(pair.b.type):
             sums.formatting += int(formatting_only(old, new).sum())
-        moved = _as_floats(pair.b.type, new) - _as_floats(pair.a.type, old)
+        moved = _moves(pair, old, new)
         moved = moved[np.isfinite(moved)]
         if len(moved):
             sums.moves += len(moved)
@@ -187,8 +188,8 @@ class Cells:
             a = fetch_a.take(np.array([row[2] for row in best], np.int64))
             b = fetch_b.take(np.array([row[3] for row in best], np.int64))
             for k, (i, count, _, _) in enumerate(best):
-                old = values.python(a.column(self._judge.a[i].name).slice(k, 1))[0]
-                new = values.python(b.column(self._judge.b[i].name).slice(k, 1))[0]
+                old = fetch_a.python(a.column(self._judge.a[i].name).slice(k, 1))[0]
+                new = fetch_b.python(b.column(self._judge.b[i].name).slice(k, 1))[0]
                 tops.setdefault(i, []).append(((old, new), count))
         out = []
         for i, s in self._sums.items():
@@ -215,6 +216,26 @@ def formatting_only(old: pa.Array, new: pa.Array) -> encode.BoolArray:
     same_number = pc.fill_null(pc.equal(numerals.canonical(x), numerals.canonical(y)), False)
     same_words = pc.fill_null(pc.equal(values.spaced(x), values.spaced(y)), False)
     return encode.to_mask(pc.or_(same_number, same_words))
+
+
+def _moves(pair: Pair, old: pa.Array, new: pa.Array) -> F64:
+    """float64[n]: new - old, NaN where one is no number. Of integers and decimals the exact difference, rounded."""
+    kinds = forms.storage(pair.a.type), forms.storage(pair.b.type)
+    if all(T.is_integer(kind) or T.is_decimal(kind) for kind in kinds):
+        x, y = (_wide(values.plain(array)) for array in (old, new))
+        try:
+            apart = pc.subtract(y, x).cast(pa.float64(), safe=False)
+            return np.asarray(apart.to_numpy(zero_copy_only=False), np.float64)
+        except pa.ArrowInvalid:
+            pass  # a difference of more digits than decimals have: nearly right is what is left
+    return _as_floats(pair.b.type, new) - _as_floats(pair.a.type, old)
+
+
+def _wide(array: pa.Array) -> pa.Array:
+    """Integers of 32 bits and less as int64, larger ones and decimals as wider decimals: differences have room."""
+    if T.is_decimal(array.type):
+        return array.cast(pa.decimal256(array.type.precision, array.type.scale))
+    return array.cast(pa.int64() if array.type.bit_width <= 32 else _INTEGERS)
 
 
 def _as_floats(kind: pa.DataType, array: pa.Array) -> F64:

@@ -6,12 +6,16 @@ taken from the table, which reads only near them; for many, the table is streame
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from dvk.table.answer.kept import Kept
 from dvk.table.contract import Table
+from dvk.table.equal import values
+from dvk.table.json_text import JsonText
 
 I64 = npt.NDArray[np.int64]
 
@@ -51,6 +55,13 @@ class Fetch:
             except KeyError:  # of a kind that was not prepared for
                 return self._from_table(rows)
         return self._from_table(rows)
+
+    def python(self, column: pa.Array) -> list[Any]:
+        """Values of one of its columns for programs and people."""
+        found = values.python(column)
+        if self._table.format != "jsonl":
+            return found
+        return [None if value is None else JsonText(value) for value in found]
 
     def close(self) -> None:
         """Let go of what was kept."""

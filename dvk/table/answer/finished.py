@@ -21,7 +21,6 @@ from dvk.table.answer.cells import Judge
 from dvk.table.answer.fetch import Fetch
 from dvk.table.contract import Column, Table
 from dvk.table.engine import Engine
-from dvk.table.equal import values
 from dvk.table.pair.join import ADDED, KINDS, MODIFIED, REMOVED
 from dvk.table.result import ColumnChange, Cost, Key, Notice, RowChange, RowCounts, SchemaChange, Side
 
@@ -188,7 +187,9 @@ class Finished:
             batch = self._take(side, rows) if len(rows) else None
             columns = self._columns(side)
             sides.append(
-                {} if batch is None else {c.index: values.python(batch.column(f"c{c.index}")) for c in columns}
+                {}
+                if batch is None
+                else {c.index: self.fetch[side].python(batch.column(f"c{c.index}")) for c in columns}
             )
         modified = np.flatnonzero(kinds == MODIFIED)
         differs: dict[int, list[int]] = {int(k): [] for k in modified}

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from dvk.errors import TableError
+from dvk.table.broken import broken
 from dvk.table.columnar.table import ARROW_MAGIC, ColumnarTable, SourceFile, reading
 from dvk.table.contract import I64, Region, Source
 
@@ -31,13 +31,12 @@ class ArrowFile(ColumnarTable):
         """
         super().__init__(source)
         if source.size < 20 or source.read_at(source.size - 6, 6) != ARROW_MAGIC:
-            raise TableError(
-                "begins as an Arrow file and does not end so: it is cut short, or still being written",
-                subject=source.label,
+            raise broken(
+                "begins as an Arrow file and does not end so: it is cut short, or still being written", source.label
             )
         length = struct.unpack("<i", source.read_at(source.size - 10, 4))[0]
         if not 0 < length <= source.size - 18:
-            raise TableError("states a footer that is longer than the file", subject=source.label)
+            raise broken("states a footer that is longer than the file", source.label)
         with reading(source, "its footer"):
             reader = self._open(())
             self._batches = reader.num_record_batches
@@ -85,7 +84,7 @@ class ArrowFile(ColumnarTable):
             with reading(self._source, f"batch {i}"):
                 batch = _checked(reader.get_batch(i))
             if batch.num_rows != stop - first:
-                raise TableError(f"batch {i} has not the rows it stated", subject=self._source.label)
+                raise broken(f"batch {i} has not the rows it stated", self._source.label)
             yield first, batch if columns else batch.select([])
 
 

@@ -10,6 +10,7 @@ What a magic cannot mean (Feather version 1, a footer that is encrypted) is refu
 from __future__ import annotations
 
 from dvk.errors import TableError
+from dvk.table.broken import broken
 from dvk.table.columnar.arrow import ArrowFile, ArrowStream
 from dvk.table.columnar.parquet import ParquetTable
 from dvk.table.columnar.table import ARROW_MAGIC, PARQUET_MAGIC
@@ -50,4 +51,4 @@ def open_columnar(source: Source) -> Table:
             subject=source.label,
             hint="write it again: `pyarrow.feather.write_feather(pyarrow.feather.read_table(old), new)`",
         )
-    raise TableError("is neither a Parquet nor an Arrow file", subject=source.label)
+    raise broken("is neither a Parquet nor an Arrow file", source.label)

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dvk.errors import TableError
+from dvk.table.broken import broken
 from dvk.table.columnar.parquet_footer import parse_footer
 from dvk.table.columnar.table import PARQUET_MAGIC, TARGET_BATCH_BYTES, ColumnarTable, SourceFile, batch_rows, reading
 from dvk.table.contract import I64, Notice, Region, Source
@@ -113,7 +114,7 @@ class ParquetTable(ColumnarTable):
     def _footer_bytes(self) -> bytes:
         source = self._source
         if source.size < 12:
-            raise TableError("is cut short: no Parquet file is that small", subject=source.label)
+            raise broken("is cut short: no Parquet file is that small", source.label)
         tail = source.read_at(source.size - 8, 8)
         length = struct.unpack("<I", tail[:4])[0]
         if tail[4:] == b"PARE":
@@ -121,11 +122,9 @@ class ParquetTable(ColumnarTable):
                 "is Parquet with an encrypted footer", subject=source.label, hint="dvk holds no keys: decrypt it first"
             )
         if tail[4:] != PARQUET_MAGIC:
-            raise TableError(
-                "begins as Parquet and does not end so: it is cut short, or still being written", subject=source.label
-            )
+            raise broken("begins as Parquet and does not end so: it is cut short, or still being written", source.label)
         if length > min(source.size - 12, _MAX_FOOTER_BYTES):
-            raise TableError("states a footer that is longer than a footer can be", subject=source.label)
+            raise broken("states a footer that is longer than a footer can be", source.label)
         return source.read_at(source.size - 8 - length, length)
 
     def _open(self, *, window: bool = False, repeated: Sequence[int] = ()) -> pq.ParquetFile:
@@ -146,17 +145,17 @@ class ParquetTable(ColumnarTable):
             at += count
         stated = self._footer.starts.shape[1] if len(self._footer.group_rows) else at
         if at != self._metadata.num_columns or at != stated:
-            raise TableError("its columns are not those of its schema", subject=self._source.label)
+            raise broken("its columns are not those of its schema", self._source.label)
         return tuple(out)
 
     def _check_groups(self) -> tuple[RowGroup, ...]:
         f = self._footer
         held = (f.group_rows > 0)[:, None]  # what an empty row group states of its place means nothing
         if bool((held & ((f.starts < len(PARQUET_MAGIC)) | (f.starts > self._source.size - f.lengths))).any()):
-            raise TableError("its footer places columns outside the file", subject=self._source.label)
+            raise broken("its footer places columns outside the file", self._source.label)
         total = sum(f.group_rows.tolist())
         if total != f.rows or f.rows != self._metadata.num_rows:
-            raise TableError(f"states {f.rows:,} rows, and its row groups {total:,}", subject=self._source.label)
+            raise broken(f"states {f.rows:,} rows, and its row groups {total:,}", self._source.label)
         firsts = np.concatenate([[0], np.cumsum(f.group_rows)]).tolist()
         return tuple(RowGroup(first, n) for first, n in zip(firsts, f.group_rows.tolist(), strict=False))
 

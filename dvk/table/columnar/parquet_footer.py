@@ -20,6 +20,7 @@ import numpy as np
 from dvk.errors import TableError
 from dvk.store.names import I64
 from dvk.store.regions.thrift import LIST, NUMBERS, STRUCT, Malformed, Thrift
+from dvk.table.broken import broken
 
 _MAX_DEPTH: Final = 64
 _MAX_NUMBER: Final = (1 << 63) - 1
@@ -63,12 +64,12 @@ def parse_footer(data: bytes, *, subject: str) -> Footer:
     except _Encrypted:
         raise TableError("has encrypted columns", subject=subject, hint="dvk holds no keys: decrypt it first") from None
     except (IndexError, Malformed) as error:
-        raise TableError(
-            f"its Parquet footer is broken{f' ({error})' if isinstance(error, Malformed) else ''}", subject=subject
+        raise broken(
+            f"its Parquet footer is broken{f' ({error})' if isinstance(error, Malformed) else ''}", subject
         ) from error
     leaves = len(groups[0][1]) if groups else 0
     if any(len(chunks) != leaves for _, chunks in groups):
-        raise TableError("its Parquet footer is broken (row groups have different columns)", subject=subject)
+        raise broken("its Parquet footer is broken (row groups have different columns)", subject)
     table = np.array([chunk for _, chunks in groups for chunk in chunks], np.int64).reshape(len(groups), leaves, 6)
     return Footer(rows, np.array([n for n, _ in groups], np.int64), *(table[:, :, i] for i in range(6)))
 

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from dvk.errors import DvkError, TableError
+from dvk.table.broken import broken
 from dvk.table.cache import Cache
 from dvk.table.columnar.types import batch_of, plain_array, plain_type
 from dvk.table.contract import I64, Column, Notice, Region, Source
@@ -200,7 +201,7 @@ class ColumnarTable(ABC):
 
     def _plain_columns(self, columns: Sequence[int], raw: pa.RecordBatch, first: int) -> list[pa.Array]:
         if raw.num_columns != len(columns):
-            raise TableError("has other columns in its data than in its schema", subject=self._source.label)
+            raise broken("has other columns in its data than in its schema", self._source.label)
         out = []
         for c, array in zip(columns, raw.columns, strict=True):
             with reading(self._source, f"column {self._columns[c].label}, rows {first:,} and on"):

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from dvk.errors import TableError
 from dvk.store.regions.tensors import MAX_JSON_DEPTH, json_depth
+from dvk.table.broken import broken
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -118,9 +119,9 @@ def read_tensors(source: Source, format: str) -> TensorFile:
             return TensorFile("npy", {"": _npy(source)})
         return _npz(source)
     except _LIES as error:
-        raise TableError(f"is no {format} file: its header is malformed", subject=source.label) from error
+        raise broken(f"is no {format} file: its header is malformed", source.label) from error
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
-        raise TableError(f"is no {format} file that can be read: {error}", subject=source.label) from error
+        raise broken(f"is no {format} file that can be read: {error}", source.label) from error
 
 
 def unpacked_items(source: Source, tensor: Tensor, step: int) -> Iterator[bytes]:
@@ -138,7 +139,7 @@ def unpacked_items(source: Source, tensor: Tensor, step: int) -> Iterator[bytes]
             if member.read(1):  # the checksum is compared at the end
                 raise ValueError("it is longer than its header states")
     except (*_LIES, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
-        raise TableError(f"the array {tensor.name} cannot be read: {error}", subject=source.label) from error
+        raise broken(f"the array {tensor.name} cannot be read: {error}", source.label) from error
 
 
 def _exactly(stream: IO[bytes], size: int) -> bytes:

@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 
 from dvk.errors import TableError
 from dvk.store.names import I64
+from dvk.table.broken import broken
 from dvk.table.cache import Cache
 from dvk.table.contract import Column, Notice, ReadOptions, Source
 from dvk.table.parallel import ordered_map
@@ -301,7 +302,7 @@ class _EmptyLines:
         for piece in pieces:
             *lines, held = (held + piece).split(b"\n")
             if len(held) > MAX_RECORD_BYTES:
-                raise TableError(f"a line is longer than {MAX_RECORD_BYTES >> 20} MiB", subject=self._label)
+                raise broken(f"a line is longer than {MAX_RECORD_BYTES >> 20} MiB", self._label)
             yield self._kept(lines)
         yield self._kept([held] if held else [])
 

@@ -21,6 +21,7 @@ from typing import IO, Protocol
 import zstandard
 
 from dvk.errors import StorageError, StorageFull, TableError, UsageError
+from dvk.table.broken import broken
 from dvk.table.contract import Notice, Source
 from dvk.table.source import check_range
 
@@ -365,4 +366,4 @@ class _Guard:
         return piece
 
     def broken(self, kind: str, why: str) -> TableError:
-        return TableError(f"the {kind} data is broken: {why}", subject=self._label)
+        return broken(f"the {kind} data is broken: {why}", self._label)

@@ -233,6 +233,7 @@ class TextTable(ABC):
     def _broken(self, why: str, *, offset: int | None, hint: str = "", index: TextIndex | None = None) -> TableError:
         """An error that says where; `offset` is one of the text."""
         where = self._where(offset, index)
+        hint = hint or "mend the file there, or write it again"
         return TableError(f"{where}: {why}" if where else why, subject=self.text.label, hint=hint)
 
     def _where(self, offset: int | None, index: TextIndex | None = None) -> str:
