@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dvk.commands.pull import fetch, pull
     from dvk.commands.push import push
     from dvk.commands.read import local_path, open, read_bytes
+    from dvk.commands.repair import repair
     from dvk.commands.repo import Repo
     from dvk.commands.status import status
     from dvk.commands.verify import verify
@@ -42,6 +43,7 @@ _HOMES = {
     "pull": "dvk.commands.pull",
     "push": "dvk.commands.push",
     "read_bytes": "dvk.commands.read",
+    "repair": "dvk.commands.repair",
     "status": "dvk.commands.status",
     "verify": "dvk.commands.verify",
 }
@@ -58,6 +60,7 @@ __all__ = [
     "pull",
     "push",
     "read_bytes",
+    "repair",
     "status",
     "verify",
 ]

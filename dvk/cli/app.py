@@ -76,6 +76,7 @@ VERBS: tuple[Row, ...] = (
     Row("gc", "dvk.cli.gc:gc", _KEEP),
     Row("doctor", "dvk.cli.upkeep:doctor", _KEEP),
     Row("verify", "dvk.cli.health:verify", _KEEP),
+    Row("repair", "dvk.cli.health:repair", _KEEP),
 )
 
 #: What the nested groups are for.

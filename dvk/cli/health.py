@@ -14,6 +14,7 @@ from dvk.cli.verb import Run, verb
 from dvk.errors import Damaged, DataMissing, DvkError, UsageError
 
 if TYPE_CHECKING:
+    from dvk.commands.repair_report import RepairResult
     from dvk.commands.repo import Repo
     from dvk.commands.verify_report import AffectedVersion, VerifyResult
 
@@ -143,3 +144,73 @@ def _sum(result: VerifyResult) -> Line:
     if result.summary:
         return dim(f"{where}: {versions}; {packs}")
     return (green("all is well"), f" in {where}: {versions}; {packs}")
+
+
+# ------------------------------------------------------------ repair
+
+
+@verb(answer=True, bare={"--remote": _BARE["--remote"]})
+def repair(
+    run: Run,
+    remote: _REMOTE = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="REMOTE|FOLDER", help="Where good copies are: a remote, a clone, a store."),
+    ] = None,
+    data: Annotated[
+        bool | None,
+        typer.Option("--data/--no-data", help="Read everything first: done of the local store, not of a remote."),
+    ] = None,
+    drop_records: Annotated[
+        bool,
+        typer.Option("--drop-records", help="Of a remote: put aside records that cannot be read, promises and all."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Look, and say what would be done.")] = False,
+) -> RepairResult:
+    """Bring back what is damaged or lost, from wherever a good copy is.
+
+    Deletes nothing: salvages what is good in damaged packs, puts them aside under quarantine/, writes the index anew,
+    and brings the rest from the files on disk, the remotes, or --from. With --remote the same for a remote, from this
+    clone. Interrupted, the same command goes on. Ends with 23 when something is still damaged or lost.
+    """
+    from dvk.commands.repair import repair as command
+    from dvk.commands.repo import Repo
+    from dvk.commands.verify import Level
+
+    level = None if data is None else Level.DATA if data else Level.NORMAL
+    with Repo(environ=run.environ) as repo:
+        result = command(
+            repo,
+            remote=remote,
+            source=source,
+            level=level,
+            drop_records=drop_records,
+            dry_run=dry_run,
+            on_event=run.on_event,
+        )
+        here = Here(repo.workspace.top, run.cwd)
+    run.show(list(_repaired(result, here)))
+    if not dry_run:
+        _judge(run, result.after)
+    return result
+
+
+def _repaired(result: RepairResult, here: Here) -> Iterator[Line]:
+    if result.before.summary:
+        yield bold(result.before.summary)
+    would = "would be " if result.dry_run else ""
+    style = {"healed": green, "sent": green, "salvaged": green}
+    for m in result.done:
+        yield (style.get(m.what, cyan)(m.what), f" {m.subject}", dim(f"  {m.detail}" if m.detail else ""))
+    if result.quarantine:
+        yield f"damaged objects are kept under {result.quarantine}"
+    if result.report:
+        yield f"what was done is in {result.report}"
+    if result.dry_run:
+        yield f"dry run: nothing was changed; {plural(len(result.done), 'thing')} {would}done"
+    elif result.after.summary:
+        yield from _verified(result.after, here)
+    elif result.done:
+        yield (green("all is well"), f" now: {plural(result.after.whole, 'version')} whole")
+    else:
+        yield "nothing to repair"

@@ -136,6 +136,7 @@ class _Add:
         self.rules = self.ws.ignore_rules()
         self.selection = Selection.load(repo.state)
         self.writer: Writer
+        self._listless: set[bytes] = set()  # folders of which the list of the recorded version is not here
 
     def __enter__(self) -> _Add:
         return self
@@ -362,6 +363,7 @@ class _Add:
         whole = part.selected.everything
         root = write_listing(entries, self.writer.add_page) if whole else self._edit(t, part, entries)
         pointer = folder_pointer(root, t.pointer)
+        rebuilt = t.path in self._listless and self._check_rebuilt(t, pointer)
         added = Added(
             t.path,
             "dir",
@@ -370,7 +372,7 @@ class _Add:
             t.pointer is None or pointer.id != t.pointer.id,
             stored,
             new,
-            *compare(before, entries),
+            *compare(entries if rebuilt else before, entries),
             not_present=root.files - entries.files,
             ignored=seen.scan.ignored,
         )
@@ -419,6 +421,9 @@ class _Add:
         try:
             known = read_parts(self.repo.store, PageId(t.pointer.id), (t.inner,)).names
         except DataMissing as error:
+            if not t.inner:
+                self._listless.add(t.path)
+                return Selected(None)
             raise not_here(join_path(t.path, t.inner), error) from error
         here = _names_on_disk(seen, t.inner)
         missing = np.flatnonzero(align(known, here) < 0)
@@ -441,9 +446,30 @@ class _Add:
         if t.pointer is None:
             return Part(Entries.empty(), _all(seen), selected)
         try:
+            if t.path in self._listless:
+                raise DataMissing("the list of its files is not here")
             return plan_part(self.repo.store, t.path, t.pointer, t.inner, names, kinds, selected)
         except DataMissing as error:
+            if not t.inner and selected.everything:
+                self._listless.add(t.path)
+                return Part(Entries.empty(), _all(seen), selected)
             raise error if error.hint else not_here(join_path(t.path, t.inner), error) from error
+
+    def _check_rebuilt(self, t: _Target, pointer: Pointer) -> bool:
+        """Whether a folder whose list was not here is on disk as it was recorded.
+
+        Raises:
+            DataMissing: it is not, and nobody asked for all of it: what is not on disk may not have been deleted.
+        """
+        if t.pointer is not None and pointer.id == t.pointer.id:
+            return True
+        recorded = self.selection.get(t.path)
+        if not self.delete and (recorded is None or not recorded.everything):
+            lost = DataMissing("the list of its files is not here, and on disk is another version")
+            raise not_here(t.path, lost) from lost
+        what = "the list of its last version is not here, so what was changed cannot be counted"
+        self.on_event(Note(what, subject=show(t.path)))
+        return False
 
     def _edit(self, t: _Target, part: Part, entries: Entries) -> PageRef:
         """A new version of a folder of which only a part is here, or only a part is meant."""

@@ -282,7 +282,7 @@ def _store(repo: Repo) -> Iterator[Check]:
             "store",
             FAIL,
             f"{folder}: {_count(len(damaged), 'pack')} of {packs} cannot be read ({damaged[0]})",
-            "`dvk fetch` brings what a remote has, `dvk add` what is on disk",
+            "`dvk verify` says what that costs, `dvk repair` mends it",
         )
     else:
         yield Check("store", OK, f"{folder}: {_count(packs, 'pack')}, index readable")

@@ -529,5 +529,5 @@ def _with_a_way_out(path: bytes, error: DvkError) -> DvkError:
     if isinstance(error, DataMissing) and not error.hint:
         error.hint = f"`dvk pull {show(path)}` brings it"
     elif isinstance(error, Corrupt) and not error.hint:
-        error.hint = f"`dvk pull --no-store {show(path)}` brings it past the store, if a remote has it"
+        error.hint = f"`dvk repair` mends the store; `dvk pull --no-store {show(path)}` brings it past that"
     return error

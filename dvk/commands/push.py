@@ -116,7 +116,7 @@ def send(
                 repo.remotes_state,
                 on_event=on_event,
                 verify_all=verify_full,
-                owner=Owner(repo.project, lambda: _unheard(repo)),
+                owner=owner_of(repo),
             )
             repo.remember_store(target)
     by_root = {n.root: n for n in reversed(named)}
@@ -153,6 +153,11 @@ def _named(
         owners = {(repo.workspace.owner_of(w) or (w, b""))[0] for w in wanted}
         found = [n for n in found if any(n.path == o or n.path.startswith(o + b"/") for o in owners)]
     return found
+
+
+def owner_of(repo: Repo) -> Owner:
+    """Whose the records of this repository are."""
+    return Owner(repo.project, lambda: _unheard(repo))
 
 
 def _unheard(repo: Repo) -> set[str]:

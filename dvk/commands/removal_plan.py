@@ -22,6 +22,7 @@ from dvk.ids import PageId
 from dvk.store.listing import Entries, Kind
 from dvk.store.names import Names, show
 from dvk.store.pages import read_entries
+from dvk.store.restore import readable
 from dvk.store.root import FOLDER, Root
 from dvk.store.roots import ConfirmedRoots
 from dvk.workspace.plan import CheckoutPlan, Holds, content_needed, plan_checkout
@@ -279,7 +280,8 @@ class RemovalPlanner:
         pointer = target.pointer
         if pointer is not None and self._confirmed(root_of(pointer).text):
             return lambda _ids, sizes: np.ones(len(sizes), np.bool_)
-        return self.store.holds
+        # What is deleted here may be the only other copy: what the store holds is read back before it counts.
+        return lambda ids, sizes: readable(self.store, ids, sizes, on_event=self.on_event)
 
     def _confirmed(self, root: str) -> bool:
         """Whether a remote is known to hold a version, for this clone has seen its record confirmed."""
@@ -289,13 +291,19 @@ class RemovalPlanner:
                 return True
         return False
 
+    def _rotten(self, seen: Look) -> str:
+        """What to say of a file that the store claims to hold."""
+        if not self.store.holds(seen.ids, seen.scan.stats.sizes).all():
+            return ""
+        return ": the copy in its store is damaged, and `dvk repair` mends it from this file"
+
     def _would_lose(self, where: bytes, seen: Look, entries: Entries, plan: CheckoutPlan) -> Refused:
         if seen.kind == "file":
             changed = len(entries) != 1 or not bool((seen.ids == entries.ids).all())
             what = (
                 "it was changed since the last `dvk add`"
                 if changed
-                else "neither this clone nor a remote that it knows holds the data"
+                else f"neither this clone nor a remote that it knows holds the data{self._rotten(seen)}"
             )
         else:
             names = ", ".join(c.subject for c in plan.conflicts[:_EXAMPLES])

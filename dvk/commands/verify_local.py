@@ -33,6 +33,7 @@ from dvk.store.threads import brisk, default_workers
 from dvk.store.wholeness import Found, State, Wholeness
 from dvk.workspace.pointer import Pointer
 
+IN_DAMAGED_PACKS = "the sound parts of damaged packs"
 WORDS = {Level.QUICK: "quick", Level.NORMAL: "default", Level.DATA: "data"}
 
 
@@ -80,7 +81,6 @@ class LocalCheck:
             self._objects()
             self._versions()
             if self.level is Level.DATA and self._read():
-                self.whole = Wholeness(self.store)
                 self._versions()
         if work_tree is not None:
             read = self.level is Level.DATA and self.percent >= 100
@@ -123,6 +123,7 @@ class LocalCheck:
         return any(x.error is not None for key, x in self.packs.found.items() if key not in before)
 
     def _versions(self) -> None:
+        self.whole = Wholeness(self.store, salvageable=self.packs.salvageable())
         known: dict[tuple[Root, bytes], Found] = {}
         meter = Meter(self.on_event, "look", total_items=len(self.wanted))
         for w in self.wanted:
@@ -140,10 +141,9 @@ class LocalCheck:
             if found.state is State.WHOLE:
                 out.whole += 1
             elif found.state is State.LOST:
-                elsewhere = self.elsewhere(w)
+                elsewhere = self.elsewhere(w, found)
                 state = "unreachable" if elsewhere else "lost"
-                where = "the file" if elsewhere[:1] == ["the file on disk"] else elsewhere[0] if elsewhere else ""
-                hint = f"`dvk repair` brings it back from {where}" if elsewhere else who_to_ask(w)
+                hint = f"`dvk repair` brings it back from {elsewhere[0]}" if elsewhere else who_to_ask(w)
                 out.affected.append(affected_version(w, found, state, elsewhere, hint))
             else:
                 out.not_here += 1
@@ -188,7 +188,7 @@ class LocalCheck:
             return set()
         out: set[str] = set()
         for (kind, name), x in self.packs.found.items():
-            if x.footer is not None and np.isin(prefixes(x.footer.ids[x.bad]), wanted).any():
+            if x.footer is not None and np.isin(prefixes(x.footer.ids[x.unusable]), wanted).any():
                 out.add(pack_key(kind, name))
         for name, kind, mine in self.store.index_rows():
             if np.isin(mine, wanted).any():
@@ -203,17 +203,20 @@ class LocalCheck:
 
     # ------------------------------------------------------------ where else it is
 
-    def elsewhere(self, w: Wanted) -> list[str]:
+    def elsewhere(self, w: Wanted, found: Found) -> list[str]:
         """Where else a version is known to be."""
         out = []
-        if self._on_disk(w):
+        if all(m.saved for m in found.missing if m.lost):
+            out.append(IN_DAMAGED_PACKS)
+        if self.is_on_disk(w):
             out.append("the file on disk" if w.root.kind != FOLDER else "the files on disk")
         if self._confirmed is None:
             remotes = self.repo.workspace.config.remotes()
             self._confirmed = {name: frozenset(self.repo.confirmed([name])) for name in remotes}
         return out + [name for name, roots in self._confirmed.items() if w.root.text in roots]
 
-    def _on_disk(self, w: Wanted) -> bool:
+    def is_on_disk(self, w: Wanted) -> bool:
+        """Whether the work tree has a version, by its content."""
         if w.path not in self._disk:
             self._disk[w.path] = root_on_disk(self.repo, w.path, self.on_event)
         return self._disk[w.path] == w.root

@@ -108,12 +108,21 @@ class RemoteCheck:
 
     def _objects(self) -> None:
         records = self.all_records()
-        self.damage += records.damage
+        self.damage += records.damage + self._forgotten(records)
         self.lost = records.lost({pack_key(*key) for key in self.packs.sizes})
         if self.level > Level.QUICK:
             self.locators = examine_locators(self.store, self._pool)
             self.damage += [d for d in self.locators.values() if d is not None]
             self.packs.examine(sorted(self.packs.sizes))
+
+    def _forgotten(self, records: Records) -> list[Damage]:
+        """Records that this clone saw confirmed and that are gone without having been retired."""
+        found = self.store.describe()
+        seen = ConfirmedRoots(self.repo.remotes_state, found.store).read() if found is not None else {}
+        gone = {rid.hex() for rid in seen.values()} - records.all.keys() - records.bad - records.ended
+        records.bad |= gone
+        what = "this clone saw this record confirmed, nobody retired it, and it is gone"
+        return [Damage(f"j/{rid}", Corrupt(what, subject=f"{self.store.name}/j/{rid}")) for rid in sorted(gone)]
 
     def _read(self) -> bool:
         """Read packs to the last byte; whether that brought damage to light."""

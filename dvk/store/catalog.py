@@ -99,7 +99,7 @@ class Catalog:
                 try:
                     data = self.backend.view(key, max_bytes=_MAX_SEGMENT_BYTES)
                     parse_segment(data, subject=f"{self.name}/{key}", check=True)
-                except Corrupt:
+                except FormatError:
                     self._bad_segments.add(key)
                 except KeyMissing:
                     pass  # merged since; `refresh` will see
@@ -125,7 +125,7 @@ class Catalog:
             try:
                 data = self.backend.view(key, max_bytes=_MAX_SEGMENT_BYTES)
                 segments.append((key, parse_segment(data, subject=f"{self.name}/{key}")))
-            except Corrupt:
+            except FormatError:  # one bit may make it a newer version's, and footers tell all that it could
                 self._bad_segments.add(key)  # what it covered is read from footers until the next `save_index`
                 continue
             if not is_checked(data):
@@ -248,12 +248,41 @@ class Catalog:
             if keep:
                 self.backend.put(key, [format_segment(note)])
 
-    def drop_notes(self, keys: Sequence[str]) -> None:
-        """Forget damage that is no more."""
+    def prune_notes(self) -> int:
+        """Forget damage that is no more: what a note names and some pack can give again. How many notes are left.
+
+        Raises:
+            StorageError: a note could not be replaced; the old one stands.
+        """
         with self._lock:
-            for key in keys:
+            for key, note in self.notes.items():
+                left = (self._lacking(note.chunks, recipes=False), self._lacking(note.recipes, recipes=True))
+                rest = Segment(note.level, note.packs, note.kinds, *left)
+                if len(left[0].row) + len(left[1].row) == len(note.chunks.row) + len(note.recipes.row):
+                    continue
+                if len(left[0].row) or len(left[1].row):
+                    used = {note.packs[p] for t in left for p in np.unique(t.pack).tolist()}
+                    self._add_note(note_of_segment(rest, used), keep=True)
                 self.backend.delete(key)
-            self._notes.replace({k: s for k, s in self._notes.segments.items() if k not in keys})
+                self._notes.replace({k: s for k, s in self._notes.segments.items() if k != key})
+            return len(self._notes.segments)
+
+    def _lacking(self, table: Table, *, recipes: bool) -> Table:
+        """The rows of a note of which no sound pack has the like, or whose damaged pack is still there."""
+        found = np.zeros(len(table.prefix), np.bool_)
+        for segment in self.segments():
+            theirs = segment.recipes if recipes else segment.chunks
+            which, at = theirs.find(table.prefix)
+            if not len(which):
+                continue
+            for p, members in groups(theirs.pack[at]):
+                name = segment.packs[p]
+                if name in self._damaged:
+                    continue
+                rows = theirs.row[at[members]].astype(np.int64)
+                sound = ~np.isin(rows, self._notes.rows(name, recipes=recipes))
+                found[which[members][sound]] = True
+        return Table(table.prefix[~found], table.pack[~found], table.row[~found])
 
     def knew(self, ids: U8, *, recipes: bool = False) -> Mask:
         """bool[n]: ids that notes or the index speak of: of those not found, the ones that were here once."""

@@ -57,6 +57,7 @@ from dvk.store.store import Store
 _RANGE_BYTES = 8 << 20
 _MAX_SEGMENT_BYTES = 1 << 40
 _NO_ROWS = np.zeros(0, np.int64)
+_CHUNK_IS_WRONG = "a chunk fails its hash"
 _PACK_KEY = re.compile(r"([pm])/([0-9a-f]{2})/(\2[0-9a-f]{62})")
 _SEGMENT_KEY = re.compile(r"i/(?:([0-9]{1,2})|bad)-[0-9a-f]{32}")
 _LOCATOR_KEY = re.compile(r"l/([fd])/([0-9a-f]{2})/(\2[0-9a-f]{62})")
@@ -92,7 +93,13 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """One pack. `footer` is kept only where something is wrong and it could be read; `bad`: int64[k] of its rows."""
+    """One pack. `footer` is kept only where something is wrong and it could be read.
+
+    Attributes:
+        bad: int64[k], rows of the footer whose data is not what their ids say.
+        unusable: int64[m], those and all others of a block that fails its checksum: no reader takes them, and `salvage`
+            saves them.
+    """
 
     name: bytes
     kind: PackKind
@@ -101,6 +108,7 @@ class Examined:
     error: DvkError | None = None
     footer: Footer | None = None
     bad: I64 = field(default_factory=lambda: _NO_ROWS)
+    unusable: I64 = field(default_factory=lambda: _NO_ROWS)
 
     @property
     def unreadable(self) -> bool:
@@ -166,8 +174,8 @@ def examine_pack(
     if not whole:
         advance(len(data) + TRAILER.size)
         return Examined(name, kind, size, level)
-    wrong, bad = _content(store, kind, name, footer, [data, end], subject, advance)
-    return Examined(name, kind, size, level, wrong, footer if wrong is not None else None, bad)
+    wrong, bad, unusable = _content(store, kind, name, footer, [data, end], subject, advance)
+    return Examined(name, kind, size, level, wrong, footer if wrong is not None else None, bad, unusable)
 
 
 def _end(backend: Backend, kind: PackKind, name: bytes, size: int, subject: str) -> bytes:
@@ -183,12 +191,12 @@ def _end(backend: Backend, kind: PackKind, name: bytes, size: int, subject: str)
 
 def _content(
     store: Store, kind: PackKind, name: bytes, footer: Footer, end: list[bytes], subject: str, advance: Advance
-) -> tuple[DvkError | None, I64]:
-    """Read a pack from its first to its last byte: what is wrong, and the rows that are damaged."""
+) -> tuple[DvkError | None, I64, I64]:
+    """Read a pack from its first to its last byte: what is wrong, the rows that are damaged and the unusable ones."""
     key, backend = pack_key(kind, name), store.backend
     hasher = blake3()
     error: DvkError | None = None
-    bad: list[I64] = []
+    bad, unusable = [_NO_ROWS], [_NO_ROWS]
     try:
         head = backend.get_range(key, 0, HEADER.size)
         hasher.update(head)
@@ -210,17 +218,19 @@ def _content(
             piece = run[offset - first : offset - first + span]
             if not run:
                 piece = _alone(backend, key, offset, span)
-            rows, failed_ = damaged_rows(footer, b, piece, subject=f"{subject} at {offset:,}")
-            error = error or failed_
-            if len(rows):
-                bad.append(rows)
+            rows, wrong = damaged_rows(footer, b, piece, subject=f"{subject} at {offset:,}")
+            bad.append(rows)
+            # A checksum that fails speaks for the whole block.
+            whole = wrong is not None and wrong.message != _CHUNK_IS_WRONG
+            unusable.append(np.arange(*block_rows(footer, b), dtype=np.int64) if whole else rows)
+            error = error or wrong
         advance(length)
     for part in end:
         hasher.update(part)
     advance(HEADER.size + sum(map(len, end)))
     if error is None and hasher.digest() != name:
         error = Corrupt("a pack fails its hash", subject=subject)
-    return error, np.concatenate(bad) if bad else _NO_ROWS
+    return error, np.concatenate(bad), np.concatenate(unusable)
 
 
 def _alone(backend: Backend, key: str, offset: int, length: int) -> memoryview:
@@ -269,7 +279,7 @@ def damaged_rows(footer: Footer, block: int, piece: memoryview, *, subject: str)
     # Of an uncompressed block most may be right: what its id proves is good, whatever the checksum says.
     bad = [i for i in range(low, high) if not _is_right(footer, i, raw)]
     if bad and error is None:
-        error = Corrupt("a chunk fails its hash", subject=subject)
+        error = Corrupt(_CHUNK_IS_WRONG, subject=subject)
     return np.array(bad, np.int64), error
 
 
@@ -349,6 +359,7 @@ class Records:
     all: dict[str, Record] = field(default_factory=dict)
     live: set[str] = field(default_factory=set)  #: confirmed and not retired
     bad: set[str] = field(default_factory=set)  #: that cannot be read, or are confirmed and not there
+    ended: set[str] = field(default_factory=set)  #: that were retired or given up, whether they are there or not
 
     def named(self, rid: str) -> set[str]:
         """The packs that a record relies on, its bases' included."""
@@ -448,8 +459,9 @@ def examine_records(store: Store, pool: Executor, *, packs: set[str], any_store:
         return None
 
     out.damage += [d for d in pool.map(look, sorted(keys)) if d is not None]
+    out.ended = {rid for rid, mark_ in keys.values() if mark_ in (".x", ".e")}
     for rid, mark_ in keys.values():
-        if mark_ == ".ok" and f"j/{rid}" not in keys and not {f"j/{rid}.x", f"j/{rid}.e"} & keys.keys():
+        if mark_ == ".ok" and f"j/{rid}" not in keys and rid not in out.ended:
             lost = Corrupt("a record is confirmed and not there", subject=f"{store.name}/j/{rid}")
             out.damage.append(Damage(f"j/{rid}", lost))
             out.bad.add(rid)

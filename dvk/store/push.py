@@ -59,6 +59,7 @@ def push(
     on_event: OnEvent = ignore,
     verify_all: bool = False,
     owner: Owner | None = None,
+    avoid: Avoid | None = None,
 ) -> Pushed:
     """Send versions. Returns only when an independent clone could restore all of `sent`.
 
@@ -68,15 +69,17 @@ def push(
         verify_all: read every pack back whole, not only its end and one block, and all that the versions rely on that
             are there already. What is gone or damaged of that is sent again, as far as it is here.
         owner: whose the records are; nobody's by default.
+        avoid: packs and records that must not be relied on, as far as that is known already.
 
     Raises:
         RemoteError: the remote answered wrongly, or nothing could be agreed after several attempts.
         Corrupt, DataMissing: a block of the local store is damaged or gone. Refused: the remote takes no such data.
     """
+    avoid = Avoid() if avoid is None else avoid
     if not verify_all:
-        return _push(local, remote, versions, state, None, owner, on_event)
+        return _push(local, remote, versions, state, None, avoid, owner, on_event)
     with closing(Audit(remote, on_event=on_event)) as audit:
-        return _push(local, remote, versions, state, audit, owner, on_event)
+        return _push(local, remote, versions, state, audit, avoid, owner, on_event)
 
 
 def _push(
@@ -85,10 +88,10 @@ def _push(
     versions: Sequence[Version],
     state: str,
     audit: Audit | None,
+    avoid: Avoid,
     owner: Owner | None,
     on_event: OnEvent,
 ) -> Pushed:
-    avoid = Avoid()
     moved = 0
     vanished: Vanished | None = None
     for _ in range(_ATTEMPTS):

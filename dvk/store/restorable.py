@@ -17,12 +17,14 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from dvk.backend.contract import KeyMissing
 from dvk.errors import DvkError, FormatError, StorageError
 from dvk.events import Meter
 from dvk.store.content import Content
 from dvk.store.examine import Damage, Examined, Level, examine_pack, list_packs
+from dvk.store.index import prefixes
 from dvk.store.locator import Ref
 from dvk.store.names import U8
 from dvk.store.pack import BLOCK_HEADER, MAX_BLOCK_BYTES, Footer, PackKind, pack_key
@@ -33,8 +35,8 @@ from dvk.store.root import FILE, Root
 from dvk.store.store import Store
 from dvk.store.wholeness import Found, Missing, State, Wholeness, is_at
 
-Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
-U32 = np.ndarray[tuple[int], np.dtype[np.uint32]]
+Mask = npt.NDArray[np.bool_]
+U32 = npt.NDArray[np.uint32]
 Key = tuple[PackKind, bytes]
 
 
@@ -58,6 +60,15 @@ class Packs:
         self.sizes = list_packs(store.backend)
         self.found: dict[Key, Examined] = {}
 
+    def salvageable(self) -> npt.NDArray[np.uint64]:
+        """Prefixes of what no reader takes and `salvage` saves: the rest of blocks that fail their checksums."""
+        saved = [
+            prefixes(x.footer.ids[np.setdiff1d(x.unusable, x.bad)])
+            for x in self.found.values()
+            if x.footer is not None and len(x.unusable) > len(x.bad)
+        ]
+        return np.unique(np.concatenate(saved)) if saved else np.zeros(0, np.uint64)
+
     @property
     def damage(self) -> list[Damage]:
         """What is wrong with those that were examined."""
@@ -76,9 +87,9 @@ class Packs:
 
         for key, found in zip(fresh, self._pool.map(look, fresh), strict=True):
             self.found[key] = found
-            if found.footer is not None and len(found.bad):
+            if found.footer is not None and len(found.unusable):
                 try:
-                    self.store.note_damage(key[1], found.footer, found.bad, keep=self._keep)
+                    self.store.note_damage(key[1], found.footer, found.unusable, keep=self._keep)
                 except StorageError as error:
                     self.problems.append(error)
             elif found.error is not None and found.footer is None:
@@ -247,8 +258,8 @@ class Restorable:
         row = np.minimum(np.searchsorted(places, at * MAX_BLOCK_BYTES + offset), len(places) - 1)
         good &= (places[row] == at * MAX_BLOCK_BYTES + offset) & (footer.chunk_len[row] == lengths)
         good &= (footer.ids[row] == ids).all(axis=1)
-        if len(found.bad):
-            good &= ~np.isin(row, found.bad)
+        if len(found.unusable):
+            good &= ~np.isin(row, found.unusable)
         return np.asarray(good)
 
     # ------------------------------------------------------------ by the footers of all packs

@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 from blake3 import blake3
 
 from dvk.backend.contract import KeyMissing
@@ -34,6 +36,7 @@ from dvk.store.names import I64, U8
 from dvk.store.outfile import CannotWrite, begin_writeback, empty, write_all
 from dvk.store.placement import Placement, read_blocks
 from dvk.store.reuse import Old, OldChanged, Reuse, find_shared
+from dvk.store.store import Store
 from dvk.store.stream import MAX_PART_BYTES, PART_BLOCKS, stream
 from dvk.store.threads import brisk, default_workers
 from dvk.timings import Stage, stage
@@ -61,6 +64,34 @@ class Sink(Protocol):
 
     def discard(self, index: int, fd: int) -> None:
         """Close it and remove what was written."""
+
+
+class Nowhere:
+    """A sink for files that are only to be proven."""
+
+    def create(self, index: int) -> int:  # noqa: ARG002
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+    def finish(self, index: int, fd: int) -> None:  # noqa: ARG002
+        os.close(fd)
+
+    def discard(self, index: int, fd: int) -> None:  # noqa: ARG002
+        os.close(fd)
+
+
+def readable(store: Store, ids: U8, sizes: I64, *, on_event: OnEvent = ignore) -> npt.NDArray[np.bool_]:
+    """bool[n]: files that a store gives back whole: each is read, and proven by its id. Costs what reading costs."""
+    out = store.holds(ids, sizes)
+    which = np.flatnonzero(out & (sizes > 0))
+    if len(which):
+        # The same content under many names is read once.
+        _, first, again = np.unique(ids[which], axis=0, return_index=True, return_inverse=True)
+        chosen = which[first]
+        good = np.ones(len(chosen), np.bool_)
+        for i, _error in restore(StoreContent(store), ids[chosen], sizes[chosen], Nowhere(), on_event=on_event):
+            good[i] = False
+        out[which] = good[again.reshape(-1)]
+    return out
 
 
 def restore(

@@ -13,7 +13,6 @@ over what an `add` of the real file would build later. So none is kept before. `
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
@@ -26,7 +25,7 @@ from dvk.store.content import Content, StoreContent, place_all
 from dvk.store.names import I64, U8
 from dvk.store.pack import RecipeRow
 from dvk.store.pages import Chunks, read_recipe
-from dvk.store.restore import restore
+from dvk.store.restore import Nowhere, restore
 from dvk.store.store import Store, as_column
 from dvk.store.writer import Writer
 
@@ -112,25 +111,12 @@ def _chunks(store: Store, row: RecipeRow) -> Chunks | None:
     return chunks if chunks.total_bytes == row.size else None
 
 
-class _Nowhere:
-    """A sink for files that are only to be hashed."""
-
-    def create(self, index: int) -> int:  # noqa: ARG002
-        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-
-    def finish(self, index: int, fd: int) -> None:  # noqa: ARG002
-        os.close(fd)
-
-    def discard(self, index: int, fd: int) -> None:  # noqa: ARG002
-        os.close(fd)
-
-
 def _disproven(store: Store, rows: Sequence[RecipeRow]) -> Iterator[tuple[bytes, DvkError]]:
     """The files of recipes that do not make them up, each with the reason."""
     if not rows:
         return
     sizes = np.array([r.size for r in rows], np.int64)
-    for i, error in restore(_Proposed(store, rows), as_column(r.file for r in rows), sizes, _Nowhere()):
+    for i, error in restore(_Proposed(store, rows), as_column(r.file for r in rows), sizes, Nowhere()):
         name = rows[i].file
         if isinstance(error, DataMissing):
             yield (
@@ -144,7 +130,7 @@ def _disproven(store: Store, rows: Sequence[RecipeRow]) -> Iterator[tuple[bytes,
                 name,
                 Corrupt(
                     f"a part of {name.hex()[:12]} that was in the local store before is damaged there: {error.message}",
-                    hint="`dvk pull --no-store` brings it past the store",
+                    hint="`dvk repair` mends the store; `dvk pull --no-store` brings it past the store",
                 ),
             )
         else:

@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
+import numpy.typing as npt
 
 from dvk.errors import Corrupt, DataMissing, DvkError, FormatError
 from dvk.ids import EMPTY_FILE, ID_BYTES, PageId
 from dvk.store.catalog import Index, Mask
+from dvk.store.index import prefixes
 from dvk.store.listing import Entries
 from dvk.store.names import I64, U8
 from dvk.store.pack import Footer, PackKind
@@ -50,6 +52,7 @@ class Missing:
     files: int = 1  #: more than one where a page of the list is gone
     lost: bool = True
     why: str = ""
+    saved: bool = False  #: all that it lacks is still in damaged packs, where `salvage` gets at it
 
 
 @dataclass(slots=True)
@@ -87,8 +90,10 @@ class Found:
 class Wholeness:
     """Looks at versions one after the other. Changes nothing. One thread."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, salvageable: npt.NDArray[np.uint64] | None = None) -> None:
+        """`salvageable`: ascending prefixes of what is in damaged packs and can be saved from them."""
         self.store = store
+        self._salvageable = np.zeros(0, np.uint64) if salvageable is None else salvageable
         self.used: set[bytes] = set()  #: data packs that hold something of a version that was looked at
         self.gone: list[U8] = []  #: uint8[n, 32] each: ids that versions need and no pack gives
         self._leaves: dict[bytes, tuple[Missing, ...]] = {}
@@ -132,10 +137,14 @@ class Wholeness:
             self.gone.append(as_column([ref.id]))
             lost = bool(self.store.knew(as_column([ref.id]))[0])
             why = "the list of files is gone" if lost else "the list of files is not here"
-            return Missing(ref.first, ref.total_bytes, max(1, ref.files), lost, why)
+            saved = bool(self._saved(as_column([ref.id]))[0])
+            return Missing(ref.first, ref.total_bytes, max(1, ref.files), lost, why, saved)
         except FormatError as error:
             self.gone.append(as_column([ref.id]))
             return Missing(ref.first, ref.total_bytes, max(1, ref.files), why=str(error))
+
+    def _saved(self, ids: U8) -> Mask:
+        return np.isin(prefixes(ids), self._salvageable)
 
     def _load(self, name: PageId) -> bytes:
         found = self.store.load_pages([name])
@@ -181,10 +190,15 @@ class Wholeness:
         if len(unknown):
             self.gone.append(ids[unknown])
             was = self.store.knew(ids[unknown]) | self.store.knew(ids[unknown], recipes=True)
-            for i, lost in zip(unknown.tolist(), was.tolist(), strict=True):
+            rows = self.store.find_recipes(ids[unknown])
+            roots = as_column(r.root if r is not None else bytes(ID_BYTES) for r in rows)
+            self.gone.append(roots)
+            # Of a file of one chunk that chunk, of another the first page of its recipe; what comes after is not known.
+            saved = self._saved(ids[unknown]) | self._saved(roots)
+            for i, lost, kept in zip(unknown.tolist(), was.tolist(), saved.tolist(), strict=True):
                 why = self.store.why_missing(ids[i].tobytes())
                 said = str(why) if why else "what it consists of is gone" if lost else "it is not here"
-                out.append((i, Missing(names[i], int(sizes[i]), lost=lost or why is not None, why=said)))
+                out.append((i, Missing(names[i], int(sizes[i]), 1, lost or why is not None, said, kept)))
         together = Chunks.join([c for c in chunks if c is not None])
         here = self._here(together)
         if not here.all():
@@ -192,12 +206,13 @@ class Wholeness:
             gone = np.flatnonzero(~here)
             self.gone.append(together.ids[gone])
             knew = self.store.knew(together.ids[gone])
-            lost_of = np.zeros(len(sizes), np.bool_)
+            lost_of, saved_of = np.zeros(len(sizes), np.bool_), np.ones(len(sizes), np.bool_)
             np.logical_or.at(lost_of, owner[gone], knew)
+            np.logical_and.at(saved_of, owner[gone], self._saved(together.ids[gone]))
             for i in np.unique(owner[gone]).tolist():
                 lost = bool(lost_of[i])
                 why_ = "chunks of it are damaged or gone" if lost else "chunks of it are not here"
-                out.append((i, Missing(names[i], int(sizes[i]), lost=lost, why=why_)))
+                out.append((i, Missing(names[i], int(sizes[i]), 1, lost, why_, bool(saved_of[i]))))
         return [m for _, m in sorted(out, key=lambda x: x[0])]
 
     def _here(self, chunks: Chunks) -> Mask:

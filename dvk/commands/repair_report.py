@@ -1,0 +1,97 @@
+"""What a repair did, as a record and as a file: docs/verify-repair.md says where it lies and what is in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from dvk.commands.repo import Repo
+from dvk.commands.verify_report import VerifyResult, Wanted
+from dvk.events import Note, OnEvent
+from dvk.store.names import show
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """One thing that was done (or would be)."""
+
+    what: str  #: "salvaged", "index", "healed", "sent", "locator", "quarantine", "mark", "store", "state"
+    subject: str  #: a key, a path, or a version
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class RepairResult:
+    """What a repair did, and what it could not mend."""
+
+    store: str = ""
+    remote: str = ""  #: empty for the local store
+    before: VerifyResult = field(default_factory=VerifyResult)
+    after: VerifyResult = field(default_factory=VerifyResult)
+    done: list[Mended] = field(default_factory=list)
+    quarantine: str = ""  #: the prefix in the store where damaged objects are now; empty when there are none
+    report: str = ""  #: the file that says all this
+    dry_run: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is damaged or lost any more."""
+        return not self.after.damaged
+
+
+def describe(w: Wanted) -> str:
+    """A version for people."""
+    return f"{show(w.path)} ({w.root.id.hex()[:12]})"
+
+
+def write_report(repo: Repo, out: RepairResult, on_event: OnEvent) -> str:
+    """Write what was done to a file of the repository; its path, empty when it could not be."""
+    folder = os.path.join(os.fsdecode(repo.workspace.common_dir), "reports")
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    path = os.path.join(folder, f"repair-{stamp}-{secrets.token_hex(4)}.json")
+    document = {
+        "format": 1,
+        "store": out.store,
+        "remote": out.remote,
+        "quarantine": out.quarantine,
+        "done": [asdict(m) for m in out.done],
+        "before": _summary(out.before),
+        "after": _summary(out.after),
+    }
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        with open(path, "x", encoding="ascii") as file:
+            json.dump(document, file, indent=1, default=_plain)
+            file.write("\n")
+    except OSError as error:
+        on_event(Note(f"the report could not be written ({error.strerror})", subject=path))
+        return ""
+    return path
+
+
+def _summary(found: VerifyResult) -> Mapping[str, object]:
+    return {
+        "summary": found.summary,
+        "versions": found.versions,
+        "whole": found.whole,
+        "affected": [asdict(v) for v in found.affected],
+        "objects": [asdict(o) for o in found.objects],
+        "workspace": [asdict(p) for p in found.workspace],
+    }
+
+
+def _plain(value: object) -> str:
+    return value.decode("utf-8", "backslashreplace") if _is_text(value) else value.hex()  # type: ignore[attr-defined, no-any-return]
+
+
+def _is_text(value: object) -> bool:
+    if not isinstance(value, bytes):
+        raise TypeError(f"no form for {type(value).__name__} in a report")
+    try:
+        return value.decode("utf-8").isprintable()
+    except UnicodeDecodeError:
+        return False
