@@ -46,6 +46,7 @@ SEGMENT_BYTES = 4 << 20
 #: Files up to this size share a buffer; longer ones are streamed.
 SMALL_FILE_BYTES = 1 << 20
 _MAX_PROBLEMS = 1000
+_FILES_AT_ONCE = 1 << 16  # that are sorted into small ones and others
 
 
 class Source(Protocol):
@@ -58,7 +59,7 @@ class Source(Protocol):
         """Raise ChangedWhileRead if file i is not what it was when it was scanned."""
 
     def read_run(self, files: I64, into: memoryview) -> int:
-        """Read small files one after the other, each whole and as it was when it was scanned, to the start of `into`.
+        """Read small files (ascending) one after the other to the start of `into`, each as it was when it was scanned.
 
         Returns how many there were before the first one with which something was not as expected; that one is then
         opened, read and rechecked by itself. Any thread may call, several at once.
@@ -147,14 +148,17 @@ class _Ingest:
 
     def all_files(self) -> None:
         """Read every file, small ones in groups that share a buffer."""
-        small = np.flatnonzero((self.sizes > 0) & (self.sizes <= SMALL_FILE_BYTES))
-        others = np.flatnonzero((self.sizes <= 0) | (self.sizes > SMALL_FILE_BYTES)).tolist()
-        for group in _groups(small, self.sizes[small] + 1, SEGMENT_BYTES):
-            while others and others[0] < group[0]:
-                self._one(others.pop(0))
-            self._submit(self._small_files, self._free_buffer(), group)
-        for i in others:
-            self._one(i)
+        for first in range(0, len(self.sizes), _FILES_AT_ONCE):
+            sizes = self.sizes[first : first + _FILES_AT_ONCE]
+            is_small = (sizes > 0) & (sizes <= SMALL_FILE_BYTES)
+            small = np.flatnonzero(is_small)
+            others = deque(np.flatnonzero(~is_small).tolist())
+            for group in _groups(small, sizes[small] + 1, SEGMENT_BYTES):
+                while others and others[0] < group[0]:
+                    self._one(first + others.popleft())
+                self._submit(self._small_files, self._free_buffer(), first + group)
+            for i in others:
+                self._one(first + i)
         while self._jobs:
             self._jobs.popleft().result()
 

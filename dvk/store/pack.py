@@ -212,7 +212,10 @@ class PackBuilder:
 
     @property
     def full(self) -> bool:
-        """Whether the pack should be finished: its blocks or its footer have the length they should have."""
+        """Whether the pack should be finished: its blocks or its footer have the length they should have, or its room
+        may not take another block."""
+        if self.room is not None and self._room_used + BLOCK_HEADER.size + MAX_BLOCK_BYTES > len(self.room):
+            return True
         return self.size_bytes >= TARGET_PACK_BYTES or self._footer_bytes >= TARGET_FOOTER_BYTES
 
     def footer(self) -> Footer:

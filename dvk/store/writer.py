@@ -41,7 +41,7 @@ class Writer:
         self._lock = threading.Lock()
         self._pending: set[bytes] = set()  # taken, and not yet in a findable pack
         self._recipes: set[bytes] = set()  # files whose recipe was taken
-        # One pack being written while the next one fills keeps a disk busy; a second would cost 64 MiB and gains 5 %.
+        # One pack being written while the next one fills keeps a disk busy; a second gains 5 %.
         self._descriptor = store.describe() if dry_run else store.create()
         codecs = ALL_CODECS if self._descriptor is None else codec_numbers(self._descriptor.codecs)
         self._packs = PackWriter(
