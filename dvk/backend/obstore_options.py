@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dvk.backend.aws_files import Aws, Keys, is_endpoint, read_aws
+from dvk.backend.remote_errors import why_no_process
 from dvk.backend.settings import RemoteSettings
 from dvk.errors import UsageError
 
@@ -157,11 +158,21 @@ def _with_botocore(
         found = session.get_credentials()
     except BotoCoreError:
         return Unfit("botocore finds no credentials")  # and says why when s3fs asks it
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        if why_no_process(error):
+            return Unfit("its credential_process fails")
+        raise
     if found is None:
         return Unfit("botocore finds no credentials")
 
     def keys() -> dict[str, Any]:
-        frozen = found.get_frozen_credentials()
+        try:
+            frozen = found.get_frozen_credentials()
+        except Exception as error:
+            program = why_no_process(error)
+            if program:
+                raise RuntimeError(f"Credential error: {program}") from None  # obstore quotes what it gets
+            raise
         return _credential(Keys(frozen.access_key, frozen.secret_key, frozen.token), lasts=_KEYS_LAST)
 
     return Plan("s3", bucket, config, client, keys)

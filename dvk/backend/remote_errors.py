@@ -13,6 +13,7 @@ Libraries are known by the names of their classes, so that this module imports n
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
@@ -153,6 +154,9 @@ def translate_remote(
     if code:
         return _from_answer(e, code, name, subject, create_only, profile)
     names = {cls.__name__ for cause in _chain(e) for cls in type(cause).__mro__}
+    program = why_no_process(e)
+    if program:
+        return RemoteDenied(f"no usable credentials: {program}", subject=name, hint=_sign_in(name, profile))
     detail = redact(str(e)) or type(e).__name__
     if "ProfileNotFound" in names:
         return RemoteDenied(detail, subject=name, hint="`aws configure list-profiles` shows the profiles there are")
@@ -181,6 +185,28 @@ def translate_remote(
     if isinstance(e, PermissionError):
         return RemoteDenied(f"permission denied: {detail}", subject=subject, hint=_sign_in(name, profile))
     return RemoteError(f"{type(e).__name__}: {detail}", subject=subject)
+
+
+def why_no_process(e: BaseException) -> str:
+    """What is wrong with the `credential_process` that `e` comes out of; empty when it comes from elsewhere.
+
+    What such a program says may be a secret, so nothing of it is quoted. It is known by the frame that ran it: what
+    comes out is an error of JSON or of the system as often as one of botocore.
+    """
+    for cause in _chain(e):
+        frame = cause.__traceback__
+        while frame is not None and frame.tb_frame.f_code.co_name != "_retrieve_credentials_using":
+            frame = frame.tb_next
+        if frame is None:
+            continue
+        what = "the credential_process of the AWS profile"
+        if isinstance(cause, OSError):
+            return f"{what} cannot be run ({cause.strerror or type(cause).__name__})"
+        if type(cause).__name__ != "CredentialRetrievalError":
+            return f"{what} answered something that is no JSON of credentials"
+        said = re.search(r"Unsupported version|Missing required key in response: '[A-Za-z]{1,40}'$", str(cause))
+        return f"{what} failed ({said[0] if said else 'run it by hand to see what it says'})"
+    return ""
 
 
 _OFFLINE = "check the network, then run the same command again; what arrived is kept"

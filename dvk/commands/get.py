@@ -25,7 +25,7 @@ from dvk.ids import ID_BYTES, FileId
 from dvk.store.content import ContentSource
 from dvk.store.listing import Entries, Kind
 from dvk.store.names import I64, U8, show
-from dvk.store.restore import Sink, restore
+from dvk.store.restore import SomeFiles, restore
 from dvk.store.stream import iter_file
 from dvk.workspace.handles import kind_name, lstat_in
 from dvk.workspace.hashing import hash_files
@@ -186,7 +186,7 @@ def _write(
     def write(source: ContentSource, which: I64) -> list[tuple[int, DvkError]]:
         ids, sizes = wanted.ids[which], wanted.sizes[which]
         shown = [names[i] for i in which.tolist()]
-        return restore(source, ids, sizes, _Some(tree, which), names=shown, on_event=on_event)
+        return restore(source, ids, sizes, SomeFiles(tree, which.tolist()), names=shown, on_event=on_event)
 
     for source, which in sources:
         failed = write(source, which)
@@ -205,22 +205,6 @@ def _write(
 
 #: What another look finds, for those who were led astray by what a source said.
 _Again = Callable[[ContentSource, DvkError], ContentSource | None]
-
-
-class _Some:
-    """Some of the files of a sink, numbered from 0."""
-
-    def __init__(self, sink: Sink, which: I64) -> None:
-        self._sink, self._which = sink, which.tolist()
-
-    def create(self, index: int) -> int:
-        return self._sink.create(self._which[index])
-
-    def finish(self, index: int, fd: int) -> None:
-        self._sink.finish(self._which[index], fd)
-
-    def discard(self, index: int, fd: int) -> None:
-        self._sink.discard(self._which[index], fd)
 
 
 class _Place:

@@ -33,14 +33,14 @@ from dvk.commands.tracked import (
     read_unknown,
 )
 from dvk.commands.versions import history
-from dvk.errors import Corrupt, DataMissing, DvkError, NotFound, Refused
+from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, NotFound, Refused
 from dvk.events import Note, OnEvent, Used, ignore
 from dvk.ids import FileId
 from dvk.store.content import ContentSource, StoreContent
 from dvk.store.fetch import Wanted
 from dvk.store.listing import Entries
 from dvk.store.names import I64, U8, show
-from dvk.store.restore import restore
+from dvk.store.restore import SomeFiles, restore
 from dvk.store.reuse import Old
 from dvk.store.root import Root
 from dvk.store.unproven import Unproven
@@ -84,6 +84,10 @@ class CheckoutResult:
     dry_run: bool = False
 
 
+#: Where else the content of a path may be, once its source lacked something; None: nowhere.
+LookAgain = Callable[[bytes, DvkError], ContentSource | None]
+
+
 class Materializer:
     """Writes versions into the work tree, from the local store or from another source of content."""
 
@@ -98,6 +102,7 @@ class Materializer:
         entries_of: Callable[[bytes, Pointer, Selected], Entries] | None = None,
         contents: Mapping[bytes, ContentSource] | None = None,
         unproven: Unproven[Wanted] | None = None,
+        look_again: LookAgain = lambda _path, _why: None,
     ) -> None:
         """`only_replaceable`: take nothing away but what dvk put there last and a commit leads back to (for hooks)."""
         self.repo, self.ws, self.store = repo, repo.workspace, repo.store
@@ -116,6 +121,7 @@ class Materializer:
         self._entries_of = entries_of or (lambda _, p, s: pointer_entries(self.store, p, s))
         self._contents = contents or {}
         self._unproven = unproven
+        self._look_again = look_again
         self._here = StoreContent(self.store) if unproven is None else unproven
 
     # ------------------------------------------------------------ one path
@@ -326,6 +332,7 @@ class Materializer:
                 find_old=lambda i: self._old(tree, plan, seen, i),
                 on_event=self.on_event,
             )
+            failed = self._once_more(path, plan, tree, failed)
             lost = self._tell(path, plan, failed)
             problems += [_with_a_way_out(path, error) for error in lost]
             problems += tree.link()
@@ -340,6 +347,19 @@ class Materializer:
                 cache = cache.joined(seen.cache, without=seen.scan.names.take(plan.deletes))
             cache.save(self.repo.state, path)
         return tally, problems
+
+    def _once_more(
+        self, path: bytes, plan: CheckoutPlan, tree: WorkTree, failed: list[tuple[int, DvkError]]
+    ) -> list[tuple[int, DvkError]]:
+        """Write from another source what the first did not have; what failed after that."""
+        astray = [i for i, error in failed if isinstance(error, DataMissing | FormatError)]
+        other = self._look_again(path, next(e for i, e in failed if i == astray[0])) if astray else None
+        if other is None:
+            return failed
+        names, sink = tree.shown(), SomeFiles(tree, astray)
+        shown = [names[i] for i in astray]
+        rest = restore(other, plan.ids[astray], plan.sizes[astray], sink, names=shown, on_event=self.on_event)
+        return [(i, e) for i, e in failed if i not in set(astray)] + [(astray[n], e) for n, e in rest]
 
     def _sweep(self, path: bytes, pointer: Pointer, seen: Look) -> None:
         """Remove temporary files of killed runs: in a folder, or beside a file."""

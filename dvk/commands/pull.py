@@ -6,6 +6,7 @@ locator. What one path lacks does not keep the others from arriving.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -336,11 +337,13 @@ def _direct(
     out.paths = len(targets)
     contents: dict[bytes, ContentSource] = {}
     listings: dict[bytes, Entries] = {}
+    found_on: dict[bytes, Remote] = {}
     failed: dict[bytes, DvkError] = {}
     left = list(targets)
     for source in sources:
         with sources.asking(source):
             left, failed = _resolve(repo, source, left, contents, listings, on_event)
+            found_on |= {path: source for path in contents if path not in found_on}
             out.url = out.url or source.url
         if not left:
             break
@@ -356,7 +359,24 @@ def _direct(
     def entries_of(path: bytes, pointer: Pointer, _scope: Selected) -> Entries:
         return listings[path] if pointer.is_dir else file_entries(pointer)
 
-    return Materializer(repo, force=force, on_event=on_event, entries_of=entries_of, contents=contents)
+    wanted = {path: (under, pointer) for path, under, pointer in targets}
+
+    def look_again(path: bytes, why: DvkError) -> ContentSource | None:
+        """By the footers of its packs, where what a locator led to is gone."""
+        under, pointer = wanted[path]
+        content = RemoteContent(found_on[path].store)
+        with (
+            Resolver(found_on[path].store, on_event=on_event) as resolver,
+            contextlib.suppress(DataMissing, FormatError),
+        ):
+            for prefix in under or _selected(Selection.load(repo.state), path, pointer):
+                for part in resolver.search(root_of(pointer), under=prefix, why=why):
+                    content.add(part)
+        return content if len(content) else None
+
+    return Materializer(
+        repo, force=force, on_event=on_event, entries_of=entries_of, contents=contents, look_again=look_again
+    )
 
 
 def _resolve(

@@ -94,6 +94,25 @@ def readable(store: Store, ids: U8, sizes: I64, *, on_event: OnEvent = ignore) -
     return out
 
 
+class SomeFiles:
+    """Some of the files of a sink, numbered from 0."""
+
+    def __init__(self, sink: Sink, which: Sequence[int]) -> None:
+        self._sink, self._which = sink, which
+
+    def create(self, index: int) -> int:
+        """As of the sink."""
+        return self._sink.create(self._which[index])
+
+    def finish(self, index: int, fd: int) -> None:
+        """As of the sink."""
+        self._sink.finish(self._which[index], fd)
+
+    def discard(self, index: int, fd: int) -> None:
+        """As of the sink."""
+        self._sink.discard(self._which[index], fd)
+
+
 def restore(
     source: ContentSource,
     ids: U8,

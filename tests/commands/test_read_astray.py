@@ -10,6 +10,7 @@ from flowkit import Flow, csv, noise
 
 from dvk.backend.local import LocalBackend
 from dvk.commands.get import cat, get
+from dvk.commands.pull import pull
 from dvk.errors import Corrupt, DataMissing
 
 FILES: dict[str | bytes, bytes] = {f"d/{i}": noise(3000 + i, i) for i in range(20)} | {"t.csv": csv(40_000)}
@@ -76,3 +77,20 @@ def test_what_is_nowhere_is_named(how: type[Exception], flow: Flow, tmp_path: Pa
     with flow.repo() as repo, pytest.raises(how):
         get(repo, "t.csv", str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pull_that_keeps_nothing_finds_them_too(flow: Flow) -> None:
+    with flow.repo() as repo:
+        done = pull(repo, store=False, on_event=flow._listen)
+    assert not done.failures and any("footers" in note.hint for note in flow.notes)
+    for name, data in FILES.items():
+        assert flow.read(name) == data
+
+
+def test_a_pull_that_keeps_nothing_names_what_is_nowhere(flow: Flow) -> None:
+    for key in keys(flow):
+        if key.startswith("p/"):
+            flow_remote(flow).delete(key)
+    with flow.repo() as repo:
+        done = pull(repo, store=False)
+    assert done.failures and not flow.exists("t.csv")
