@@ -7,6 +7,7 @@ import os
 import sys
 
 from benchmarks import badinput, marks, memory, peers, report, results, suite, tables
+from benchmarks.measure import filesystem
 from benchmarks.tools import TOOLS
 from benchmarks.workloads import CATALOG, chosen, ensure
 
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--runs", type=int, default=3, help="rounds; the median counts (%(default)s)")
     run.add_argument("--remotes", default="local,s3", help="where to push to and pull from (%(default)s)")
     run.add_argument("--out", default=_OUT, help="folder for what is written (%(default)s)")
+    run.add_argument("--keep", action="store_true", help="keep what the result in --out says of other items")
     make = verb("make", _make, "Make the workloads and stop.")
     make.add_argument("--scale", type=float, default=1.0)
     make.add_argument("--only", default="", metavar="ITEMS")
@@ -81,6 +83,11 @@ def _run(args: argparse.Namespace) -> int:
         return 2
     os.makedirs(args.out, exist_ok=True)
     path = os.path.join(args.out, "results.json")
+    os.makedirs(args.work, exist_ok=True)
+    before = results.load(path) if args.keep and os.path.exists(path) else None
+    if before and before.machine != results.machine(filesystem(args.work)):
+        print(f"{path} was measured on another machine: write to another --out", file=sys.stderr)
+        return 2
     result = suite.run_suite(
         () if named and not only else chosen(only, scale=args.scale),
         work=args.work,
@@ -90,12 +97,15 @@ def _run(args: argparse.Namespace) -> int:
         remotes=_names(args.remotes),
         start=not named or START in named,
         say=lambda line: print(line, flush=True),
-        keep=lambda so_far: results.save(so_far, path),
+        keep=lambda so_far: results.save(results.joined(before, so_far) if before else so_far, path),
     )
+    failed = any(f.tool == "dvk" for f in result.failures)
+    if before:
+        result = results.joined(before, result)
     report.write(result, args.out)
     print(f"\nwrote {path}, results.md, chart.svg\n")
     print(marks.render(marks.judge(result), result))
-    return 1 if any(f.tool == "dvk" for f in result.failures) else 0
+    return 1 if failed else 0
 
 
 def _make(args: argparse.Namespace) -> int:

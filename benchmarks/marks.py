@@ -88,7 +88,7 @@ def _judge(mark: Mark, result: Result) -> Judged:
         return Judged(
             mark=mark, value=None, limit=None, reached=False if failed else None, why="failed" if failed else "not run"
         )
-    if mark.full_scale_only and result.scale < 1:
+    if mark.full_scale_only and result.scale_of(mark.item) < 1:
         return Judged(mark=mark, value=value, limit=None, reached=None, why="full scale only")
     base = _base(mark, result)
     if base is None:
@@ -119,7 +119,8 @@ def _disk_floor(mark: Mark, result: Result) -> float | None:
     if mark.field != "wall_s" or not mark.verb.startswith("add"):
         return None
     stored = result.median(mark.item, mark.verb, "dvk", "stored_bytes")
-    return OVER_THE_DISK * stored / result.write_rate if stored and result.write_rate else None
+    rate = result.write_rate_of(mark.item)
+    return OVER_THE_DISK * stored / rate if stored and rate else None
 
 
 def render(judged: Sequence[Judged], result: Result) -> str:

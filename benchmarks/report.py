@@ -83,7 +83,24 @@ def _head(result: Result) -> str:
     ]
     if result.scale < 1:
         lines += ["", "**A scaled run: start-up weighs more than in real work. Only scale 1 counts.**"]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_origins(result)])
+
+
+def _origins(result: Result) -> list[str]:
+    """When and how each item was measured."""
+    if not result.origins:
+        return []
+    rows = [
+        "",
+        "| item | measured | scale | rounds | synced writes | other load on the cores |",
+        "|---|---|---|---|---|---|",
+    ]
+    for item, o in result.origins.items():
+        rate = result.write_rate_of(item) if o.write_rates else None
+        loads = ", ".join(f"{load:.1f}" for load in o.loads) or "not noted"
+        shown = f"{rate / 1e6:.0f} MB/s" if rate else ""
+        rows.append(f"| {_title(result, item)} | {o.made[:16]} | {o.scale:g} | {o.rounds} | {shown} | {loads} |")
+    return rows
 
 
 def _section(result: Result, title: str, field: str, show: Callable[[float], str]) -> str:

@@ -53,9 +53,20 @@ class Failure:
     what: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """When and how an item of a result was measured, since a result may be put together from several runs."""
+
+    made: str
+    scale: float
+    rounds: int
+    write_rates: list[float]  #: synced, bytes a second, one a round
+    loads: list[float]  #: how many other programs wanted the cores when a round began (the load average of a minute)
+
+
 @dataclass(kw_only=True)
 class Result:
-    """One run."""
+    """One run, or several put together."""
 
     made: str
     scale: float
@@ -68,11 +79,22 @@ class Result:
     samples: list[Sample] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     format: int = FORMAT
+    origins: dict[str, Origin] = field(default_factory=dict)  #: of each item; of those without, the fields above hold
 
     @property
     def write_rate(self) -> float | None:
         """The median synced write rate in bytes a second."""
         return statistics.median(self.write_rates) if self.write_rates else None
+
+    def write_rate_of(self, item: str) -> float | None:
+        """The same in the run that an item comes from."""
+        origin = self.origins.get(item)
+        return statistics.median(origin.write_rates) if origin and origin.write_rates else self.write_rate
+
+    def scale_of(self, item: str) -> float:
+        """The scale at which an item was measured."""
+        origin = self.origins.get(item)
+        return origin.scale if origin else self.scale
 
     def pick(self, item: str, verb: str, tool: str) -> list[Sample]:
         """The samples of all rounds."""
@@ -91,6 +113,28 @@ class Result:
     def tools(self) -> list[str]:
         """The tools that were there, in the order of the run."""
         return list(self.versions)
+
+
+def joined(older: Result, newer: Result) -> Result:
+    """`newer` and those items of `older` that it does not have, each with its origin.
+
+    Raises:
+        ValueError: the two come from different machines, so that one table would be no comparison.
+    """
+    if older.machine != newer.machine:
+        raise ValueError("the result that is there was measured on another machine or system")
+    mine = {*newer.items, *(s.item for s in newer.samples), *(f.item for f in newer.failures)}
+    theirs = {*older.items, *(s.item for s in older.samples)} - mine
+    before = Origin(made=older.made, scale=older.scale, rounds=older.rounds, write_rates=older.write_rates, loads=[])
+    return dataclasses.replace(
+        newer,
+        versions={**older.versions, **newer.versions},
+        missing={t: why for t, why in newer.missing.items() if t not in older.versions},
+        items={**newer.items, **{k: v for k, v in older.items.items() if k in theirs}},
+        samples=[*newer.samples, *(s for s in older.samples if s.item in theirs)],
+        failures=[*newer.failures, *(f for f in older.failures if f.item in theirs)],
+        origins={**newer.origins, **{item: older.origins.get(item, before) for item in sorted(theirs)}},
+    )
 
 
 def save(result: Result, path: str) -> None:
@@ -113,6 +157,7 @@ def load(path: str) -> Result:
         raise ValueError(f"{path} has format {said.get('format')}, not {FORMAT}")
     said["samples"] = [Sample(**s) for s in said["samples"]]
     said["failures"] = [Failure(**f) for f in said["failures"]]
+    said["origins"] = {item: Origin(**o) for item, o in said.get("origins", {}).items()}
     return Result(**said)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from benchmarks import scenario
 from benchmarks.measure import filesystem, synced_write_rate
-from benchmarks.results import Result, machine
+from benchmarks.results import Origin, Result, machine
 from benchmarks.tools import Tool, find_tools
 from benchmarks.workloads import Item, ensure
 
@@ -55,7 +55,17 @@ def run_suite(
     )
     scratch = tempfile.mkdtemp(prefix="run-", dir=work)
     try:
+
+        def began(item: str, rate: float | None) -> None:
+            origin = result.origins.setdefault(
+                item, Origin(made=result.made, scale=scale, rounds=rounds, write_rates=[], loads=[])
+            )
+            origin.loads.append(round(os.getloadavg()[0], 2))
+            if rate:
+                origin.write_rates.append(rate)
+
         if start:
+            began("start", None)
             for number in range(rounds):
                 for tool in _turned(here, number):
                     folder = os.path.join(scratch, "start")
@@ -65,6 +75,7 @@ def run_suite(
                 say(f"{item.title}, round {number + 1}")
                 result.write_rates.append(synced_write_rate(scratch, size_bytes=_probe_bytes(scale)))
                 say(f"  synced writes: {result.write_rates[-1] / 1e6:.0f} MB/s")
+                began(item.name, result.write_rates[-1])
                 for tool in _turned(here, number):
                     if item.tools and tool.name not in item.tools:
                         continue

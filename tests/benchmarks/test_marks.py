@@ -95,6 +95,31 @@ def test_a_result_survives_being_written(tmp_path: Path) -> None:
     assert results.load(str(tmp_path / "r.json")) == before
 
 
+def test_items_of_several_runs_keep_the_disk_and_the_day_they_were_measured_with(tmp_path: Path) -> None:
+    """A mark of an older item is judged by its own run; what was measured again replaces what was."""
+    older = result(
+        sample("dvk", 6.5, stored_bytes=6_000_000_000), sample("dvc", 10.0), sample("dvk", 9.0, item="model"), rate=1e9
+    )
+    older.items["model"] = {"title": "model", "bytes": [1], "files": [1]}
+    newer = result(sample("dvk", 1.0, item="model"), rate=5e9)
+    newer.made = "2026-02-02T00:00:00Z"
+    newer.items = {"model": {"title": "model", "bytes": [1], "files": [1]}}
+    origin = results.Origin(made=newer.made, scale=1, rounds=1, write_rates=[5e9], loads=[0.5])
+    newer.origins["model"] = origin
+    both = results.joined(older, newer)
+    assert both.median("model", "add", "dvk", "wall_s") == 1.0
+    assert one(TIME, both).limit == pytest.approx(6.9)
+    assert both.origins["model"] == origin and both.origins["table"].made == older.made
+    results.save(both, str(tmp_path / "r.json"))
+    assert results.load(str(tmp_path / "r.json")) == both
+    text = report.render(both)
+    assert "| model | 2026-02-02T00:00 | 1 | 1 | 5000 MB/s | 0.5 |" in text
+    assert "| table | 2026-01-01T00:00 | 1 | 3 | 1000 MB/s | not noted |" in text
+    newer.machine["cpus"] = "64"
+    with pytest.raises(ValueError, match="another machine"):
+        results.joined(older, newer)
+
+
 def test_a_result_of_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text('{"format": 99}')
     with pytest.raises(ValueError, match="format 99"):
