@@ -35,7 +35,8 @@ from dvk.ids import ID_BYTES, PageId
 from dvk.store.ingest import ingest
 from dvk.store.listing import Entries, Kind
 from dvk.store.names import I64, Names, show
-from dvk.store.pages import PageRef, edit_listing, write_listing
+from dvk.store.pages import PageRef
+from dvk.store.pagewriter import edit_listing, write_listing
 from dvk.store.writer import Writer
 from dvk.workspace.align import align
 from dvk.workspace.pointer import Pointer, pointer_name

@@ -17,7 +17,8 @@ from dvk.events import OnEvent, ignore
 from dvk.ids import PageId
 from dvk.store.fetch import Wanted, is_here
 from dvk.store.names import show
-from dvk.store.pages import edit_listing, read_entries
+from dvk.store.pages import read_entries
+from dvk.store.pagewriter import edit_listing
 from dvk.store.writer import Writer
 from dvk.workspace.git import CommitId
 from dvk.workspace.pointer import Pointer, pointer_name

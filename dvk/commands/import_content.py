@@ -35,7 +35,7 @@ from dvk.store.fetch import Wanted, is_here
 from dvk.store.ingest import ingest
 from dvk.store.listing import Kind
 from dvk.store.names import show
-from dvk.store.pages import write_listing
+from dvk.store.pagewriter import write_listing
 from dvk.store.writer import Writer
 from dvk.workspace.pointer import Pointer
 from dvk.workspace.provenance import FromRepo, FromUrl, provenance_of

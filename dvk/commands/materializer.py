@@ -16,13 +16,12 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 
-from dvk.commands.pathwork import remove_empty_dirs
 from dvk.commands.placed import Placed
-from dvk.commands.repo import Repo, root_of
+from dvk.commands.replaceable import Replaceable
+from dvk.commands.repo import Repo
 from dvk.commands.tracked import (
     Look,
     is_there,
@@ -32,26 +31,24 @@ from dvk.commands.tracked import (
     pointer_entries,
     read_unknown,
 )
-from dvk.commands.versions import history
 from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, NotFound, Refused
 from dvk.events import Note, OnEvent, Used, ignore
 from dvk.ids import FileId
 from dvk.store.content import ContentSource, StoreContent
 from dvk.store.fetch import Wanted
 from dvk.store.listing import Entries
-from dvk.store.names import I64, U8, show
+from dvk.store.names import show
 from dvk.store.restore import SomeFiles, restore
 from dvk.store.reuse import Old
-from dvk.store.root import Root
 from dvk.store.unproven import Unproven
 from dvk.workspace.handles import make_dirs
 from dvk.workspace.ignore import exclude_pattern, excluded, excluded_paths
 from dvk.workspace.materialize import Tally, WorkTree
-from dvk.workspace.plan import CheckoutPlan, Holds, Mask, content_needed, plan_checkout
+from dvk.workspace.plan import CheckoutPlan, content_needed, plan_checkout
 from dvk.workspace.pointer import Pointer
 from dvk.workspace.probe import clean_leftovers, find_folded, leftovers_in
 from dvk.workspace.selection import Selected, Selection, edit
-from dvk.workspace.statcache import Clock, StatCache, forget, read_clock
+from dvk.workspace.statcache import Clock, StatCache, read_clock
 
 #: A tracked path, parts inside it (none: as selected) and its pointer.
 Target = tuple[bytes, tuple[bytes, ...], Pointer]
@@ -111,7 +108,7 @@ class Materializer:
         self.rules = repo.workspace.ignore_rules()
         self.selection = Selection.load(repo.state)
         self.placed = Placed(repo.state)
-        self._versions = self.placed.versions()
+        self._takes = Replaceable(repo, self.placed.versions(), force=force, only_placed=only_replaceable)
         self._now: dict[bytes, Pointer | None] = {}
         self._owned_by_git: set[bytes] = set()
         self._not_present: dict[bytes, int] = {}
@@ -219,7 +216,7 @@ class Materializer:
         if seen.kind and seen.kind != pointer.kind:
             cleared = self._clear(path, seen)
             seen = Look.nothing(path)
-        previous = self._previous(path, scope)
+        previous = self._takes.previous(path, scope)
         versions = [entries for _, entries in previous]
         needed = content_needed(target, seen.scan, seen.known, previous=versions)
         seen = read_unknown(self.repo.root_fd, seen, needed, on_event=self.on_event)
@@ -228,7 +225,7 @@ class Materializer:
             seen.scan,
             known=seen.known,
             ids=seen.ids,
-            holds=self._holder(previous),
+            holds=self._takes.holder(previous),
             previous=versions,
             selected=None,
             collisions=find_folded(self.repo.root_fd, path, target.names) if pointer.is_dir else (),
@@ -262,7 +259,7 @@ class Materializer:
         Raises:
             Refused: it cannot.
         """
-        if not self._leads_back(path):
+        if not self._takes.leads_back(path):
             raise Refused(
                 "stays as it is, since no commit leads back to what is there",
                 subject=show(path),
@@ -280,7 +277,7 @@ class Materializer:
 
     def _clear(self, path: bytes, seen: Look) -> int:
         """Remove a folder that stands where a file is tracked now, or the other way round; how many files it had."""
-        plan = self._plan_removal(path, seen)
+        plan = self._takes.plan_removal(path, seen, self.selection.get(path) or Selected(None))
         if plan is None or len(plan.deletes) < len(seen.scan):
             was, now = ("folder", "file") if seen.kind == "dir" else ("file", "folder")
             raise Refused(
@@ -289,7 +286,7 @@ class Materializer:
                 hint="move it away, then run the command again",
             )
         if not self.result.dry_run:
-            problems = self._carry_out_removal(path, plan)
+            problems = self._takes.carry_out_removal(path, plan)
             if problems:
                 raise problems[0]
         return len(plan.deletes)
@@ -401,42 +398,6 @@ class Materializer:
             return None
         return Old(fd, chunks, prove_chunks=self._unproven is not None and plan.ids[i].tobytes() in self._unproven)
 
-    def _previous(self, path: bytes, selected: Selected) -> list[tuple[Pointer, Entries]]:
-        """The versions that dvk put there last; none when they are not known, and then nothing is taken away."""
-        out = []
-        for pointer in self._versions.get(path, ()):
-            try:
-                out.append((pointer, pointer_entries(self.store, pointer, selected)))
-            except DataMissing:
-                continue
-        return out
-
-    @cached_property
-    def _on_remotes(self) -> set[str]:
-        return self.repo.confirmed(self.ws.config.remotes())
-
-    def _holder(self, previous: Sequence[tuple[Pointer, Entries]]) -> Holds:
-        """Which contents could be brought back: from the store, and those of a version that a remote holds.
-
-        The latter is all there is after a pull that kept nothing in the store.
-        """
-        pushed = [entries for pointer, entries in previous if root_of(pointer).text in self._on_remotes]
-        there = {row.tobytes() for entries in pushed for row in entries.ids}
-        ours = {row.tobytes() for _, entries in previous for row in entries.ids} if self._only_replaceable else None
-        if not there and ours is None:
-            return self.store.holds
-
-        def holds(ids: U8, sizes: I64) -> Mask:
-            found = self.store.holds(ids, sizes)
-            for i in np.flatnonzero(~found).tolist():
-                found[i] = ids[i].tobytes() in there
-            if ours is not None:
-                for i in np.flatnonzero(found).tolist():
-                    found[i] = ids[i].tobytes() in ours
-            return found
-
-        return holds
-
     # ------------------------------------------------------------ gone pointers
 
     def remove_left_behind(self) -> None:
@@ -466,7 +427,7 @@ class Materializer:
 
     def _remove(self, path: bytes) -> None:
         seen = look(self.repo.root_fd, path, self.repo.state, self.rules, on_event=self.on_event)
-        plan = self._plan_removal(path, seen)
+        plan = self._takes.plan_removal(path, seen, self.selection.get(path) or Selected(None))
         if plan is None:
             self.on_event(
                 Note(
@@ -485,7 +446,7 @@ class Materializer:
                 )
             )
             return
-        if not self.force and not self._leads_back(path):
+        if not self.force and not self._takes.leads_back(path):
             self.on_event(
                 Note(
                     "has no pointer at this revision and stays, since no commit leads back to it",
@@ -495,53 +456,12 @@ class Materializer:
             )
             return
         if not self.result.dry_run:
-            problems = self._carry_out_removal(path, plan)
+            problems = self._takes.carry_out_removal(path, plan)
             self.result.failures += problems
             if problems:
                 return
             self._now[path] = None
         self.result.removed.append(path)
-
-    def _leads_back(self, path: bytes) -> bool:
-        """Whether commits of branches or tags have the versions that were put here last, so that they can come back."""
-        versions = self._versions.get(path, ())
-        return bool(versions) and all(root_of(pointer) in self._committed for pointer in versions)
-
-    @cached_property
-    def _committed(self) -> set[Root]:
-        git = self.ws.git
-        tips = git.tips() if git is not None and git.has_program else []
-        try:
-            return {version.root for version in history(self.repo, tips)} if tips else set()
-        except DvkError:
-            return set()  # history is not all here; then nothing is known to lead back
-
-    def _plan_removal(self, path: bytes, seen: Look) -> CheckoutPlan | None:
-        """What would have to be deleted for nothing to be left; None when it is not known to be dvk's."""
-        previous = self._previous(path, self.selection.get(path) or Selected(None))
-        if not previous:
-            return None
-        versions = [entries for _, entries in previous]
-        needed = content_needed(Entries.empty(), seen.scan, seen.known, previous=versions)
-        seen = read_unknown(self.repo.root_fd, seen, needed)
-        return plan_checkout(
-            Entries.empty(),
-            seen.scan,
-            known=seen.known,
-            ids=seen.ids,
-            holds=self._holder(previous),
-            previous=versions,
-            force=self.force,
-            subject=path,
-        )
-
-    def _carry_out_removal(self, path: bytes, plan: CheckoutPlan) -> list[DvkError]:
-        with WorkTree(self.repo.root_fd, path, plan) as tree:
-            problems = tree.delete()
-        remove_empty_dirs(self.repo.root_fd, path, top=b"")
-        if not problems:
-            forget(self.repo.state, path)
-        return problems
 
 
 def _with_a_way_out(path: bytes, error: DvkError) -> DvkError:

@@ -25,7 +25,8 @@ from dvk.commands.pathwork import above
 from dvk.ids import PageId
 from dvk.store.listing import Entries, Kind
 from dvk.store.names import Names, show
-from dvk.store.pages import Emit, Load, PageRef, edit_listing
+from dvk.store.pages import Emit, Load, PageRef
+from dvk.store.pagewriter import edit_listing
 
 Side = Literal["ours", "theirs"]
 

@@ -34,7 +34,8 @@ from dvk.errors import DataMissing, DvkError, Refused
 from dvk.events import OnEvent, ignore
 from dvk.ids import PageId
 from dvk.store.names import show
-from dvk.store.pages import edit_listing, read_entries
+from dvk.store.pages import read_entries
+from dvk.store.pagewriter import edit_listing
 from dvk.store.writer import Writer
 from dvk.workspace.handles import lstat_in, make_dirs, open_dir, os_error
 from dvk.workspace.host import rename_new

@@ -28,7 +28,8 @@ from dvk.ids import PageId
 from dvk.store.content import ContentSource, StoreContent
 from dvk.store.listing import Entries, Kind
 from dvk.store.names import I64, Names, show
-from dvk.store.pages import read_entries, write_listing
+from dvk.store.pages import read_entries
+from dvk.store.pagewriter import write_listing
 from dvk.store.resolve import NotWhole, RemoteContent, Resolver
 from dvk.workspace.pointer import Pointer
 

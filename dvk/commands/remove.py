@@ -28,7 +28,7 @@ from dvk.events import Note, OnEvent, ignore
 from dvk.ids import PageId
 from dvk.store.listing import Entries
 from dvk.store.names import show
-from dvk.store.pages import edit_listing
+from dvk.store.pagewriter import edit_listing
 from dvk.store.writer import Writer
 from dvk.workspace.materialize import WorkTree
 from dvk.workspace.pointer import Pointer

@@ -34,7 +34,7 @@ from dvk.store.ingest import ingest
 from dvk.store.mend import Quarantine, salvage
 from dvk.store.names import show
 from dvk.store.pack import pack_key
-from dvk.store.pages import write_listing
+from dvk.store.pagewriter import write_listing
 from dvk.store.root import FOLDER
 from dvk.store.wholeness import NAMED, Found, State, Wholeness
 from dvk.store.writer import Writer

@@ -26,7 +26,7 @@ from dvk.store.examine import Damage, IndexCheck, Level, examine_store
 from dvk.store.index import prefixes
 from dvk.store.names import show
 from dvk.store.pack import Footer, PackKind, pack_key
-from dvk.store.pages import write_listing
+from dvk.store.pagewriter import write_listing
 from dvk.store.restorable import Packs
 from dvk.store.root import FOLDER, Root
 from dvk.store.threads import brisk, default_workers

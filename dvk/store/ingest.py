@@ -36,7 +36,8 @@ from dvk.store.chunker import Cut, Cutter, max_chunk_bytes
 from dvk.store.codec import Hint
 from dvk.store.names import I64, U8
 from dvk.store.pack import RecipeRow
-from dvk.store.pages import Chunks, ListKind, ListWriter, format_page, page_id
+from dvk.store.pages import Chunks, ListKind, format_page, page_id
+from dvk.store.pagewriter import ListWriter
 from dvk.store.store import as_column
 from dvk.store.threads import brisk, default_workers
 from dvk.store.writer import Writer

@@ -14,7 +14,8 @@ from dvk.commands.merge_folder import MergedFolder, Side, merge_folders
 from dvk.errors import DataMissing
 from dvk.ids import PageId
 from dvk.store.listing import Entries, Kind
-from dvk.store.pages import read_entries, write_listing
+from dvk.store.pages import read_entries
+from dvk.store.pagewriter import write_listing
 from dvk.store.store import Store
 from dvk.workspace.pointer import Pointer
 

@@ -27,7 +27,8 @@ from dvk.store.fetch import Wanted, fetch, is_here
 from dvk.store.listing import Entries, Kind
 from dvk.store.locator import locator_key
 from dvk.store.pack import RecipeRow
-from dvk.store.pages import Chunks, ListKind, ListWriter, read_entries, write_listing
+from dvk.store.pages import Chunks, ListKind, read_entries
+from dvk.store.pagewriter import ListWriter, write_listing
 from dvk.store.push import Pushed, Version, push
 from dvk.store.record import Record, parse_record, record_key
 from dvk.store.root import FILE, FOLDER, Root

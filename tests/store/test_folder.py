@@ -16,7 +16,8 @@ from dvk.backend.wrappers import CountingBackend
 from dvk.ids import PageId
 from dvk.store.folder import Folder, Item, RemoteFolder
 from dvk.store.listing import Entries, Kind
-from dvk.store.pages import ListKind, ListWriter
+from dvk.store.pages import ListKind
+from dvk.store.pagewriter import ListWriter
 from dvk.store.resolve import Resolver
 from dvk.store.store import Store
 

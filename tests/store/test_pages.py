@@ -19,15 +19,14 @@ from storekit import b3, flips, mutate, noise, only_dvk_errors, vectors
 from dvk.errors import Corrupt, DataMissing, DvkError, FormatError
 from dvk.ids import PageId
 from dvk.store import pages as pages_module
+from dvk.store import pagewriter
 from dvk.store.listing import Entries, Kind
 from dvk.store.names import Names
 from dvk.store.pages import (
     Children,
     Chunks,
     ListKind,
-    ListWriter,
     PageRef,
-    edit_listing,
     format_page,
     iter_entries,
     leaf_refs,
@@ -37,8 +36,8 @@ from dvk.store.pages import (
     parse_page,
     read_entries,
     read_recipe,
-    write_listing,
 )
+from dvk.store.pagewriter import ListWriter, edit_listing, write_listing
 
 ACCEPT, REFUSE = vectors("pages")
 Row = tuple[bytes, Kind, int, bytes, bytes]
@@ -72,9 +71,9 @@ class Pages(dict[PageId, bytes]):
 
 def small_pages(monkeypatch: pytest.MonkeyPatch, *, least: int = 2, most: int = 12, mean: int = 6) -> None:
     """The same rule with small numbers, so that few entries make many pages and levels."""
-    monkeypatch.setattr(pages_module, "MIN_ENTRIES", least)
-    monkeypatch.setattr(pages_module, "MAX_ENTRIES", most)
-    monkeypatch.setattr(pages_module, "_CUT_BELOW", (1 << 64) // mean)
+    monkeypatch.setattr(pagewriter, "MIN_ENTRIES", least)
+    monkeypatch.setattr(pagewriter, "MAX_ENTRIES", most)
+    monkeypatch.setattr(pagewriter, "_CUT_BELOW", (1 << 64) // mean)
 
 
 # ---------------------------------------------------------------- bytes
@@ -187,7 +186,7 @@ def cut_by_the_page(costs: list[int], marks: list[bool]) -> list[int]:
 def test_cuts_follow_the_documented_rule(n: int, seed: int, density: float, cost: int) -> None:
     rng = np.random.default_rng(seed)
     costs, marks = rng.integers(1, cost + 1, n), rng.random(n) < density
-    assert pages_module.cut_points(costs, marks, final=True) == cut_by_the_page(costs.tolist(), marks.tolist())
+    assert pagewriter.cut_points(costs, marks, final=True) == cut_by_the_page(costs.tolist(), marks.tolist())
 
 
 def test_a_listing_is_cut_where_its_names_say() -> None:
