@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: `python -m benchmarks run|marks|report|right|memory|badinput|make|peers`."""
+"""The command line of the benchmarks: `python -m benchmarks VERB`; `--help` lists the verbs."""
 
 from __future__ import annotations
 
@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_argument("--scale", type=float, default=1.0)
     diff.add_argument("--runs", type=int, default=3, help="rounds; the best counts (%(default)s)")
     diff.add_argument("--out", default=_OUT, help="folder for what is written (%(default)s)")
+    big = verb("big", _big, "Compare two tables of 100 million rows within 2 GB of memory; 1 when it takes more.")
+    big.add_argument("--rows", type=int, default=100_000_000)
     again = verb("report", _report, "Write results.md and chart.svg of a result again.")
     again.add_argument("result", nargs="?", default=os.path.join(_OUT, "results.json"))
     right = verb("right", _right, "Ask table diff tools about tables on which they go wrong; 1 when dvk is wrong.")
@@ -123,6 +125,12 @@ def _marks(args: argparse.Namespace) -> int:
     judged = marks.judge(result)
     print(marks.render(judged, result))
     return 1 if any(j.reached is False for j in judged) else 0
+
+
+def _big(args: argparse.Namespace) -> int:
+    from benchmarks import big_table  # pyarrow makes the tables
+
+    return big_table.measure(args.work, rows=args.rows)
 
 
 def _report(args: argparse.Namespace) -> int:
