@@ -258,8 +258,7 @@ class Opened:
     def _check(self, offset: int, length: int) -> None:
         if self._closed:
             raise ValueError(f"{self._label} is closed")
-        if offset < 0 or length < 0 or offset + length > self._size:
-            raise ValueError(f"[{offset}, {offset + length}) does not lie inside {self._label} ({self._size} bytes)")
+        check_range(offset, length, self._size, self._label)
 
     def _pieces(self, offset: int, length: int) -> Iterator[memoryview]:
         """The bytes of a range in order, chunk by chunk, from a bounded number of blocks at a time."""
@@ -401,3 +400,13 @@ class OpenedFile(io.RawIOBase):
     def _check_open(self) -> None:
         if self.closed:
             raise ValueError("I/O operation on closed file")
+
+
+def check_range(offset: int, length: int, size: int, label: str) -> None:
+    """Pass if [offset, offset + length) lies in a file of `size` bytes.
+
+    Raises:
+        ValueError: it does not; a mistake of the caller.
+    """
+    if offset < 0 or length < 0 or offset + length > size:
+        raise ValueError(f"{label}: bytes {offset} to {offset + length} of {size}")

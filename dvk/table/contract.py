@@ -63,6 +63,9 @@ class Source(Protocol):
             DataMissing, Corrupt, StorageError, RemoteUnreachable: as the store does.
         """
 
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """These (offset, length) will be read soon, in this order: where reading takes a while it may begin now."""
+
     def close(self) -> None:
         """Give back descriptors and caches."""
 

@@ -15,10 +15,12 @@ import errno
 import os
 import stat
 import threading
+from collections.abc import Sequence
 from types import TracebackType
 
 from dvk.errors import ChangedWhileRead, DvkError, NotFound, Refused, StorageError
 from dvk.store.names import show
+from dvk.store.opened import check_range
 from dvk.store.pages import Chunks
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -114,6 +116,9 @@ class FileSource:
             self._bytes_read += length
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """The system reads ahead of its own."""
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True
@@ -190,18 +195,11 @@ class BytesSource:
             self._bytes_read += length
         return self._data[offset : offset + length]
 
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """All of it is here."""
+
     def close(self) -> None:
         """Nothing is held."""
-
-
-def check_range(offset: int, length: int, size: int, label: str) -> None:
-    """Pass if [offset, offset + length) lies in a file of `size` bytes.
-
-    Raises:
-        ValueError: it does not; a mistake of the caller.
-    """
-    if offset < 0 or length < 0 or offset + length > size:
-        raise ValueError(f"{label}: bytes {offset} to {offset + length} of {size}")
 
 
 def _changed(before: os.stat_result, now: os.stat_result) -> bool:

@@ -21,7 +21,8 @@ from dvk.errors import DvkError, TableError
 from dvk.table.broken import broken
 from dvk.table.cache import Cache
 from dvk.table.columnar.types import batch_of, plain_array, plain_type
-from dvk.table.contract import I64, Column, Notice, Region, Source
+from dvk.table.contract import I64, Column, Region, Source
+from dvk.table.file_table import FileTable
 from dvk.table.skip.segments import SegmentBuilder, Segments, spec_of
 
 #: What a batch should hold, and what it holds at most (more only where a single row does).
@@ -33,19 +34,15 @@ PARQUET_MAGIC = b"PAR1"
 ARROW_MAGIC = b"ARROW1"
 
 
-class ColumnarTable(ABC):
+class ColumnarTable(FileTable, ABC):
     """What readers of columnar files share. They say how to read a run of rows; this turns it into plain batches."""
 
     format: str
     is_text = False
 
     def __init__(self, source: Source) -> None:
-        self._source = source
-        self._rows_decoded = 0
-        self._notices: list[Notice] = []
-        self._columns: tuple[Column, ...] = ()
+        super().__init__(source)
         self._plain: tuple[pa.DataType, ...] = ()
-        self._declared_key: tuple[str, ...] = ()
         self._record_to: Cache | None = None
 
     def _take_schema(self, schema: pa.Schema) -> None:
@@ -57,26 +54,6 @@ class ColumnarTable(ABC):
                 seen[field.name] += 1
             self._declared_key = pandas_key(schema.metadata, columns)
         self._columns, self._plain = tuple(columns), tuple(c.type for c in columns)
-
-    @property
-    def source(self) -> Source:
-        return self._source
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        return self._columns
-
-    @property
-    def declared_key(self) -> tuple[str, ...]:
-        return self._declared_key
-
-    @property
-    def notices(self) -> tuple[Notice, ...]:
-        return tuple(self._notices)
-
-    @property
-    def rows_decoded(self) -> int:
-        return self._rows_decoded
 
     @abstractmethod
     def count_rows(self) -> int:
@@ -123,7 +100,7 @@ class ColumnarTable(ABC):
                 if low != at:
                     raise self._short(at)
                 if plain is None:
-                    self._rows_decoded += raw.num_rows
+                    self._count_decoded(raw.num_rows)
                     plain = self._plain_columns(wanted, raw, first)
                 if recorder is not None:
                     recorder.add(low, [x.slice(low - first, high - low) for x in plain])
@@ -183,7 +160,7 @@ class ColumnarTable(ABC):
             low, high = np.searchsorted(rows, [first, first + raw.num_rows]).tolist()
             if low == high:
                 continue
-            self._rows_decoded += raw.num_rows
+            self._count_decoded(raw.num_rows)
             plain = self._plain_columns(wanted, raw, first)
             inside = pa.array(rows[low:high] - first)
             picked = [plain[p].take(inside) for p in places]
@@ -194,10 +171,6 @@ class ColumnarTable(ABC):
         if not columns:
             return pa.Table.from_batches(parts)
         return pa.Table.from_batches(parts, schema=schema)
-
-    def close(self) -> None:
-        """Close the source too."""
-        self._source.close()
 
     def _plain_columns(self, columns: Sequence[int], raw: pa.RecordBatch, first: int) -> list[pa.Array]:
         if raw.num_columns != len(columns):

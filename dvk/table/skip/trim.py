@@ -10,6 +10,7 @@ is kept for the reader, who would have to decode the same chunks again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from dvk.table.text.scan import scan
 from dvk.table.text.table import TextTable
 
 _WHOLE_BYTES = 2 << 20  # of one side of a gap; in a longer one little is gained
+_TOGETHER = 16  # gaps whose bytes are asked for together
 _HELD_BYTES = 64 << 20  # of what lies between heads and tails, of all gaps together
 
 
@@ -66,7 +68,7 @@ def trim(a: TextTable, b: TextTable, gaps: list[Gap]) -> list[Ends]:
     """What the sides of each gap (ascending) have in common. Both tables then know where the rest of each gap lies."""
     room = _HELD_BYTES
     out = []
-    for gap, cuts in zip(gaps, ordered_map(lambda gap: _cut_both(a, b, gap), gaps), strict=True):
+    for gap, cuts in zip(gaps, ordered_map(lambda gap: _cut_both(a, b, gap), _expected(a, b, gaps)), strict=True):
         if cuts is None:
             out.append(Ends())
             continue
@@ -83,15 +85,32 @@ def trim(a: TextTable, b: TextTable, gaps: list[Gap]) -> list[Ends]:
     return out
 
 
+def _expected(a: TextTable, b: TextTable, gaps: list[Gap]) -> Iterator[Gap]:
+    """The gaps; what several of them take is announced before the first of them is cut."""
+    for at in range(0, len(gaps), _TOGETHER):
+        some = gaps[at : at + _TOGETHER]
+        for table, bounds in ((a, [(g.a, g.a_stop) for g in some]), (b, [(g.b, g.b_stop) for g in some])):
+            starts = table.index.starts
+            ranges = [
+                (int(starts[low]), int(starts[high] - starts[low]))
+                for gap, (low, high) in zip(some, bounds, strict=True)
+                if _worth(a, b, gap)
+            ]
+            table.text.expect(ranges)
+        yield from some
+
+
+def _worth(a: TextTable, b: TextTable, gap: Gap) -> bool:
+    """Whether a gap is read to be cut."""
+    sizes = a.index.starts[gap.a_stop] - a.index.starts[gap.a], b.index.starts[gap.b_stop] - b.index.starts[gap.b]
+    return gap.two_sided and max(sizes) <= _WHOLE_BYTES
+
+
 def _cut_both(a: TextTable, b: TextTable, gap: Gap) -> tuple[_Cut, _Cut] | None:
     """Both sides cut at the same places, counted from their ends; None where nothing is gained or sure."""
     one, other = a.index, b.index
     sizes = int(one.starts[gap.a_stop] - one.starts[gap.a]), int(other.starts[gap.b_stop] - other.starts[gap.b])
-    if (
-        not gap.two_sided
-        or max(sizes) > _WHOLE_BYTES
-        or _states(one, gap.a, gap.a_stop) != _states(other, gap.b, gap.b_stop)
-    ):
+    if not _worth(a, b, gap) or _states(one, gap.a, gap.a_stop) != _states(other, gap.b, gap.b_stop):
         return None
     x, y = a.text.read_at(int(one.starts[gap.a]), sizes[0]), b.text.read_at(int(other.starts[gap.b]), sizes[1])
     head, tail = common_ends(x, y)

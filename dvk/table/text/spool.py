@@ -15,15 +15,15 @@ import errno
 import tempfile
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Protocol
 
 import zstandard
 
 from dvk.errors import StorageError, StorageFull, TableError, UsageError
+from dvk.store.opened import check_range
 from dvk.table.broken import broken
 from dvk.table.contract import Notice, Source
-from dvk.table.source import check_range
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 PIECE_BYTES = 1 << 20
@@ -70,6 +70,9 @@ class Text(Protocol):
     def read_at(self, offset: int, length: int) -> bytes:
         """Exactly these bytes."""
 
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """See `Source.expect`."""
+
     def close(self) -> None:
         """Give back the temporary file; the source stays open."""
 
@@ -88,6 +91,9 @@ class PlainText:
 
     def read_at(self, offset: int, length: int) -> bytes:
         return self._source.read_at(offset, length)
+
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
+        self._source.expect(ranges)
 
     def close(self) -> None:
         """The source stays open."""
@@ -170,6 +176,9 @@ class Spool:
             while len(self._blocks) > _KEPT_BLOCKS:
                 del self._blocks[next(iter(self._blocks))]
         return block
+
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """It is here, in the temporary file."""
 
     def close(self) -> None:
         self._file.close()

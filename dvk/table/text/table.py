@@ -7,7 +7,6 @@ formats, which say how bytes become columns: `csv.py`, `jsonl.py`.
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
@@ -18,7 +17,8 @@ from dvk.errors import TableError
 from dvk.store.names import I64
 from dvk.store.pages import Chunks
 from dvk.table.cache import Cache
-from dvk.table.contract import Column, Notice, Region, Source
+from dvk.table.contract import Column, Region, Source
+from dvk.table.file_table import FileTable
 from dvk.table.parallel import ordered_map
 from dvk.table.text.index import Marks, TextIndex, TextIndexed, build_index
 from dvk.table.text.spool import Text
@@ -35,7 +35,7 @@ _REGIONS = 1024  # whose places are looked up at once
 Piece = tuple[int, int, int, int]  #: a run of records: first record, records, offset, stop
 
 
-class TextTable(ABC):
+class TextTable(FileTable, ABC):
     """What CSV and JSONL have in common. Implements `dvk.table.contract.Table`."""
 
     format: str
@@ -43,38 +43,17 @@ class TextTable(ABC):
 
     def __init__(self, source: Source, text: Text, marks: Marks, columns: tuple[Column, ...], *, header: bool) -> None:
         """`header`: whether record 0 is no row."""
-        self._source, self.text, self.marks = source, text, marks
+        super().__init__(source)
+        self.text, self.marks = text, marks
         self._columns = columns
         self.header = int(header)
-        self._notices: list[Notice] = list(text.notices)
-        self._rows_decoded = 0
+        self._notices += text.notices
         self._indexed: TextIndexed | None = None
         self._held: dict[int, bytes] = {}
         self.given_recipe: Chunks | None = None  #: chunks that somebody found, where no store knows any
-        self._lock = threading.Lock()
         self._unit_bytes = min(_MAX_UNIT_BYTES, max(UNIT_BYTES, len(columns) * _UNIT_BYTES_PER_COLUMN))
 
     # ------------------------------------------------------------ what it says of itself
-
-    @property
-    def source(self) -> Source:
-        return self._source
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        return self._columns
-
-    @property
-    def declared_key(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def notices(self) -> tuple[Notice, ...]:
-        return tuple(self._notices)
-
-    @property
-    def rows_decoded(self) -> int:
-        return self._rows_decoded
 
     @property
     @abstractmethod
@@ -83,7 +62,7 @@ class TextTable(ABC):
 
     def close(self) -> None:
         self.text.close()
-        self._source.close()
+        super().close()
 
     # ------------------------------------------------------------ where rows lie
 
@@ -220,8 +199,7 @@ class TextTable(ABC):
             )
         if not columns:
             batch = _no_columns(records)
-        with self._lock:
-            self._rows_decoded += records
+        self._count_decoded(records)
         return batch
 
     @abstractmethod
