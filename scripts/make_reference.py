@@ -125,7 +125,7 @@ def _signature(name: str, function: Any, records: dict[str, type]) -> Iterator[s
     yield ""
     try:
         hints = typing.get_type_hints(function)
-    except NameError:
+    except (NameError, TypeError):  # a name under TYPE_CHECKING, or one that a function of ours has as well
         hints = {}
     returned = hints.get("return")
     if inspect.isclass(returned) and dataclasses.is_dataclass(returned) and returned.__name__ not in dvk.__all__:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dvk.cli.names import Here, show_name
-from dvk.cli.text import Line, Piece, ago, columns, cyan, dim, green, plural, red, size, yellow
+from dvk.cli.text import Line, Piece, ago, columns, count, cyan, dim, green, plural, red, size, yellow
 from dvk.cli.verb import Run, verb
 from dvk.errors import NotARepository, Refused, UsageError
 
 if TYPE_CHECKING:
     from dvk.commands.get import Content, Got
-    from dvk.commands.log import Log, LoggedVersion
+    from dvk.commands.log import Log, LoggedVersion, Stat
     from dvk.commands.ls import Listed, Listing
     from dvk.commands.repo import Repo
     from dvk.commands.spec import Spec
@@ -36,7 +36,8 @@ _SPEC = Annotated[str, typer.Argument(metavar="[REV:]PATH", help="PATH as it is 
 def _logged(result: Log) -> Iterator[Line]:
     now = time.time()
     rows = [_version(v, now) for v in result.versions]
-    yield from columns(rows, right=(3, 4))
+    first = 3 + any(v.tags for v in result.versions)
+    yield from columns(rows, right=(first, first + 1))
     if result.more:
         yield dim("older versions are not shown")
 
@@ -52,7 +53,17 @@ def _version(v: LoggedVersion, now: float) -> tuple[str | Piece, ...]:
     files = plural(v.files, "file") if v.kind == "dir" and v.files is not None else ""
     about = " ".join(text for text in (f"[{files}]" if files else "", v.subject) if text)
     problem = f" ({v.problem})" if v.problem else ""
-    return (yellow(v.commit[:9]), _day(v.date, now), v.author, *what, about + problem)
+    tags = (cyan(", ".join(v.tags)),) if v.tags else ()
+    stat = (_stat(v.stat),) if v.stat is not None else ()
+    return (yellow(v.commit[:9]), *tags, _day(v.date, now), v.author, *what, *stat, about + problem)
+
+
+def _stat(stat: Stat) -> str:
+    """How much changed, with its unit."""
+    if stat.unit == "bytes":
+        return f"+{size(stat.added)} -{size(stat.removed)}"
+    changed = f" ~{count(stat.modified)}" if stat.modified else ""
+    return f"+{count(stat.added)} -{count(stat.removed)}{changed} {stat.unit}"
 
 
 def _day(date: datetime | None, now: float) -> str:
@@ -68,10 +79,13 @@ def log(
     words: Annotated[list[str], typer.Argument(metavar="[REV --] PATH", help="A tracked path, or one inside.")],
     rev: Annotated[str | None, typer.Option("--rev", help="The versions up to this revision.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", "-n", help="So many at most.")] = None,
+    tags: Annotated[bool, typer.Option("--tags", help="What it was at each tag, the newest first.")] = False,
+    diffstat: Annotated[bool, typer.Option("--diffstat", help="Count changed rows, files or bytes.")] = False,
 ) -> Log:
     """List the versions of a path, newest first, with what was new in each.
 
-    "New" is content that the version before does not have. It is left blank where this clone does not know.
+    "New" is content that the version before does not have. It is left blank where this clone does not know. --diffstat
+    counts rows of tables whose content is here (with the extra `table`), files of folders, and else bytes of chunks.
     """
     from dvk.commands.log import log as command
     from dvk.commands.repo import Repo
@@ -80,7 +94,18 @@ def log(
     if len(paths) != 1 or len(before) > 1 or (before and rev):
         raise UsageError("one path, please", hint="`dvk log PATH`, `dvk log REV -- PATH`")
     with Repo(environ=run.environ) as repo:
-        return command(repo, paths[0], rev=before[0] if before else rev or "HEAD", limit=limit)
+        wanted = before[0] if before else rev
+        if tags and wanted:
+            raise UsageError("--tags looks at all tags and takes no revision", subject=wanted)
+        return command(
+            repo,
+            paths[0],
+            rev=wanted or "HEAD",
+            limit=limit,
+            tags=tags,
+            diffstat=diffstat,
+            on_event=run.on_event,
+        )
 
 
 def _apart(run: Run, words: list[str]) -> tuple[list[str], list[str]]:

@@ -110,11 +110,13 @@ def diff_pointers(
     b: Pointer | None,
     *,
     contents: bool,
+    inner: bytes = b"",
     on_event: OnEvent = ignore,
 ) -> DiffResult:
     """Compare what two pointers of `path` stand for, from the local store alone; nothing is fetched.
 
     Args:
+        inner: only this part of a folder.
         contents: compare tables and files of tensors too.
     """
     how = Contents(wanted=contents, tables=False, cache=repo.workspace.common_dir)
@@ -123,8 +125,8 @@ def diff_pointers(
         reader = out._held.enter_context(Reader(repo, on_event=on_event))
         sides = Sides(None, Version(repo, None), "old", "new", False)
         work = _Diff(repo, sides, Opener(repo, reader, fetch=False), how, out.failures, on_event)
-        ends = [Target(path, b"", p, None) if p is not None else None for p in (a, b)]
-        out.paths.append(work.one(Unit(path, ends[0], ends[1], True)))
+        ends = [Target(path, inner, p, None) if p is not None else None for p in (a, b)]
+        out.paths.append(work.one(Unit(path + b"/" + inner if inner else path, ends[0], ends[1], True)))
     except BaseException:
         out.close()
         raise

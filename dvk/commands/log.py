@@ -14,9 +14,11 @@ from itertools import islice
 
 import numpy as np
 
+from dvk.commands.diff import diff_pointers
 from dvk.commands.repo import Repo
-from dvk.commands.spec import Spec, Version, place
+from dvk.commands.spec import Spec, Version, near_misses, place
 from dvk.errors import DataMissing, DvkError, NotFound, UsageError
+from dvk.events import OnEvent, ignore
 from dvk.ids import FileId, PageId
 from dvk.store.listing import Entries
 from dvk.store.names import I64, U8, show
@@ -25,6 +27,18 @@ from dvk.workspace.git import Commit
 from dvk.workspace.pointer import Pointer, pointer_name
 
 _GROUP = 64
+
+Parts = tuple[Sequence[bytes], Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """How much a version changed since the one before, counted in the best unit that this clone can tell."""
+
+    unit: str  #: "rows" of a table, "files" of a folder, "bytes" of chunks (changed bytes are removed and added)
+    added: int
+    removed: int
+    modified: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,8 @@ class LoggedVersion:
     new_bytes: int | None = None  #: content that the version before does not have; None: not known here
     deleted: bool = False
     problem: str = ""  #: why its pointer cannot be read
+    tags: tuple[str, ...] = ()  #: with `tags`: those that name this version
+    stat: Stat | None = None  #: with `diffstat`: how much changed; None: not known here
 
 
 @dataclass(slots=True)
@@ -55,8 +71,21 @@ class Log:
     more: bool = False  #: there are older ones than `limit` allowed
 
 
-def log(repo: Repo, path: bytes | str, *, rev: str = "HEAD", limit: int | None = None) -> Log:
+def log(
+    repo: Repo,
+    path: bytes | str,
+    *,
+    rev: str = "HEAD",
+    limit: int | None = None,
+    tags: bool = False,
+    diffstat: bool = False,
+    on_event: OnEvent = ignore,
+) -> Log:
     """The versions of a tracked path, or of a part of a tracked folder, reachable from `rev`.
+
+    Args:
+        tags: only what it was at each tag of the repository, the newest tag first, each compared with the tag before.
+        diffstat: count what changed: rows where it is a table whose content is here, files of folders, else bytes.
 
     Raises:
         NotFound: there is none. Refused: this is a plain folder, without history.
@@ -70,16 +99,24 @@ def log(repo: Repo, path: bytes | str, *, rev: str = "HEAD", limit: int | None =
     if not wanted:
         raise UsageError("is the whole work tree", subject=".", hint="name one tracked path; `dvk ls` lists them")
     owner, inner = _owner(repo, wanted, rev)
-    history = git.history(pointer_name(owner), rev)
-    versions = _Versions(repo, owner, inner).of(history)
+    named: dict[str, tuple[str, ...]] = {}
+    if tags:
+        found = git.tagged(pointer_name(owner))
+        named = {t.commit.id: t.names for t in found}
+        history = iter([t.commit for t in found])
+    else:
+        history = git.history(pointer_name(owner), rev)
+    work = _Versions(repo, owner, inner, every=tags, diffstat=diffstat, on_event=on_event)
+    versions = (replace(line, tags=named.get(line.commit, ())) for line in work.of(history))
     out = Log(wanted, rev)
     out.versions = list(versions if limit is None else islice(versions, limit))
     out.more = limit is not None and next(versions, None) is not None
     if not out.versions:
+        near = near_misses(wanted, Version(repo, rev).names())
         raise NotFound(
-            f"no commit up to {rev} has a version of it",
+            "no tag has a version of it" if tags else f"no commit up to {rev} has a version of it",
             subject=show(wanted),
-            hint="a new version appears here once its pointer is committed; `dvk ls` lists what is tracked",
+            hint=near or "a new version appears here once its pointer is committed; `dvk ls` lists what is tracked",
         )
     return out
 
@@ -106,8 +143,11 @@ class _Step:
 
 
 class _Versions:
-    def __init__(self, repo: Repo, owner: bytes, inner: bytes) -> None:
+    def __init__(
+        self, repo: Repo, owner: bytes, inner: bytes, *, every: bool, diffstat: bool, on_event: OnEvent
+    ) -> None:
         self.repo, self.owner, self.inner = repo, owner, inner
+        self.every, self.diffstat, self.on_event = every, diffstat, on_event
 
     def of(self, history: Iterator[Commit]) -> Iterator[LoggedVersion]:
         """The versions of the path, each compared with the next older one."""
@@ -165,7 +205,7 @@ class _Versions:
     def _compared(self, step: _Step, older: _Step | None) -> LoggedVersion | None:
         """The line of a version; None where it did not change the part that was asked for."""
         line = step.line
-        if self.inner:
+        if self.inner and not self.every:
             if line.deleted and (older is None or older.line.deleted):
                 return None
             if step.entries is not None and older is not None and _same(step.entries, older.entries):
@@ -175,19 +215,41 @@ class _Versions:
         before = None if older is None or older.line.deleted else older
         if before is not None and before.pointer is None:
             return line
-        return replace(line, new_bytes=self._new_bytes(step, before))
+        stat = self._stat(step, before) if self.diffstat else None
+        return replace(line, new_bytes=self._new_bytes(step, before), stat=stat)
+
+    def _stat(self, step: _Step, before: _Step | None) -> Stat | None:
+        """How much changed, from what is here; nothing is fetched for it."""
+        old = before.pointer if before is not None else None
+        try:
+            with diff_pointers(
+                self.repo, self.owner, old, step.pointer, contents=True, inner=self.inner, on_event=self.on_event
+            ) as found:
+                path = found.paths[0]
+                if path.table is not None:
+                    rows = path.table.rows
+                    return Stat("rows", rows.added, rows.removed, rows.modified)
+                if path.files is not None:
+                    f = path.files
+                    return Stat("files", len(f.added), len(f.removed), len(f.modified) + len(f.renamed))
+        except DvkError as error:
+            if error.kind in ("interrupted", "storage-full"):
+                raise
+        now = self._parts(step)
+        then = self._parts(before) if before is not None and before.line.kind == step.line.kind else ([], [])
+        if now is None or then is None:
+            return None
+        if step.line.kind == "dir":
+            return Stat("files", _beyond(now, then, count=True), _beyond(then, now, count=True))
+        return Stat("bytes", _beyond(now, then), _beyond(then, now))
 
     def _new_bytes(self, step: _Step, before: _Step | None) -> int | None:
         """The bytes of chunks (of a folder: of files) that the version before does not have."""
         now = self._parts(step)
         then = self._parts(before) if before is not None and before.line.kind == step.line.kind else ([], [])
-        if now is None or then is None:
-            return None
-        known = set(then[0])
-        fresh = {name: size for name, size in zip(*now, strict=True) if name not in known}
-        return sum(fresh.values())
+        return None if now is None or then is None else _beyond(now, then)
 
-    def _parts(self, step: _Step) -> tuple[Sequence[bytes], Sequence[int]] | None:
+    def _parts(self, step: _Step) -> Parts | None:
         """Ids and sizes of what a version consists of; None when this clone does not know."""
         line, store = step.line, self.repo.store
         if line.kind == "file":
@@ -202,6 +264,13 @@ class _Versions:
                 return None
         files: I64 = np.flatnonzero(entries.is_file)
         return _rows(entries.ids[files]), entries.sizes[files].tolist()
+
+
+def _beyond(these: Parts, those: Parts, *, count: bool = False) -> int:
+    """Bytes (or how many) of what `these` have and `those` do not, each once."""
+    known = set(those[0])
+    fresh = {name: size for name, size in zip(*these, strict=True) if name not in known}
+    return len(fresh) if count else sum(fresh.values())
 
 
 def _rows(ids: U8) -> list[bytes]:

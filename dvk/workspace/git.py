@@ -29,7 +29,7 @@ from dvk.store.names import show
 from dvk.workspace.git_alternates import Alternates, find_alternates
 from dvk.workspace.git_index import GitIndex, IndexEntry, StagedChange, covers, pathspecs
 from dvk.workspace.git_kept import Heard, commits, heard, kept_tips
-from dvk.workspace.git_log import Commit, PointerVersion, path_history, pointer_versions
+from dvk.workspace.git_log import Commit, PointerVersion, Tagged, path_history, pointer_versions, tagged_versions
 from dvk.workspace.git_objects import (
     BlobId,
     CommitId,
@@ -352,6 +352,10 @@ class GitRepo(GitIndex):
             NotFound: the revision does not exist.
         """
         return path_history(self._need("history"), self.top, path, self.resolve(rev))
+
+    def tagged(self, path: bytes) -> list[Tagged]:
+        """What the file `path` (as a rule, a pointer) was at every tagged commit that has it, the newest tag first."""
+        return tagged_versions(self._need("tags"), self.top, path)
 
     # -- the repository --------------------------------------------------------------------------
 

@@ -12,12 +12,14 @@ the rest is shown with the merge.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from dvk.errors import NotFound
+from dvk.errors import NotFound, UsageError
+from dvk.store.names import show
 from dvk.workspace.git_objects import FILE_MODES, BlobId, CommitId
 from dvk.workspace.git_program import GitFailed, GitProgram
 
@@ -77,6 +79,64 @@ def path_history(program: GitProgram, top: bytes, path: bytes, rev: str) -> Iter
         for oid, name in rows:
             if name == path:
                 yield Commit(CommitId(commit), author, email, _date(date), subject, oid)
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """What a path was at a commit that tags name; the newest of these tags first."""
+
+    names: tuple[str, ...]
+    commit: Commit
+
+
+def tagged_versions(program: GitProgram, top: bytes, path: bytes) -> list[Tagged]:
+    """What the file `path` was at every tagged commit that has it, the newest tag first.
+
+    Raises:
+        DvkError: git failed, or tags lead to commits that are not all here.
+    """
+    form = "--format=%(objecttype)%00%(objectname)%00%(*objecttype)%00%(*objectname)%00%(refname:lstrip=2)"
+    names: dict[CommitId, list[str]] = {}
+    for line in program.check(["for-each-ref", "--sort=-creatordate", form, "refs/tags/"], cwd=top).splitlines():
+        kind, oid, inner_kind, inner, name = line.split(b"\0", 4)
+        if b"commit" in (kind, inner_kind):  # others name a file or folder
+            names.setdefault(CommitId((inner or oid).decode("ascii")), []).append(os.fsdecode(name))
+    found = dict(zip(names, _blobs(program, top, path, list(names)), strict=True))
+    commits = _commits(program, top, [commit for commit, oid in found.items() if oid is not None])
+    return [
+        Tagged(tuple(names[commit]), Commit(commit, *commits[commit], oid))
+        for commit, oid in found.items()
+        if oid is not None
+    ]
+
+
+def _blobs(program: GitProgram, top: bytes, path: bytes, commits: Sequence[CommitId]) -> list[BlobId | None]:
+    """What commits have at a path, in one run."""
+    if not commits:
+        return []
+    if b"\n" in path:
+        raise UsageError("a path with a line break cannot be looked up at tags", subject=show(path))
+    asked = b"".join(commit.encode() + b":" + path + b"\n" for commit in commits)
+    answers = program.check(["cat-file", "--batch-check=%(objecttype) %(objectname)"], cwd=top, stdin=asked)
+    rows = [line for line in answers.split(b"\n") if line][: len(commits)]
+    return [BlobId(row[5:].decode("ascii")) if row.startswith(b"blob ") else None for row in rows]
+
+
+def _commits(
+    program: GitProgram, top: bytes, commits: Sequence[CommitId]
+) -> dict[CommitId, tuple[str, str, datetime | None, str]]:
+    """Author, email, date and subject of commits."""
+    if not commits:
+        return {}
+    form = "--format=tformat:%H%x00%an%x00%ae%x00%aI%x00%s%x00"
+    command = ["log", "--stdin", "--no-walk=unsorted", "--no-color", "--no-notes", "--no-mailmap", "--encoding=UTF-8"]
+    command += ["--no-show-signature", form]
+    out = program.check(command, cwd=top, stdin="".join(f"{c}\n" for c in commits).encode())
+    fields = [field.decode("utf-8", "replace") for field in out.split(b"\0")]
+    return {
+        CommitId(fields[i].lstrip("\n")): (fields[i + 1], fields[i + 2], _date(fields[i + 3]), fields[i + 4])
+        for i in range(0, len(fields) - 1, 5)
+    }
 
 
 def _log(

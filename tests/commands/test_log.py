@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from projects import Project, noise
 
-from dvk.commands.log import Log, log
+from dvk.commands.log import Log, Stat, log
 from dvk.errors import NotFound, Refused, UsageError
 
 
@@ -128,3 +128,69 @@ def test_no_versions_is_an_error_that_says_why(project: Project, tmp_path: Path)
     plain.write({"dvk.toml": b"format = 1\n"})
     with pytest.raises(Refused, match="no Git history"):
         logged(plain, "a")
+
+
+# ------------------------------------------------------------ tags, and how much changed
+
+CSV = b"id,price\n" + b"".join(b"%d,%d\n" % (i, i * 7) for i in range(2000))
+
+
+def test_tags_name_the_versions_that_they_released(project: Project) -> None:
+    project.version({"t.csv": CSV}, "t.csv", message="one")
+    project.git("tag", "v1")
+    project.git("tag", "-a", "-m", "the first", "first")
+    project.version({"t.csv": CSV + b"2000,1\n"}, "t.csv", message="never released")
+    project.git("commit", "-q", "--allow-empty", "-m", "code")
+    project.git("tag", "v1.1-code")
+    project.git("checkout", "-q", "-b", "side", "v1")
+    project.version({"t.csv": CSV + b"2000,9\n"}, "t.csv", message="side")
+    project.git("tag", "side-1")
+    project.git("checkout", "-q", "main")
+    blob = project.git("rev-parse", "HEAD:t.csv.dvk").strip()
+    project.git("tag", "of-a-file", blob)
+    found = logged(project, "t.csv", tags=True).versions
+    assert [(set(v.tags), v.subject) for v in found] == [
+        ({"side-1"}, "side"),
+        ({"v1.1-code"}, "code"),
+        ({"v1", "first"}, "one"),
+    ]
+    assert [v.size for v in found] == [len(CSV) + 7, len(CSV) + 7, len(CSV)]
+    assert [set(v.tags) for v in logged(project, "t.csv", tags=True, limit=1).versions] == [{"side-1"}]
+    with pytest.raises(NotFound, match="no tag has a version"):
+        logged(project, "other.csv", tags=True)
+
+
+def test_a_part_of_a_folder_at_tags(project: Project) -> None:
+    project.version({"d/a/1": b"1", "d/b": b"2"}, "d")
+    project.git("tag", "v1")
+    project.version({"d/b": b"22"}, "d")
+    project.git("tag", "v2")
+    assert [(v.tags, v.new_bytes) for v in logged(project, "d/a", tags=True).versions] == [(("v2",), 0), (("v1",), 1)]
+
+
+def test_diffstat_counts_rows_of_tables_files_of_folders_and_else_bytes(project: Project) -> None:
+    pytest.importorskip("duckdb")
+    first = noise(1_000_000, 1)
+    project.version({"t.csv": CSV, "d/a": b"1", "d/b": b"2", "a.bin": first}, "t.csv", "d", "a.bin")
+    edited = CSV.replace(b"\n7,49\n", b"\n7,50\n").replace(b"\n9,63\n", b"\n") + b"3000,1\n3001,1\n"
+    project.version({"t.csv": edited, "d/a": b"11", "d/c": b"3", "a.bin": first + b"tail"}, "t.csv", "d", "a.bin")
+    rows = [v.stat for v in logged(project, "t.csv", diffstat=True).versions]
+    assert rows[0] == Stat("rows", 2, 1, 1)
+    assert [v.stat for v in logged(project, "d", diffstat=True).versions] == [
+        Stat("files", 1, 0, 1),
+        Stat("files", 2, 0),
+    ]
+    newest, oldest = [v.stat for v in logged(project, "a.bin", diffstat=True).versions]
+    assert oldest == Stat("bytes", 1_000_000, 0)
+    assert newest is not None and newest.unit == "bytes" and 4 < newest.added == newest.removed + 4 < 400_000
+    assert [v.stat for v in logged(project, "t.csv").versions] == [None, None]
+    done = project.dvk("log", "--diffstat", "t.csv")
+    assert done.code == 0 and "+2 -1 ~1 rows" in done.out, done.out
+
+
+def test_diffstat_of_what_is_not_here_is_not_guessed_and_not_fetched(project: Project, tmp_path: Path) -> None:
+    project.version({"t.csv": CSV}, "t.csv")
+    project.push(tmp_path / "remote")
+    clone = project.clone(tmp_path / "clone")
+    assert [v.stat for v in logged(clone, "t.csv", diffstat=True).versions] == [None]
+    assert not (clone.top / ".git/dvk/store/p").exists()
