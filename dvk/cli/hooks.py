@@ -139,7 +139,8 @@ def _pre_push(run: Run, arguments: list[str]) -> PrePush:
     from dvk.commands.repo import Repo
 
     with Repo(environ=run.environ) as repo:
-        result = pre_push(repo, run.stdin, git_remote=arguments[0] if arguments else "", on_event=run.on_event)
+        told, git_remote = _pushed(run, arguments)
+        result = pre_push(repo, told, git_remote=git_remote, on_event=run.on_event)
     done = result.pushed
     lines: list[Line] = []
     if done is not None and done.sent:
@@ -155,13 +156,22 @@ def _pre_push(run: Run, arguments: list[str]) -> PrePush:
     return result
 
 
+def _pushed(run: Run, arguments: list[str]) -> tuple[list[str], str]:
+    """What is pushed, a line a branch, and to which Git remote."""
+    if "PRE_COMMIT_REMOTE_NAME" in run.environ:  # the pre-commit framework, which keeps what Git says to itself
+        tip = run.environ.get("PRE_COMMIT_TO_REF") or run.environ.get("PRE_COMMIT_LOCAL_BRANCH", "HEAD")
+        return [f"- {tip} - -"], run.environ["PRE_COMMIT_REMOTE_NAME"]
+    raw = getattr(run.stdin, "buffer", None)  # a branch may have any bytes in its name
+    text = raw.read().decode("utf-8", "surrogateescape") if raw is not None else run.stdin.read()
+    return text.splitlines(), arguments[0] if arguments else ""
+
+
 def _follow(run: Run, name: str, arguments: list[str]) -> Followed | None:
     from dvk.commands.follow import follow
     from dvk.commands.repo import Repo
-    from dvk.workspace.git_moved import FOLLOWING
+    from dvk.workspace.git_moved import concerns_files
 
-    at = FOLLOWING[name]
-    if at is not None and arguments[at : at + 1] != ["1"]:
+    if not concerns_files(name, arguments, run.environ):
         run.show([])
         return None
     with Repo(environ=run.environ) as repo:

@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dvk.commands.folder import Part, changed_entries, compare, gone_names, plan_part
-from dvk.commands.placed import Placed
+from dvk.commands.placed import Placed, bare
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import (
     Look,
     folder_pointer,
     in_the_way,
+    is_changed,
     join_path,
     kind_on_disk,
     look,
@@ -136,6 +137,7 @@ class _Add:
         self.ws = repo.workspace
         self.rules = self.ws.ignore_rules()
         self.selection = Selection.load(repo.state)
+        self._placed = Placed(repo.state).read()
         self.writer: Writer
         self._listless: set[bytes] = set()  # folders of which the list of the recorded version is not here
 
@@ -161,7 +163,7 @@ class _Add:
             for path, pointer in self.ws.worktree_pointers():
                 if isinstance(pointer, DvkError):
                     problems.append(pointer)
-                elif kind_on_disk(self.repo.root_fd, path):
+                elif kind_on_disk(self.repo.root_fd, path) and not self._is_behind(path, pointer):
                     found.setdefault((path, b""), _Target(path, b"", pointer))
         if problems:
             raise one_or_many("some paths cannot be added; nothing was recorded", problems)
@@ -173,6 +175,24 @@ class _Add:
                 out.append(target)
         self._check_owners(out)
         return out
+
+    def _is_behind(self, path: bytes, pointer: Pointer) -> bool:
+        """Whether Git moved the pointer on and data did not follow: to record that would take the move back."""
+        put = self._placed.get(path)
+        if put is None or put == bare(pointer):
+            return False
+        seen = look(self.repo.root_fd, path, self.repo.state, self.rules)
+        selected = self.selection.get(path) if put.is_dir else None
+        behind = not is_changed(self.repo.store, self.repo.root_fd, seen, put, selected)
+        if behind:
+            self.on_event(
+                Note(
+                    "did not follow its pointer, which Git moved, so it is left out",
+                    subject=show(path),
+                    hint=f"`dvk checkout {show(path)}` brings it in step, `dvk add {show(path)}` records what is there",
+                )
+            )
+        return behind
 
     def _target(self, path: bytes) -> _Target:
         owner = self.ws.owner_of(path)

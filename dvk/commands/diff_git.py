@@ -66,7 +66,8 @@ def git_diff(repo: Repo, *, on: bool | None = None) -> GitDiff:
         return GitDiff(before, False, places if before else ())
     changed = set_own_attributes(git.common_dir, ATTRIBUTES_LINE, wanted=on)
     for key, option in ((_COMMAND, "--git-driver"), (_TEXTCONV, "--git-textconv")):
-        command = shlex.join([sys.executable, "-m", "dvk", "diff", option])
+        # Git runs it at the top of the work tree, and -P keeps Python from importing what lies there.
+        command = shlex.join([sys.executable, "-P", "-m", "dvk", "diff", option])
         if on and git.config_get(key) != command:
             git.config_set(key, command)
             changed = True

@@ -18,6 +18,7 @@ from typing import Literal
 
 from dvk.backend.disk import translate
 from dvk.store.names import show
+from dvk.workspace import git_moved
 from dvk.workspace.pointer import Pointer
 
 _VERSION = 1
@@ -117,6 +118,8 @@ class Placed:
                 before = dict(placed), dict(begun)
                 change(placed, begun)
                 if (placed, begun) != before:
+                    # What hooks found in step is another thing now: see `dvk.workspace.git_moved`.
+                    git_moved.forget(os.path.dirname(self._path))
                     self._write(placed, begun)
         except OSError:
             return

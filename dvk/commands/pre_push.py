@@ -84,6 +84,9 @@ def _refs(git: GitRepo, lines: Iterable[str]) -> tuple[list[str], list[str]]:
         words = line.split()
         if not words:
             continue
+        if len(words) == 4 and words[0] == words[2] == words[3] == "-":  # from a tool that names a commit alone
+            tips[git.resolve(words[1])] = None
+            continue
         if len(words) != 4 or not _COMMIT.fullmatch(words[1]) or not _COMMIT.fullmatch(words[3]):
             raise UsageError("this is not what Git says to a pre-push hook", subject=line[:80])
         for word, into in ((words[1], tips), (words[3], seen)):

@@ -13,13 +13,20 @@ import numpy as np
 from dvk.commands.folder import Part, compare, plan_part
 from dvk.commands.placed import Placed, bare
 from dvk.commands.repo import Repo, root_of
-from dvk.commands.tracked import Look, is_there, kind_on_disk, look, pointer_entries, read_unknown
+from dvk.commands.tracked import (
+    Look,
+    is_changed,
+    is_there,
+    kind_on_disk,
+    look,
+    pointer_entries,
+    read_where_it_could_be,
+)
 from dvk.commands.versions import head_history, roots_here, staged
 from dvk.errors import DataMissing, DvkError, NotFound
 from dvk.events import OnEvent, ignore
 from dvk.ids import ID_BYTES
 from dvk.store.listing import Entries
-from dvk.workspace.align import align
 from dvk.workspace.ignore import excluded_paths
 from dvk.workspace.pointer import Pointer, data_name
 from dvk.workspace.selection import Selected, Selection
@@ -151,22 +158,9 @@ class _Status:
     def _is_behind(self, path: bytes, pointer: Pointer, seen: Look, selected: Selected) -> bool:
         """Whether what is on disk is, unchanged, another version than the pointer's that dvk put there last."""
         put = self.placed.get(path)
-        if put is None or put == bare(pointer) or put.kind != seen.kind:
+        if put is None or put == bare(pointer):
             return False
-        try:
-            before = pointer_entries(self.repo.store, put, selected if put.is_dir else None)
-        except DataMissing:
-            return False
-        seen = self._read_where_it_could_be(seen, before)
-        return compare(before, seen.entries()) == (0, 0, 0)
-
-    def _read_where_it_could_be(self, seen: Look, before: Entries) -> Look:
-        """Hash what could still be what `before` says: same name and size, and not vouched for."""
-        unknown = seen.unknown()
-        at = align(seen.scan.names.take(unknown), before.names)
-        same = at >= 0
-        same[same] = seen.scan.stats.sizes[unknown[same]] == before.sizes[at[same]]
-        return read_unknown(self.repo.root_fd, seen, unknown[same], on_event=self.on_event)
+        return not is_changed(self.repo.store, self.repo.root_fd, seen, put, selected, on_event=self.on_event)
 
     def _part(self, path: bytes, pointer: Pointer, seen: Look, selected: Selected) -> Part:
         if not pointer.is_dir:
@@ -180,9 +174,9 @@ class _Status:
             return None  # a read-only repository has no cache to write
 
     def _read(self, seen: Look, before: Entries, clock: Clock | None) -> tuple[Look, Entries]:
-        """`_read_where_it_could_be`, and the cache learns."""
+        """`read_where_it_could_be`, and the cache learns."""
         learned = bool(len(seen.unknown()))
-        seen = self._read_where_it_could_be(seen, before)
+        seen = read_where_it_could_be(self.repo.root_fd, seen, before, on_event=self.on_event)
         entries = seen.entries()
         if clock is not None and learned:
             whole = len(entries) == len(before) and bool((entries.ids == before.ids).all())

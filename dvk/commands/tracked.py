@@ -23,6 +23,7 @@ from dvk.store.names import I64, U8, Names, show
 from dvk.store.pages import ListKind, PageRef, leaf_refs, load_leaf, read_entries
 from dvk.store.paths import check_names
 from dvk.store.store import Store
+from dvk.workspace.align import align
 from dvk.workspace.handles import stat_at
 from dvk.workspace.hashing import hash_files
 from dvk.workspace.ignore import IgnoreRules
@@ -138,6 +139,33 @@ def read_unknown(root_fd: int, seen: Look, index: I64, *, on_event: OnEvent = ig
     good = np.ones(len(index), np.bool_)
     good[[i for i, _ in problems]] = False
     return seen.with_ids(index[good], ids[good])
+
+
+def read_where_it_could_be(root_fd: int, seen: Look, before: Entries, *, on_event: OnEvent = ignore) -> Look:
+    """Hash what could still be what `before` says: same name and size, and not vouched for."""
+    unknown = seen.unknown()
+    at = align(seen.scan.names.take(unknown), before.names)
+    same = at >= 0
+    same[same] = seen.scan.stats.sizes[unknown[same]] == before.sizes[at[same]]
+    return read_unknown(root_fd, seen, unknown[same], on_event=on_event)
+
+
+def is_changed(
+    store: Store, root_fd: int, seen: Look, pointer: Pointer, selected: Selected | None, *, on_event: OnEvent = ignore
+) -> bool:
+    """Whether what is on disk is not exactly a version, of a folder the selected part; also where that is not known."""
+    if pointer.kind != seen.kind:
+        return True
+    try:
+        before = pointer_entries(store, pointer, selected if pointer.is_dir else None)
+    except DataMissing:
+        return True
+    now = read_where_it_could_be(root_fd, seen, before, on_event=on_event).entries()
+    if len(now) != len(before):
+        return True
+    same = bool((align(now.names, before.names) >= 0).all()) and bool((now.kinds == before.kinds).all())
+    same = same and bool((now.ids == before.ids).all()) and bool((now.sizes == before.sizes).all())
+    return not same or list(now.targets) != list(before.targets)
 
 
 def pointer_entries(store: Store, pointer: Pointer, selected: Selected | None = None) -> Entries:

@@ -46,8 +46,7 @@ def nothing_to_do(name: str, arguments: Sequence[str], environ: Mapping[str, str
         return True
     if name not in FOLLOWING:
         return False
-    at = FOLLOWING[name]
-    if at is not None and list(arguments[at : at + 1]) != ["1"]:
+    if not concerns_files(name, arguments, environ):
         return True
     git_dir = _git_dir(environ, cwd)
     if git_dir is None:
@@ -62,6 +61,18 @@ def nothing_to_do(name: str, arguments: Sequence[str], environ: Mapping[str, str
         [git, "ls-files", "-s", "-z", "--", ":(top,glob)**/*.dvk"], cwd=cwd, env=kept, capture_output=True, check=False
     )
     return done.returncode == 0 and done.stdout == read(os.path.join(git_dir, b"dvk"))
+
+
+def concerns_files(name: str, arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Whether a run of a following hook is about the work tree as a whole, as far as its arguments tell.
+
+    Tools that run hooks may leave them out, and the pre-commit framework has a variable instead.
+    """
+    at = FOLLOWING[name]
+    given = list(arguments[at : at + 1]) if at is not None else []
+    if name == "post-checkout" and not given and "PRE_COMMIT_CHECKOUT_TYPE" in environ:
+        given = [environ["PRE_COMMIT_CHECKOUT_TYPE"]]
+    return given in ([], ["1"])
 
 
 def _git_dir(environ: Mapping[str, str], cwd: bytes) -> bytes | None:

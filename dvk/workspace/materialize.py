@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dvk.backend.disk import write_all
 from dvk.errors import ChangedWhileRead, DvkError, NotFound, Refused, StorageFull
 from dvk.store.listing import Kind
 from dvk.store.names import I64, U8, show
@@ -36,6 +37,7 @@ from dvk.workspace.probe import TEMP_FLAGS, TempNames, check_space
 from dvk.workspace.stats import Scan, Stats, signature
 
 _MILLISECOND_NS = 1_000_000
+_COPY_BYTES = 1 << 20
 _SECOND_NS = 1_000_000_000
 _BACK_NS = 20 * _MILLISECOND_NS  # more than the slowest kernel tick, as which a later write is stamped
 
@@ -382,8 +384,12 @@ class WorkTree:
                     raise ChangedWhileRead(
                         "was changed while the checkout was under way: its mode stays", subject=show(path)
                     )
-                os.fchmod(fd, self._mode(int(plan.target.kinds[i])))
-                self._mode_rows[i] = signature(os.fstat(fd))
+                mode = self._mode(int(plan.target.kinds[i]))
+                if os.fstat(fd).st_nlink > 1:  # the file has another name, whose owner did not ask for this
+                    self._mode_rows[i] = self._copy_with_mode(fd, path, mode, expected)
+                else:
+                    os.fchmod(fd, mode)
+                    self._mode_rows[i] = signature(os.fstat(fd))
             except OSError as error:
                 problems.append(os_error(error, path, "changed"))
             except DvkError as error:
@@ -391,6 +397,36 @@ class WorkTree:
             finally:
                 os.close(fd)
         return problems
+
+    def _copy_with_mode(self, fd: int, path: bytes, mode: int, expected: int) -> tuple[int, int, int, int]:
+        """Put a copy of the open file in its place, with another mode; the signature of the copy.
+
+        Raises:
+            ChangedWhileRead: the file is another one by now; it stays.
+        """
+        parent, _, name = path.rpartition(b"/")
+        dir_fd = self._dirs.acquire(parent)
+        temp = self._temp_names.next()
+        try:
+            out = os.open(temp, TEMP_FLAGS, 0o600, dir_fd=dir_fd)
+            try:
+                at = 0
+                while part := os.pread(fd, _COPY_BYTES, at):
+                    write_all(out, [part])
+                    at += len(part)
+                os.fchmod(out, mode)
+                info = os.fstat(fd)
+                os.utime(out, ns=(info.st_atime_ns, info.st_mtime_ns))
+                self._put_in_place(dir_fd, temp, name, path, expected)
+                return signature(os.fstat(out))
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temp, dir_fd=dir_fd)
+                raise
+            finally:
+                os.close(out)
+        finally:
+            self._dirs.release(parent)
 
     def tally(self) -> Tally:
         """What was done so far; a file that could not be written does not count."""

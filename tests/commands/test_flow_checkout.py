@@ -338,3 +338,20 @@ def test_what_could_not_be_deleted_is_still_known_for_dvks(
     flow.checkout()
     assert sorted(flow.data()) == ([b"d/s/a"] if folder_stays else [])
     assert flow.status().clean
+
+
+def test_another_name_of_a_file_keeps_its_mode(tmp_path: Path) -> None:
+    """A hard link that somebody made outside of the folder is theirs: the mode is changed on a copy of its own."""
+    flow = Flow(tmp_path / "a", tmp_path)
+    flow.version({"d/run": b"#!/bin/sh\n", "d/big": noise(3 << 20, 1)}, "d")
+    for name in ("d/run", "d/big"):
+        os.chmod(flow.at(name), 0o755)
+    flow.add("d")
+    flow.commit()
+    os.link(flow.at("d/big"), tmp_path / "kept")
+    before = os.stat(tmp_path / "kept")
+    flow.switch("HEAD~1")
+    assert flow.read("d/big") == noise(3 << 20, 1) and flow.status().clean
+    assert not os.stat(flow.at("d/big")).st_mode & 0o111 and not os.stat(flow.at("d/run")).st_mode & 0o111
+    now = os.stat(tmp_path / "kept")
+    assert (now.st_mode, now.st_ino, now.st_nlink) == (before.st_mode, before.st_ino, 1)

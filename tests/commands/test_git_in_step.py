@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from flowkit import Flow, noise
 
+from dvk.commands.add import add
 from dvk.commands.hooks import install_hooks
 from dvk.workspace.ignore import ensure_attributes
 
@@ -82,6 +83,14 @@ def test_checkout_goes_back_and_forth_with_files_that_come_and_go(history: Histo
         history.git("checkout", "-q", f"v{n}")
         history.is_at(n)
     history.git("switch", "-q", "main")
+    history.is_at(19)
+
+
+def test_what_was_added_since_the_last_checkout_is_left_behind_by_the_next(history: History) -> None:
+    """The pointers are those of the last hook again, and data is not."""
+    history.git("checkout", "-q", "-b", "side")
+    history.version({"a.bin": b"side", "im/side": b"side"}, "a.bin", "im")
+    history.git("checkout", "-q", "main")
     history.is_at(19)
 
 
@@ -238,3 +247,16 @@ def test_the_switch_leaves_everything_alone_and_the_next_hook_catches_up(history
     del history.git_repo.environ["DVK_HOOKS"]
     history.git("checkout", "-q", "-b", "here")
     history.is_at(2)
+
+
+def test_adding_all_that_changed_leaves_out_what_did_not_follow(history: History) -> None:
+    """Else it would take back what somebody else committed, as data of the version before is still there."""
+    history.git_repo.environ["DVK_HOOKS"] = "0"
+    history.git("checkout", "-q", "v9")
+    history.write({"b.csv": b"new here"})
+    with history.repo() as repo:
+        done = add(repo, update=True, on_event=history._listen)
+    assert [p.path for p in done.paths] == [b"b.csv"]
+    assert [n.subject for n in history.notes] == ["a.bin", "im"] and "did not follow" in history.notes[0].message
+    history.add("a.bin")
+    assert "M  a.bin.dvk" in history.git("status", "--porcelain"), "by name it is recorded"
