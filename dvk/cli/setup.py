@@ -26,7 +26,7 @@ _LOCAL = Annotated[bool, typer.Option("--local", help="Settings of this clone on
 
 def _initialised(result: InitResult) -> Iterator[Line]:
     hooked = result.hooks is not None and bool(result.hooks.changed)
-    if not result.wrote and not result.staged and not hooked:
+    if not result.wrote and not result.staged and not hooked and not result.no_hooks:
         yield "nothing to do: dvk.toml and .gitattributes are there"
         return
     if result.wrote:
@@ -37,6 +37,8 @@ def _initialised(result: InitResult) -> Iterator[Line]:
         yield f"not staged: {result.not_staged}; `git add {' '.join(map(show_name, result.wrote))}` does it"
     if result.hooks is not None and hooked:
         yield from hook_lines(result.hooks)
+    if result.no_hooks:
+        yield f"hooks not installed: {result.no_hooks}; `dvk hooks install` tries again"
     yield (dim("next: "), cyan("dvk remote add origin s3://BUCKET/PREFIX"), dim(" (or a path), "), cyan("dvk add PATH"))
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from dvk.commands.hooks import HooksResult, decline_hooks, install_hooks
 from dvk.commands.repo import Repo
-from dvk.errors import Busy, NotARepository
+from dvk.errors import Busy, NotARepository, NotFound, StorageError
 from dvk.store.names import show
 from dvk.workspace.config import FILE_NAME
 from dvk.workspace.config_edit import set_value
@@ -52,7 +52,8 @@ class InitResult:
     wrote: list[bytes] = field(default_factory=list)  #: files that were made or changed
     staged: list[bytes] = field(default_factory=list)
     not_staged: str = ""  #: why staging did not happen although the files are written
-    hooks: HooksResult | None = None  #: None: they were not wanted, or there is no git program
+    hooks: HooksResult | None = None  #: None: they were not wanted, or could not be installed
+    no_hooks: str = ""  #: why they could not
 
 
 def init(repo: Repo, *, stage: bool = True, hooks: bool = True) -> InitResult:
@@ -94,7 +95,10 @@ def init(repo: Repo, *, stage: bool = True, hooks: bool = True) -> InitResult:
         names = [n for n in (FILE_NAME, _ATTRIBUTES) if n in out.wrote or not ws.git.tracked_under(n)]
         out.staged, out.not_staged = stage_files(repo, names)
     if hooks and ws.git.has_program:
-        out.hooks = install_hooks(repo)
+        try:
+            out.hooks = install_hooks(repo)
+        except (StorageError, NotFound, Busy) as error:  # every verb works without them
+            out.no_hooks = str(error)
     elif not hooks:
         decline_hooks(repo)
     return out

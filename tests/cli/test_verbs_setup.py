@@ -26,7 +26,14 @@ def test_init_says_what_it_did_and_what_comes_next(project: Project) -> None:
     assert project.dvk("init").out == "nothing to do: dvk.toml and .gitattributes are there\n"
     assert project.dvk("-q", "init").out == ""
     found = project.dvk("init", "--no-hooks", "--json").document["result"]
-    assert found == {"top": str(project.top), "wrote": [], "staged": [], "not_staged": "", "hooks": None}
+    assert found == {
+        "top": str(project.top),
+        "wrote": [],
+        "staged": [],
+        "not_staged": "",
+        "hooks": None,
+        "no_hooks": "",
+    }
 
 
 def test_where_there_is_no_repository(tmp_path: Path, project: Project) -> None:

@@ -84,3 +84,11 @@ def test_outside_of_a_repository_the_hint_is_git_init(project: Project, tmp_path
     with Repo(plain, environ=project.environ) as repo, pytest.raises(NotARepository) as caught:
         init(repo)
     assert "git init" in caught.value.hint
+
+
+def test_hooks_that_cannot_be_installed_are_said_and_the_rest_is_done(project: Project) -> None:
+    (project.top / ".git/hooks").rename(project.top / ".git/no-hooks")
+    project.write({".git/hooks": b"a file"})
+    done = project.dvk("init")
+    assert done.code == 0 and "hooks not installed: " in done.out and "wrote dvk.toml" in done.out
+    assert project.dvk("hooks", "install").code != 0
