@@ -24,7 +24,7 @@ def main() -> None:
 
         print(f"dvk {__version__}")
         return
-    if sys.argv[1:3] == ["hooks", "run"] and len(sys.argv) > 3:
+    if sys.argv[1:3] == ["hooks", "run"] and len(sys.argv) > 3 and "--json" not in sys.argv:
         # Git runs hooks all the time, and as a rule no pointer moved: see dvk/workspace/git_moved.py.
         from dvk.workspace.git_moved import nothing_to_do
 

@@ -13,14 +13,16 @@ import os
 from dataclasses import dataclass, field
 
 from dvk.commands.materializer import CheckedOut, Materializer, Target
+from dvk.commands.pathwork import above
 from dvk.commands.placed import Placed, bare
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import is_there
 from dvk.errors import DvkError
 from dvk.events import Note, OnEvent, ignore
 from dvk.store.fetch import Wanted, is_here
+from dvk.store.names import show
 from dvk.workspace import git_moved
-from dvk.workspace.pointer import SUFFIX, data_name
+from dvk.workspace.pointer import SUFFIX, Pointer, data_name
 from dvk.workspace.selection import Selection
 
 
@@ -92,12 +94,19 @@ def _targets(repo: Repo, run: Materializer, came: set[bytes], out: Followed) -> 
     # What a merge left undecided was told by the merge, and data waits for the decision.
     undecided = {data_name(name) for name in repo.workspace.need_git("hooks").conflicts()}
     targets: list[Target] = []
-    for path, pointer in repo.workspace.worktree_pointers():
+    pointers = list(repo.workspace.worktree_pointers())
+    folders = {path for path, pointer in pointers if isinstance(pointer, Pointer) and pointer.is_dir}
+    for path, pointer in pointers:
         if path in undecided:
             continue
         if isinstance(pointer, DvkError):
             out.kept.append(as_note(pointer))
             continue
+        if owner := folders & above(path):
+            # Git merges a folder of one side and a path in it of the other, and has nothing to say about that.
+            why = f"its pointer lies in {show(min(owner))}, which is tracked as a whole"
+            hint = f"one path has one owner: `dvk rm --cached {show(path)}`, then `dvk add {show(path)}` puts it there"
+            out.kept.append(Note(why, subject=show(path), hint=hint))
         # Data that somebody deleted stays away, but not beyond a version that did not have it.
         stays = path not in came or is_there(repo.root_fd, path)
         if stays and there.get(path) == bare(pointer) and path not in begun:

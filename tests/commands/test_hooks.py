@@ -196,6 +196,21 @@ def test_a_clone_without_hooks_is_told_once(flow: Flow, tmp_path: Path) -> None:
             assert remind(repo) is None
 
 
+def test_a_merge_that_puts_a_pointer_into_a_tracked_folder_is_told_with_the_way_out(flow: Flow) -> None:
+    """Git sees two files and no conflict."""
+    install(flow, "post-merge", "post-checkout")
+    flow.git("checkout", "-q", "-b", "side")
+    flow.version({"a/b": b"side"}, "a/b")
+    flow.git("checkout", "-q", "main")
+    flow.version({"a/x": b"main"}, "a")
+    code, said = git(flow, "merge", "-q", "-m", "both", "side")
+    assert code == 0 and "its pointer lies in a, which is tracked as a whole" in said
+    assert flow.dvk("rm", "--cached", "a/b")[0] == 0
+    flow.add("a")
+    flow.commit()
+    assert flow.status().clean and flow.one("a").files == 2
+
+
 # ------------------------------------------------------------ before a push
 
 
