@@ -16,6 +16,7 @@ from tablekit import MemoryTable, table, text
 from dvk.errors import TableError, UsageError
 from dvk.table.compare import compare
 from dvk.table.contract import Aligned, Plan, Region, Tolerance
+from dvk.table.memory import Limits
 from dvk.table.options import CompareOptions
 from dvk.table.result import RowCounts
 
@@ -403,6 +404,17 @@ def test_scrambled_rows_are_compared_as_a_bag_and_said_to_be() -> None:
     with compare(a, b, CompareOptions(infer=False)) as diff:
         assert diff.key.align == "bag" and [x.code for x in diff.notices] == ["rows-reordered"]
         assert diff.rows.equal
+
+
+def test_too_many_rows_out_of_order_are_a_bag_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a key, the order of more rows than the limit is not looked for, and the answer says so."""
+    monkeypatch.setattr("dvk.table.walk.pace._WINDOW_ROWS", 64)  # so that the walk gives up on a small table
+    monkeypatch.setattr("dvk.table.memory.split", lambda _: Limits(engine=256 << 20, look_ahead=1, kept=1 << 20))
+    values = list(range(3_000))
+    a, b = table({"x": values}), table({"x": values[::-1]})
+    with compare(a, b, CompareOptions(align="sequence", infer=False, max_gap_rows=1_000)) as diff:
+        assert diff.rows.equal and diff.key.align == "bag"
+        assert [notice.code for notice in diff.notices] == ["too-long-to-align"]
 
 
 def test_a_few_rows_that_moved_are_moved() -> None:
