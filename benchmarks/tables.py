@@ -67,6 +67,7 @@ def measure(work: str, *, scale: float, rounds: int, out: str, say: Callable[[st
         place = new_place(os.path.join(folder, "place"), "t.csv", extra_env={})
         ways = _ways(place, program, cache, say)
         best: dict[str, Row] = {}
+        load = 0.0
         for number in range(rounds):
             for way in ways:
                 way.reset()
@@ -80,31 +81,33 @@ def measure(work: str, *, scale: float, rounds: int, out: str, say: Callable[[st
                 )
                 took = f"{row.wall_s:7.2f} s {row.cpu_s:7.2f} s CPU {row.rss_bytes / 1e6:6.0f} MB"
                 say(f"{number + 1}  {way.name:38} {took}")
+            load = max(load, os.getloadavg()[0])
     except StepFailed as problem:
         say(str(problem))
         return 1
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     rows = list(best.values())
+    cores = os.cpu_count() or 0
     with open(os.path.join(out, "tables.json"), "w") as f:
-        json.dump(
-            {"scale": scale, "rounds": rounds, "cores": os.cpu_count(), "rows": [asdict(r) for r in rows]}, f, indent=1
-        )
+        how = {"scale": scale, "rounds": rounds, "cores": cores, "load": round(load, 1)}
+        json.dump({**how, "rows": [asdict(r) for r in rows]}, f, indent=1)
         f.write("\n")
     with open(os.path.join(out, "tables.md"), "w") as f:
-        f.write(render(rows, scale=scale, rounds=rounds, cores=os.cpu_count() or 0))
+        f.write(render(rows, scale=scale, rounds=rounds, cores=cores, load=load))
     return 0
 
 
-def render(rows: list[Row], *, scale: float, rounds: int, cores: int) -> str:
-    """The table as Markdown."""
+def render(rows: list[Row], *, scale: float, rounds: int, cores: int, load: float) -> str:
+    """The table as Markdown. `load`: the highest load average of the run, said where it is beyond the cores."""
+    shared = f" Others used the machine meanwhile (load {load:.0f}), so the ratios count." if load > 2 * cores else ""
     by_name = {row.name: row for row in rows}
     lines = [
         "# Diff of tables",
         "",
         f"Two versions of a table of {int(10_500_000 * scale):,} rows and 9 columns, by key `{_KEY}`; at full size"
         " 10,500 rows are modified, 211,000 added, 500 removed."
-        f" Best of {rounds} rounds on {cores} cores, files in the page cache, dvk with `--memory {MEMORY}`."
+        f" Best of {rounds} rounds on {cores} cores, files in the page cache, dvk with `--memory {MEMORY}`.{shared}"
         " `python -m benchmarks tables` measures it again.",
         "",
         "| way | wall s | of the join | CPU s | of the join | peak MB | level | MB read | rows decoded |",
