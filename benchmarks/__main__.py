@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from benchmarks import badinput, marks, memory, peers, report, results, suite, tables
+from benchmarks import badinput, marks, memory, peers, reading, report, results, suite, tables
 from benchmarks.measure import filesystem
 from benchmarks.tools import TOOLS
 from benchmarks.workloads import CATALOG, chosen, ensure
@@ -57,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_argument("--out", default=_OUT, help="folder for what is written (%(default)s)")
     big = verb("big", _big, "Compare two tables of 100 million rows within 2 GB of memory; 1 when it takes more.")
     big.add_argument("--rows", type=int, default=100_000_000)
+    read = verb(
+        "reading", _reading, "Read old versions from S3 by pandas and its kind; write reading.json, reading.md."
+    )
+    read.add_argument("--scale", type=float, default=1.0)
+    read.add_argument("--runs", type=int, default=3, help="rounds; the best counts (%(default)s)")
+    read.add_argument("--out", default=_OUT, help="folder for what is written (%(default)s)")
     again = verb("report", _report, "Write results.md and chart.svg of a result again.")
     again.add_argument("result", nargs="?", default=os.path.join(_OUT, "results.json"))
     right = verb("right", _right, "Ask table diff tools about tables on which they go wrong; 1 when dvk is wrong.")
@@ -150,6 +156,10 @@ def _badinput(args: argparse.Namespace) -> int:
 
 def _tables(args: argparse.Namespace) -> int:
     return tables.measure(args.work, scale=args.scale, rounds=args.runs, out=args.out)
+
+
+def _reading(args: argparse.Namespace) -> int:
+    return reading.measure(args.work, scale=args.scale, rounds=args.runs, out=args.out)
 
 
 def _memory(args: argparse.Namespace) -> int:
