@@ -46,7 +46,7 @@ def session(page: Path) -> Iterator[Step]:
     blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
     for i, (language, body) in enumerate(blocks):
         if language == "console":
-            parts = re.split(r"^\$ (.*(?:\\\n.*|<<'EOF'\n(?:.*\n)*?EOF)?)\n", body, flags=re.MULTILINE)
+            parts = re.split(r"^\$ (.*<<'EOF'\n(?:.*\n)*?EOF|.*\\\n.*|.*)\n", body, flags=re.MULTILINE)
             assert parts[0] == "", f"{page}: a console block starts with `$ `"
             yield from map(Step, parts[1::2], parts[2::2])
         elif language == "python" and any(kind == "console" for kind, _ in blocks[:i]):
@@ -81,6 +81,8 @@ def test_a_page_says_what_the_program_does(page: Path, tmp_path: Path, request: 
     work.mkdir()
     environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
     steps = list(session(page))
+    for module in re.findall(r"^(?:import|from) (torch|datasets)\b", "\n".join(step.command for step in steps), re.M):
+        pytest.importorskip(module)  # `scripts/test-readers` brings them
     buckets = {b for step in steps for b in re.findall(r"s3://([a-z0-9-]+)", step.command)}
     if buckets:
         server = request.getfixturevalue("s3")
