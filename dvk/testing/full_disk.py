@@ -34,9 +34,9 @@ _FULL = for_error(StorageFull(""))
 
 #: what lies on the small disk -> the verbs that write there
 PLACES: Mapping[str, Sequence[str]] = {
-    "store": ("add", "fetch", "pull"),
+    "store": ("add", "fetch", "pull", "gc"),
     "work": ("add", "checkout", "pull", "update", "rm", "mv"),
-    "remote": ("push",),
+    "remote": ("push", "condemn", "sweep"),
     "out": ("get",),
 }
 

@@ -413,6 +413,55 @@ def _move(stage: Stage) -> None:
     stage.argv = ("mv", "d", "e")
 
 
+def _gc(stage: Stage) -> None:
+    """A version was added and overwritten before anybody committed it; its data is garbage here."""
+    stage.write({"t.csv": noise(60_000, 5), "d/garbage": noise(60_000, 6)})
+    stage.dvk("add", "t.csv", "d")
+    stage.write({"t.csv": table(2300), "d/garbage": None})
+    stage.commit("t.csv", "d")
+    stage.after = files_of(stage.top)
+    stage.argv = ("gc", "--yes", "--young", "0")
+
+
+def _forgotten(stage: Stage) -> None:
+    """The second version was pushed, and no branch leads to it any more."""
+    stage.dvk("push")
+    first, second = stage.there, set(stage.versions) - stage.there
+    stage.git("reset", "-q", "--hard", "HEAD~1")
+    stage.git("reflog", "expire", "--expire=now", "--all")
+    stage.git("gc", "-q", "--prune=now")
+    stage.dvk("checkout")
+    for commit in second:
+        del stage.versions[commit]
+    stage.here, stage.there = set(first), set(first)
+    stage.after = files_of(stage.top)
+
+
+_AT_ONCE = ("--retention", "0d", "--young", "0d", "--offline", "--i-know")
+
+
+def _plan(stage: Stage) -> None:
+    _forgotten(stage)
+    stage.argv = ("gc", "--remote", "origin", "--plan", os.path.join(stage.place, "plan"), *_AT_ONCE)
+
+
+def _condemn(stage: Stage) -> None:
+    _plan(stage)
+    stage.dvk(*stage.argv)
+    stage.argv = ("gc", "--remote", "origin", "--apply", os.path.join(stage.place, "plan"), *_AT_ONCE)
+
+
+def _sweep(stage: Stage) -> None:
+    _condemn(stage)
+    stage.dvk(*stage.argv)
+    stage.argv = ("gc", "--remote", "origin", "--sweep", "--grace", "0d", *_AT_ONCE)
+
+
+def _verify(stage: Stage) -> None:
+    stage.after = files_of(stage.top)
+    stage.argv = ("verify", "--data")
+
+
 STAGES: Mapping[str, Callable[[Stage], None]] = {
     "add": _add,
     "push": _push,
@@ -423,9 +472,14 @@ STAGES: Mapping[str, Callable[[Stage], None]] = {
     "get": _get,
     "rm": _remove,
     "mv": _move,
+    "gc": _gc,
+    "plan": _plan,
+    "condemn": _condemn,
+    "sweep": _sweep,
+    "verify": _verify,
 }
-#: verbs that are not repeated word for word: what was removed or moved is not there any more
-ONCE = ("rm", "mv")
+#: verbs that are not repeated word for word: what was removed, moved or condemned is so already, and that is said
+ONCE = ("rm", "mv", "gc")
 ONCE_CODES = (5, 6)
 
 
