@@ -33,8 +33,8 @@ from dvk.testing.strike import CAN_STRIKE, FAULTS, KILLS, Call, Program, Ran, St
 
 #: the system calls that change something, for strace
 SYSTEM_CALLS = (
-    "openat,write,writev,pwrite64,pwritev,fsync,fdatasync,rename,renameat,renameat2,link,linkat,unlink,unlinkat,"
-    "mkdir,mkdirat,rmdir,ftruncate,fallocate,copy_file_range,ioctl,fchmod,close,flock"
+    "fsync,fdatasync,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,write,writev,pwrite64,"
+    "ftruncate,fallocate,copy_file_range,fchmod,flock,openat,close"
 )
 
 
