@@ -32,7 +32,7 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be sent; send nothing.")] = False,
     verify: Annotated[
         Literal["packs", "full"],
-        typer.Option(help="Read back the end and one block of each new pack, or everything, old and new."),
+        typer.Option(help="Read back the end and a piece of each new pack, or everything, old and new."),
     ] = "packs",
 ) -> PushResult:
     """Send the versions that this clone holds and the remote does not.

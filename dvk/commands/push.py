@@ -43,7 +43,7 @@ class PushResult:
     moved_bytes: int = 0  #: bytes sent
     packs: int = 0
     requests: int = 0  #: how often the remote was asked for anything
-    verified: str = ""  #: "packs" (end and one block of each), "full", or empty when nothing was sent or read back
+    verified: str = ""  #: "packs" (end and a piece of each), "full", or empty when nothing was sent or read back
     read_back_bytes: int = 0  #: of what was there before, where everything was to be read back
     lost_packs: int = 0  #: packs that the remote had promised and that were gone or damaged
     failures: list[DvkError] = field(default_factory=list)

@@ -163,7 +163,7 @@ class PackBuilder:
     Args:
         room: writable memory that blocks are copied into one after the other, as far as it goes, so that payloads need
             not live on and the pack can be hashed and written in one go. It belongs to the builder until its parts were
-            written. Without it, payloads are kept as they are.
+            written. Without it, payloads are kept, as copies where they lie in a buffer.
     """
 
     def __init__(self, kind: PackKind, *, nonce: bytes | None = None, room: U8 | None = None) -> None:
@@ -193,7 +193,8 @@ class PackBuilder:
         size = sum(map(len, parts))
         self.size_bytes += size
         if self.room is None or self._parts or self._room_used + size > len(self.room):
-            self._parts += parts
+            # Buffers are used again, so what is in them is copied.
+            self._parts += (part if isinstance(part, bytes) else bytes(part) for part in parts)
             return
         for part in parts:
             end = self._room_used + len(part)

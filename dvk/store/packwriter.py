@@ -22,7 +22,7 @@ from dvk.backend.contract import Buffer
 from dvk.ids import PackId, PageId
 from dvk.store.codec import ALL_CODECS, Hint, decode_block, encode_checked
 from dvk.store.names import U8
-from dvk.store.pack import BLOCK_HEADER, MAX_BLOCK_BYTES, Footer, PackBuilder, PackKind, RecipeRow
+from dvk.store.pack import BLOCK_HEADER, MAX_BLOCK_BYTES, TARGET_PACK_BYTES, Footer, PackBuilder, PackKind, RecipeRow
 from dvk.store.threads import default_workers as default_workers
 from dvk.timings import Stage, stage
 
@@ -31,9 +31,10 @@ U32 = npt.NDArray[np.uint32]
 #: A tail of new chunks shorter than this waits for more before it becomes a block.
 _SMALL_BLOCK_BYTES = 512 << 10
 
-#: So a pack that is built in memory that is used again is half as long as others: two of them take less of it than
-#: all else that an `add` needs, and a disk is as fast with 32 MiB as with 64.
-_ROOM_BYTES = 32 << 20
+#: Of memory that is used again: two take less than all else that an `add` needs, and a disk is as fast with 32 MiB as
+#: with 64.
+_REUSED_BYTES = 32 << 20
+_ROOM_BYTES = TARGET_PACK_BYTES + (2 << 20)  # and the block that makes it full
 
 #: Puts the parts of a finished pack; returns when they are durable.
 PutPack = Callable[[PackKind, PackId, list[Buffer]], None]
@@ -79,9 +80,8 @@ class PackWriter:
         level: of zstd, for data.
         in_flight: packs being put at a time; each holds 64 MiB of memory, or 32 with `reuse_memory`.
         codecs: those that the store takes; a block that comes encoded as something else is encoded again.
-        reuse_memory: copy blocks into memory that serves one pack after the other. Fresh memory costs more than
-            copying, and such a pack is one piece, which a disk takes without a detour. Only for a medium that
-            `releases_parts`.
+        reuse_memory: build one pack after the other in the same memory, since fresh memory costs more than copying.
+            Only for a medium that `releases_parts`.
     """
 
     def __init__(
@@ -206,8 +206,6 @@ class PackWriter:
         if codec not in self._codecs:
             raw = memoryview(decode_block(codec, payload, raw_len))
             codec, payload = encode_checked(raw, level=self._level, codecs=self._codecs)
-        if isinstance(payload, memoryview) and not self._reuse_memory:
-            payload = bytes(payload)  # the caller's buffer is used again
         with stage(Stage.PACK, bytes_=len(payload)), self._lock:
             self.written.new_chunks += len(ids)
             self.written.new_bytes += raw_len
@@ -283,17 +281,21 @@ class PackWriter:
             self._error = self._error or error
             raise
         finally:
-            if builder.room is not None:
+            if builder.room is not None and self._reuse_memory:
                 self._rooms.append(builder.room)
             self._slots.release()
 
     def _builder(self, kind: PackKind) -> PackBuilder:
-        if kind is not PackKind.DATA or not self._reuse_memory:
+        # Blocks are copied into one piece of memory: what it takes goes back to the system at once, where payloads of
+        # all lengths would leave holes, and the disk gets it without a detour.
+        if kind is not PackKind.DATA:
             return PackBuilder(kind)
+        if not self._reuse_memory:
+            return PackBuilder(kind, room=_new_room(_ROOM_BYTES))
         try:
             room = self._rooms.pop()
         except IndexError:
-            room = _new_room()
+            room = _new_room(_REUSED_BYTES)
         return PackBuilder(kind, room=room)
 
     def flush(self) -> None:
@@ -318,7 +320,7 @@ class PackWriter:
                 raise self._error
 
 
-def _new_room() -> U8:
+def _new_room(size: int) -> U8:
     """Memory for a pack, at the start of a page, as disks want it; what is not written to takes none."""
-    room = mmap.mmap(-1, _ROOM_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return np.frombuffer(room, np.uint8)

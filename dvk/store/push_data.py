@@ -2,7 +2,7 @@
 
 A block of which every chunk is new is sent as it is, if the remote takes its codec; of the others the new chunks are
 encoded again, so that nothing leaves this machine that nobody asked for. Each chunk is proven by its id before it is
-sent, and each pack is read back, at least its end and one block, before anything relies on it.
+sent, and each pack is read back, at least its end and a piece of it, before anything relies on it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from dvk.store.threads import brisk, default_workers
 
 _IN_FLIGHT = 2
 _RANGE_BYTES = 4 << 20
+_LOOK_BYTES = 1 << 20  # of each pack that was sent, at any place
 
 
 class Vanished(RemoteError):
@@ -50,7 +51,7 @@ class Uploader:
         self._meter = Meter(on_event, "upload", total_bytes=0)
 
     def put(self, kind: PackKind, name: PackId, parts: list[Buffer]) -> None:
-        """Put a pack and prove that it is there: its end at the expected place and one block, or all of it.
+        """Put a pack and prove that it is there: its end at the expected place and a piece of it, or all of it.
 
         That nothing follows the end is left to the look at all sizes before the push is confirmed (P5).
 
@@ -91,10 +92,9 @@ class Uploader:
             end = bytes(parts[-1])
             if backend.get_range(key, total - len(end), len(end)) != end:
                 return False
-            # Parts are the header, two for each block, footer and trailer.
-            at = 1 + 2 * secrets.randbelow(max(1, (len(parts) - 3) // 2))
-            sent = bytes(parts[at]) + bytes(parts[at + 1])
-            return backend.get_range(key, sum(map(len, parts[:at])), len(sent)) == sent
+            size = min(_LOOK_BYTES, total - len(end))
+            start = secrets.randbelow(total - len(end) - size + 1)
+            return backend.get_range(key, start, size) == _cut(parts, start, size)
         except FormatError:
             return False  # longer or shorter than what was sent
         except KeyMissing as error:
@@ -103,6 +103,16 @@ class Uploader:
                 subject=f"{self.remote.name}/{key}",
                 hint="`dvk remote check` names what is wrong with it; nothing was promised, push again",
             ) from error
+
+
+def _cut(parts: list[Buffer], start: int, size: int) -> bytes:
+    """`size` bytes from `start` on of what lies in `parts`, one after the other."""
+    out: list[Buffer] = []
+    for part in parts:
+        piece = memoryview(part)[max(start, 0) : max(start + size, 0)]
+        start -= len(part)
+        out.append(piece)
+    return b"".join(out)
 
 
 def send_data(plan: Plan, uploader: Uploader) -> None:

@@ -209,3 +209,16 @@ def test_each_pack_has_a_name_of_its_own(count: int, per_block: int) -> None:
     """The nonce sees to it: a name that was collected never comes back with the same bytes."""
     chunks = [noise(i, 10) for i in range(count)]
     assert make_pack(chunks, label=1, per_block=per_block)[0] != make_pack(chunks, label=2, per_block=per_block)[0]
+
+
+def test_a_builder_keeps_nothing_that_its_caller_may_change() -> None:
+    """Buffers are used for the next files while a pack still fills, whether its room took the block or not."""
+    for room in (None, 60, 1000):
+        memory = None if room is None else np.frombuffer(bytearray(room), np.uint8)
+        builder = PackBuilder(PackKind.DATA, nonce=b"n" * 16, room=memory)
+        buffer = bytearray(b"first")
+        builder.add_block(0, memoryview(buffer), 5, ids=b3(b"first"), lengths=np.array([5], np.uint32))
+        buffer[:] = b"other"
+        name, parts = builder.finish()
+        data = b"".join(parts)
+        assert name == b3(data) and b"first" in data and b"other" not in data
