@@ -56,6 +56,8 @@ from dvk.backend.text import printable
 from dvk.errors import Corrupt, FormatError, StorageError
 from dvk.timings import Stage, stage
 
+#: O_NONBLOCK so that a FIFO in our place cannot hang the reader.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _TMP = "tmp"
 _STALE_S = 24 * 3600
 _KEPT_OPEN = 64
@@ -82,16 +84,18 @@ class _OpenFile:
 class LocalBackend(Backend):
     """Objects as files under `root`, an absolute path that need not exist yet.
 
-    `read_only` refuses `put` and `delete` before anything is touched. Safe from many threads and
-    many processes at once. Deleting a file while it is read is safe: the reader finishes.
+    `read_only` refuses `put` and `delete` before anything is touched. `unnoticed` reads do not count as use of what is
+    read, where the system lets its owner say so. Safe from many threads and many processes at once. Deleting a file
+    while it is read is safe: the reader finishes.
     """
 
-    def __init__(self, root: str, *, read_only: bool = False) -> None:
+    def __init__(self, root: str, *, read_only: bool = False, unnoticed: bool = False) -> None:
         if not os.path.isabs(root) or "\0" in root:
             raise ValueError(f"the root of a local store must be an absolute path, not {root!r}")
         self.root = root
         self.name = printable(root)
         self.read_only = read_only
+        self._read_flags = _READ | (getattr(os, "O_NOATIME", 0) if unnoticed else 0)
         self.capabilities = Capabilities(create_only=True, releases_parts=True)
         self._lock = threading.Lock()
         self._handles: OrderedDict[str, _OpenFile] = OrderedDict()
@@ -272,8 +276,10 @@ class LocalBackend(Backend):
         if folder_fd is None:
             raise self._missing(key)
         try:
-            # O_NONBLOCK so that a FIFO in our place cannot hang the reader.
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder_fd)
+            try:
+                fd = os.open(name, self._read_flags, dir_fd=folder_fd)
+            except PermissionError:  # only the owner of a file may read it unnoticed
+                fd = os.open(name, _READ, dir_fd=folder_fd)
         except FileNotFoundError:
             raise self._missing(key) from None
         finally:

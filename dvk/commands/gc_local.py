@@ -24,6 +24,7 @@ from dvk.events import Note, OnEvent, ignore
 from dvk.store.names import show
 from dvk.store.reclaim import Copies, Found, Marks, Pack, delete, fold, mark, store_bytes, survey
 from dvk.store.root import Root
+from dvk.store.store import Store
 from dvk.workspace import repositories
 
 Clock = Callable[[], float]
@@ -91,7 +92,8 @@ def gc_local(
         Unsafe: a repository of the store, or a list of a version, cannot be read; nothing was deleted.
         Busy: others were at work all the time. Refused: there are no locks.
     """
-    store = repo.store
+    # What a collection reads is not used for that: by use it is decided what makes room.
+    store = Store(LocalBackend(os.fsdecode(repo.workspace.store_dir), unnoticed=True))
     out = LocalGcResult(show(repo.workspace.store_dir), dry_run=dry_run)
     max_size = repo.workspace.config.size("store.max_size")
     out.repositories = [user.top for user in repositories.users(repo.workspace)]
@@ -108,14 +110,12 @@ def gc_local(
         out.over_bytes = max(0, out.store_bytes - found.freeable_bytes - max_size)
     if dry_run:
         return out
-    run = _Run(repo, out, marks, frozenset(roots), exclusive=exclusive, on_event=on_event)
+    run = _Run(repo, store, out, marks, frozenset(roots), exclusive=exclusive, on_event=on_event)
     run.delete(found.dead, Copies())
     run.fold(found)
     if max_size is not None and (over := store_bytes(store) - max_size) > 0:
-        room = make_room(
-            repo, survey(store, run.marks, young_s=young_s, now=_now(repo, clock)), over, on_event=on_event
-        )
-        run.evict(room)
+        now_found = survey(store, run.marks, young_s=young_s, now=_now(repo, clock))
+        run.evict(make_room(repo, store, run.marks, now_found, run.roots, over, on_event=on_event))
     out.left_bytes = store_bytes(store)
     out.freed_bytes = max(0, out.store_bytes - out.left_bytes)
     return out
@@ -171,6 +171,7 @@ class _Run:
     def __init__(
         self,
         repo: Repo,
+        store: Store,
         out: LocalGcResult,
         marks: Marks,
         roots: frozenset[Root],
@@ -178,18 +179,23 @@ class _Run:
         exclusive: bool,
         on_event: OnEvent,
     ) -> None:
-        self.repo, self.out, self.marks, self._roots = repo, out, marks, roots
+        self.repo, self.store, self.out, self.marks, self._roots = repo, store, out, marks, roots
         self._exclusive, self._on_event = exclusive, on_event
+
+    @property
+    def roots(self) -> list[Root]:
+        """Everything that was needed at the last look."""
+        return sorted(self._roots, key=lambda r: (r.kind, r.id))
 
     def delete(self, packs: Sequence[Pack], copies: Copies) -> int:
         """Ask again what is needed, now that nobody adds, and delete what is safe; how many packs."""
         with self.repo.collecting(exclusive=self._exclusive, timeout_s=_PATIENCE_S):
             now = frozenset(_roots(self.repo, ignore))
             if not now <= self._roots:
-                self.marks, self._roots = mark(self.repo.store, [*now | self._roots]), now | self._roots
-            if isinstance(backend := self.repo.store.backend, LocalBackend) and not self._exclusive:
+                self.marks, self._roots = mark(self.store, [*now | self._roots]), now | self._roots
+            if isinstance(backend := self.store.backend, LocalBackend) and not self._exclusive:
                 backend.remove_temporaries()
-            count, _ = delete(self.repo.store, self.marks, packs, copies, on_event=self._on_event)
+            count, _ = delete(self.store, self.marks, packs, copies, on_event=self._on_event)
         self.out.deleted_packs += count
         return count
 
@@ -203,7 +209,7 @@ class _Run:
         for group in groups:
             # A writer like any other, so that nobody else collects what was just copied.
             with self.repo.writing():
-                copies = fold(self.repo.store, self.marks, group, on_event=self._on_event)
+                copies = fold(self.store, self.marks, group, on_event=self._on_event)
             self.out.folded_packs += self.delete(group, copies)
             self.out.failures += copies.damaged
             if copies.full:
@@ -214,10 +220,6 @@ class _Run:
 
     def evict(self, room: Room) -> None:
         """Delete what a remote was seen to hold."""
-        before = self.out.deleted_packs
-        copies = Copies()
-        copies.data = room.proven
-        self.delete(room.packs, copies)
-        self.out.evicted_packs = self.out.deleted_packs - before
-        self.out.evicted_bytes = sum(p.size for p in room.packs)
-        self.out.failures += room.failures
+        before = store_bytes(self.store)
+        self.out.evicted_packs = self.delete(room.packs, Copies(data=room.proven))
+        self.out.evicted_bytes = max(0, before - store_bytes(self.store))

@@ -18,6 +18,7 @@ it (`push_plan`).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
@@ -32,6 +33,7 @@ from dvk.store.codec import decode_block
 from dvk.store.content import Content
 from dvk.store.index import prefixes
 from dvk.store.known import U64, SeenOnce
+from dvk.store.locator import Locator
 from dvk.store.names import U8
 from dvk.store.pack import PackKind, pack_key
 from dvk.store.pages import Chunks
@@ -57,10 +59,24 @@ def vanished(backend: Backend, keys: Collection[str], pool: ThreadPoolExecutor) 
 
 
 class Audit:
-    """Reads versions back from a remote. Changes nothing. Not for several threads at once."""
+    """Reads versions back from a remote. Changes nothing. Not for several threads at once.
 
-    def __init__(self, remote: Store, *, on_event: OnEvent = ignore) -> None:
+    Args:
+        only: which of some chunks (uint8[n, 32]) are to be read; all by default.
+        on_proven: hears of chunks that were read and are what their ids say; from several threads, one at a time.
+    """
+
+    def __init__(
+        self,
+        remote: Store,
+        *,
+        on_event: OnEvent = ignore,
+        only: Callable[[U8], npt.NDArray[np.bool_]] | None = None,
+        on_proven: Callable[[U8], None] | None = None,
+    ) -> None:
         self.remote = remote
+        self._only, self._on_proven = only, on_proven
+        self._telling = threading.Lock()
         self.bad: dict[str, DvkError] = {}  #: pack key -> what is wrong with it
         self._resolver = Resolver(remote, on_event=on_event)
         self._pool = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="dvk-audit")
@@ -78,6 +94,10 @@ class Audit:
         """Stop the threads; waits for requests that are under way."""
         self._resolver.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def locator(self, root: Root) -> Locator | None:
+        """What leads to a root; None when nothing does. Raises FormatError."""
+        return self._resolver.reader.locator(root)
 
     def look(self, root: Root) -> dict[str, str] | None:
         """Read back all that a clone would need of a root: the packs that are bad, with what is wrong with each.
@@ -159,6 +179,9 @@ class Audit:
         p = group[0].placement
         where = np.concatenate([np.arange(c.first, c.first + len(c.chunks)) for c in group])
         chunks = Chunks.join([c.chunks for c in group])
+        if self._only is not None:
+            mine = np.flatnonzero(self._only(chunks.ids))
+            where, chunks = where[mine], Chunks(chunks.ids[mine], chunks.lengths[mine])
         block, offset = p.block[where], p.offset[where]
         used = {p.blocks.packs[i] for i in np.unique(p.blocks.pack[block]).tolist()}
         self._each_once(PackKind.DATA, used, self._footer)
@@ -189,6 +212,9 @@ class Audit:
                     at, length = int(offset[i]), int(chunks.lengths[i])
                     if blake3(raw[at : at + length]).digest() != chunks.ids[i].tobytes():
                         raise Corrupt("a chunk fails its hash", subject=f"{self.remote.name}/{r.key}")
+                if self._on_proven is not None:
+                    with self._telling:
+                        self._on_proven(chunks.ids[members[b]])
         except (KeyMissing, FormatError) as error:
             self.bad[r.key] = error
         self._meter.advance(bytes_=r.length)
