@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from blake3 import blake3
@@ -57,10 +57,10 @@ def _canonical(data: dict[str, Any]) -> bytes:
 
 def format_record(r: Record) -> bytes:
     """The canonical bytes."""
-    raw = asdict(r)
-    if not r.project:
-        del raw["project"]
-    return _canonical({**raw, "format": 2 if r.project else 1})
+    raw: dict[str, Any] = {key: getattr(r, key) for key in _KEYS - {"format"}}
+    if r.project:
+        return _canonical({**raw, "project": r.project, "format": 2})
+    return _canonical({**raw, "format": 1})
 
 
 def format_mark(rid: bytes) -> bytes:

@@ -12,6 +12,8 @@ a base, retired bases included. So a collector never weighs chunks, and two coll
 
 The promise: the pack that a confirmed push relies on exists in every reachable state, and so does the pack of a record
 that was live from the start until Git retires it. That is stronger than "some copy exists": locators stay right.
+A second one: no record that collectors take for confirmed and live names a pack that was collected, for it would look
+like a loss and stop every collection from then on.
 """
 
 from __future__ import annotations
@@ -38,6 +40,10 @@ RULES = {
     "retired_bases": "a retired base of a live record still names its packs",
     "expired_then_confirmed": "an expired record is dead only if no confirmation is seen after its mark was",
     "mark_stays": "an expiry mark is never taken back",
+    "given_up_for_good": "what is taken for dead is retired before its packs go: a late confirmation is none (G5)",
+    "own_record": "a root that only another project's record, or an old one, covers gets a record of its own",
+    "own_project": "a collector retires records of its own project only",
+    "undo_as_push": "who takes a collection back looks like a pusher (P4, P5, P7)",
     "owner_only": "only its owner removes a condemned list (G7)",
     "compact_confirmed": "a compaction retires the old record after its own is confirmed and looked at once more",
     # Two that stand in for each other: data is lost only when both are gone. dvk keeps all four.
@@ -138,6 +144,10 @@ SCENES = (
     Scene("1 push, stale intents expire", 1, 1, may=("expire",)),
     Scene("2 pushes, stale intents expire", 2, 1, may=("expire",), uploads=1),
     Scene("1 push, 2 gc, stale intents expire", 1, 2, may=("expire",), uploads=1),
+    Scene("1 push of what another project's record covers", 1, 1, live=True, may=("retire", "covered"), uploads=1),
+    Scene("2 gc, a record of another project", 0, 2, live=True, may=("foreign",)),
+    Scene("2 gc, Git retires, one takes it back", 0, 2, live=True, may=("retire", "undo")),
+    Scene("1 push on a base, 1 gc that is taken back", 1, 1, live=True, may=("retire", "undo"), uploads=1),
     Scene("1 push on a base, retired records are removed", 1, 2, live=True, may=("retire", "remove"), uploads=1),
 )
 #: Minutes.
@@ -173,7 +183,12 @@ class Model:
     def broken(self, s: State) -> bool:
         """Whether a promise is broken."""
         held = all(p.rec.packs() <= s.packs for p in s.pushers if p.step == "done")
-        return not held or (s.wanted and "p" not in s.packs)
+        held = held and all(c.at.packs() <= s.packs for c in s.collectors if c.step == "undone")
+        return not held or (s.wanted and "p" not in s.packs) or self.stuck(s)
+
+    def stuck(self, s: State) -> bool:
+        """Whether a record that collectors take for confirmed and live names a pack that is gone."""
+        return any(not r.packs() <= s.packs for r in s.recs & s.confirmed - s.retired)
 
     def check(self, limit: int = 4_000_000) -> tuple[int, str]:
         """(states seen, `safe`, or after how many steps a promise is broken)."""
@@ -216,6 +231,8 @@ class Model:
                 for base in s.recs & s.confirmed:
                     early = base in s.recs and base not in s.retired
                     yield s, p._replace(step="intent", rec=Rec(f"r{i}.0", None, base), early=early)
+                if "covered" in self.scene.may and not rules["own_record"] and _FIRST in s.confirmed - s.retired:
+                    yield s, p._replace(step="done", rec=_FIRST)
                 yield s, p._replace(step="upload")
             case "upload":  # a pack under a fresh unique name
                 name = f"n{i}.{p.uploads}"
@@ -264,6 +281,8 @@ class Model:
                 yield s, c._replace(step="list")
                 if "retire" in may and _FIRST in s.recs - s.retired:  # Git says that nobody wants it any more
                     yield s, c._replace(step="retire" if rules["retire_then_list"] else "list", at=_FIRST)
+                if "foreign" in may and not rules["own_project"] and _FIRST in s.recs - s.retired:
+                    yield s, c._replace(step="retire foreign", at=_FIRST)
                 if "expire" in may:
                     for rec in s.recs - s.confirmed - s.expired:
                         yield s, c._replace(step="expire", at=rec)
@@ -279,6 +298,8 @@ class Model:
                             yield s, c._replace(step="remove", at=rec)
             case "retire":
                 yield s._replace(retired=s.retired | {at}, wanted=False), c._replace(step="list", at=_NOTHING)
+            case "retire foreign":  # Git here does not know who wants it
+                yield s._replace(retired=s.retired | {at}), c._replace(step="list", at=_NOTHING)
             case "expire":
                 yield s._replace(expired=s.expired | {at}), c._replace(step="list", at=_NOTHING)
             case "compact":  # a record over what is still wanted, written as a pusher does
@@ -317,19 +338,41 @@ class Model:
                 late = frozenset([at] if at is not _NOTHING else [])  # the removed rule: listed first, retired now
                 doomed = s.packs - self._live(c.seen - c.dead - late, s)
                 state = s._replace(retired=s.retired | late, wanted=s.wanted and not late)
-                yield state, Collect("publish", doomed, c.seen) if doomed else Collect("end")
+                yield state, Collect("publish", doomed, c.seen, c.dead & s.expired) if doomed else Collect("end")
             case "publish":  # G2
                 yield publish(c.doomed) if rules["publish"] else s, c._replace(step="again")
             case "again":  # G3
+                if "undo" in may and _FIRST in s.retired:
+                    yield s, Collect("undo withdraw", at=Rec(f"u{i}", "p", None))
                 if not rules["list_again"]:
-                    yield s, c._replace(step="delete", left=tuple(sorted(c.doomed)))
+                    yield s, c._replace(step=self._bury(c), left=tuple(sorted(c.doomed)))
                 else:
                     now = s.recs - c.seen
                     views = [now] if rules["fresh_listing"] else [now, *(now - {r} for r in now)]
                     for view in views:
                         spared = self._live(view, s, rescue=True)
                         left = tuple(sorted(c.doomed - spared))
-                        yield s, c._replace(step="delete" if left else "withdraw", left=left, seen=_NONE, doomed=_NONE)
+                        step = self._bury(c) if left else "withdraw"
+                        yield s, c._replace(step=step, left=left, seen=_NONE, doomed=_NONE)
+            case "bury":  # G5, one mark at a time
+                rec = min(c.dead)
+                rest = c.dead - {rec}
+                onward = c._replace(step="bury" if rest else "delete", dead=rest)
+                yield s._replace(retired=s.retired | {rec}), onward
+            case "undo withdraw":  # our list would stand in our own way
+                yield publish(None), c._replace(step="undo intent")
+            case "undo intent":
+                after = "undo look" if rules["undo_as_push"] else "undo confirm"
+                yield s._replace(recs=s.recs | {at}), c._replace(step=after)
+            case "undo look":
+                yield s, c._replace(step="undo exists") if "p" not in _condemned(s.lists) else Collect("end")
+            case "undo exists":
+                yield s, c._replace(step="undo confirm") if "p" in s.packs else Collect("end")
+            case "undo confirm":
+                yield s._replace(confirmed=s.confirmed | {at}), c._replace(step="undo fence")
+            case "undo fence":
+                fine = at in s.recs and at not in s.expired | s.retired
+                yield s, c._replace(step="undone") if fine else Collect("end")
             case "delete":  # G6, one key at a time
                 left = c.left[1:]
                 onward = c._replace(step="delete" if left else "withdraw", left=left)
@@ -338,6 +381,9 @@ class Model:
                 yield publish(None), Collect("end")
         if not rules["owner_only"] and s.lists[i] is not None and c.step == "delete":
             yield publish(None), c  # somebody else cleans up
+
+    def _bury(self, c: Collect) -> str:
+        return "bury" if c.dead and self.rules["given_up_for_good"] else "delete"
 
     def _live(self, recs: frozenset[Rec], s: State, *, rescue: bool = False) -> frozenset[str]:
         """Packs that records name."""
