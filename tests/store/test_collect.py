@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from dvk.backend.contract import Backend, Buffer
 from dvk.backend.memory import MemoryBackend
 from dvk.errors import Corrupt, Refused, Unsafe
 from dvk.store.collect import Collector, CollectPlan, Kept, Limits
-from dvk.store.push import Version
+from dvk.store.push import Owner, Version
 from dvk.store.record import format_mark
 from dvk.store.root import Root
 from dvk.store.roots import load_record
@@ -560,3 +561,205 @@ def test_a_given_up_record_that_was_confirmed_after_all_keeps_its_packs(tmp_path
         assert c.plan(kept(roots, *roots)).empty
     for root, tree in zip(roots, (A, B, C), strict=True):
         arrives(remote.inner, root, tree)
+
+
+# ---------------------------------------------------------------- projects, and records that are old
+
+
+MINE, THEIRS = "a" * 32, "b" * 32
+
+
+def records(remote: Remote, project: str = "") -> list[Any]:
+    found = [remote.record(bytes.fromhex(k[2:])) for k in remote.keys("j/") if "." not in k]
+    return [r for r in found if not project or r.project == project]
+
+
+def test_what_another_projects_record_covers_gets_a_record_alone_and_no_data(tmp_path: Path) -> None:
+    remote, local = Remote(), new_store()
+    root = add_folder(local, A)
+    send(local, remote.store, tmp_path / "one", root, owner=Owner(MINE))
+    packs = remote.keys("p/") + remote.keys("m/")
+    done = send(local, remote.store, tmp_path / "two", root, owner=Owner(THEIRS))
+    assert [v.root for v in done.covered] == [root] and not done.sent
+    assert remote.keys("p/") + remote.keys("m/") == packs
+    (alone,) = records(remote, THEIRS)
+    (first,) = [
+        k[2:] for k in remote.keys("j/") if "." not in k and remote.record(bytes.fromhex(k[2:])).project == MINE
+    ]
+    assert (alone.roots, alone.packs, alone.reused, alone.bases) == ((root.text,), (), (), (first,))
+    count = len(remote.keys("j/"))
+    send(local, remote.store, tmp_path / "two", root, owner=Owner(THEIRS))
+    assert len(remote.keys("j/")) == count, "one is enough"
+
+
+def test_a_project_retires_its_own_records_only(tmp_path: Path) -> None:
+    remote, local = Remote(), new_store()
+    roots = [add_folder(local, tree) for tree in (A, B, C)]
+    for root in roots:
+        send(local, remote.store, tmp_path / "one", root, owner=Owner(MINE))
+    send(local, remote.store, tmp_path / "two", roots[0], owner=Owner(THEIRS))
+    what = kept(roots, roots[2])
+    with Collector(remote.store, str(tmp_path / "one"), limits=EAGER, project=MINE, clock=lambda: NOW) as c:
+        done = c.condemn(what, c.plan(what))
+        if done.packs:
+            c.sweep(what)
+    arrives(remote.inner, roots[0], A)
+    arrives(remote.inner, roots[2], C)
+    with Collector(remote.store, str(tmp_path / "two"), limits=EAGER, project=THEIRS, clock=lambda: NOW) as c:
+        plan = c.plan(kept([roots[0]]))
+        assert len(plan.retire) == 1 and plan.unwanted == (roots[0].text,)
+
+
+def test_records_of_nobody_are_retired_by_nobody_but_alone(tmp_path: Path) -> None:
+    remote, roots = three_versions(tmp_path)  # pushed before `dvk init`
+    what = kept(roots, roots[2])
+    with Collector(remote.store, str(tmp_path), limits=EAGER, project=MINE, clock=lambda: NOW) as c:
+        assert c.plan(what).empty
+    alone = Limits(grace=0, young=0, more_than_half=True, exclusive=True)
+    with Collector(remote.store, str(tmp_path), limits=alone, project=MINE, clock=lambda: NOW) as c:
+        assert c.plan(what).retire
+
+
+def test_an_old_record_is_written_again_for_what_git_may_not_have_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote, local = Remote(), new_store()
+    roots = [add_folder(local, A), add_folder(local, C)]
+    then = time.time() - 16 * 86400
+    with monkeypatch.context() as patch:
+        patch.setattr("dvk.store.push.time.time", lambda: then)
+        send(local, remote.store, tmp_path, *roots, owner=Owner(MINE))
+    asked: list[int] = []
+
+    def unheard() -> set[str]:
+        asked.append(1)
+        return {roots[0].text}
+
+    before = len(records(remote))
+    send(local, remote.store, tmp_path, *roots, owner=Owner(MINE, unheard))
+    assert len(records(remote)) == before + 1 and asked == [1]
+    young = max(records(remote), key=lambda r: r.time)
+    assert young.roots == (roots[0].text,) and young.packs == ()
+    send(local, remote.store, tmp_path, *roots, owner=Owner(MINE, unheard))
+    assert len(records(remote)) == before + 1
+    in_a_month = Limits(grace=0, young=0, more_than_half=True, retention=20 * 86400)
+    with Collector(
+        remote.store, str(tmp_path), limits=in_a_month, project=MINE, clock=lambda: time.time() + 10 * 86400
+    ) as c:
+        what = kept(roots)
+        if c.condemn(what, c.plan(what)).packs:
+            c.sweep(what)
+    arrives(remote.inner, roots[0], A)
+
+
+def test_a_young_record_needs_no_look_at_git(tmp_path: Path) -> None:
+    remote, local = Remote(), new_store()
+    root = add_folder(local, A)
+
+    def never() -> set[str]:
+        raise AssertionError("Git is asked only where it matters")
+
+    for _ in range(2):
+        send(local, remote.store, tmp_path, root, owner=Owner(MINE, never))
+    assert len(records(remote)) == 1
+
+
+# ---------------------------------------------------------------- crashes that must not block
+
+
+def test_a_confirmation_that_comes_after_its_packs_were_deleted_blocks_nothing(tmp_path: Path) -> None:
+    """The pusher slept between its looks and its confirmation; the collector died before it removed the record."""
+    remote, roots = three_versions(tmp_path)
+    local = new_store()
+    dead = add_file(local, chunks("dead", 10, 300))
+
+    class Killed(Exception):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    sleeping = Before(remote.inner, lambda op, key: op == "put" and key.endswith(".ok"), die)
+    with pytest.raises(Killed):
+        send(local, Store(sleeping), tmp_path / "dead", dead)
+    (intent,) = [k for k in remote.keys("j/") if "." not in k and f"{k}.ok" not in remote.keys("j/")]
+
+    class Dying(Before):
+        def delete(self, key: str) -> None:
+            if key.startswith("j/"):
+                raise Killed
+            super().delete(key)
+
+    what = kept(roots, *roots)
+    with collector(Dying(remote.inner, lambda *_: False, die), tmp_path) as c, pytest.raises(Killed):
+        c.condemn(what, c.plan(what))
+        c.sweep(what)
+    left = set(remote.keys())
+    assert any(k not in left for k in remote.record(bytes.fromhex(intent[2:])).packs)
+    remote.inner.put(intent + ".ok", [format_mark(bytes.fromhex(intent[2:]))])  # it wakes up
+    with collector(remote.inner, tmp_path) as c:
+        assert c.ripe_at is not None
+        c.sweep(what)
+        c.plan(what)
+    collect(remote.inner, tmp_path / "another", what)
+    for root, tree in zip(roots, (A, B, C), strict=True):
+        arrives(remote.inner, root, tree)
+
+
+@pytest.mark.parametrize("prefix", ["p/", "m/"])
+def test_what_was_lost_and_mended_can_be_taken_back(prefix: str, tmp_path: Path) -> None:
+    remote, roots = three_versions(tmp_path)
+    local = new_store()
+    for tree in (A, B, C):
+        add_folder(local, tree)
+    versions = [Version(root, tuple(reversed(roots[:i]))) for i, root in enumerate(roots)]
+    remote.inner.delete(remote.keys(prefix)[0])
+    send(local, Store(remote.inner), tmp_path, *versions)
+    what = kept(roots, roots[2])
+    with collector(remote.inner, tmp_path) as c:
+        c.condemn(what, c.plan(what))
+        done = c.undo()
+        assert not done.lost and set(done.kept) >= {roots[0].text, roots[1].text}
+    for root, tree in zip(roots, (A, B, C), strict=True):
+        arrives(remote.inner, root, tree)
+
+
+def test_undo_names_what_is_gone_and_brings_back_the_rest(tmp_path: Path) -> None:
+    remote, local = Remote(), new_store()
+    files = [add_file(local, chunks(i, 10, 300)) for i in range(3)]
+    for file in files:
+        send(local, remote.store, tmp_path, file)
+    what = kept(files, files[2])
+
+    class Killed(Exception):
+        pass
+
+    class Dying(Before):
+        def delete(self, key: str) -> None:
+            super().delete(key)
+            raise Killed
+
+    with collector(Dying(remote.inner, lambda *_: False, lambda: None), tmp_path) as c, pytest.raises(Killed):
+        c.condemn(what, c.plan(what))
+        c.sweep(what)
+    with collector(remote.inner, tmp_path) as c:
+        done = c.undo()
+        assert len(done.lost) >= 1 and set(done.lost) | set(done.kept) == {files[0].text, files[1].text}
+        with pytest.raises(Refused):
+            c.undo()
+    for i in (0, 1):
+        if files[i].text in done.kept:
+            arrives(remote.inner, files[i], chunks(i, 10, 300))
+    arrives(remote.inner, files[2], chunks(2, 10, 300))
+
+
+def test_a_record_that_this_clone_saw_confirmed_must_be_listed(tmp_path: Path) -> None:
+    remote, local = Remote(), new_store()
+    one, two = add_file(local, chunks("one", 5, 300)), add_file(local, chunks("two", 5, 300))
+    rid = send(local, remote.store, tmp_path, one).record
+    send(local, remote.store, tmp_path, two)
+    for mark in ("", ".ok"):
+        remote.inner.delete(f"j/{rid.hex()}{mark}")
+    again = Collector(remote.store, str(tmp_path / "x"), limits=EAGER, promised=[rid.hex()], clock=lambda: NOW)
+    with again as c, pytest.raises(Unsafe, match="at the last look"):
+        c.plan(kept([one, two], two))
