@@ -48,7 +48,8 @@ from dvk.store.compact import needs_of_whole
 from dvk.store.content import StoreContent
 from dvk.store.fetch import Wanted, fetch
 from dvk.store.listing import Entries, Kind
-from dvk.store.pages import read_entries, write_listing
+from dvk.store.pages import read_entries
+from dvk.store.pagewriter import write_listing
 from dvk.store.push import Owner, Version, push
 from dvk.store.root import FOLDER, Root
 from dvk.store.store import Store
