@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from dvk.commands.checkout import checkout
     from dvk.commands.diff import diff
     from dvk.commands.diff_plain import diff_files
+    from dvk.commands.get import get
+    from dvk.commands.imports import import_repo, import_url, update
+    from dvk.commands.manifest import manifest
     from dvk.commands.pull import fetch, pull
     from dvk.commands.push import push
     from dvk.commands.read import local_path, open, read_bytes
@@ -38,13 +41,18 @@ _HOMES = {
     "diff": "dvk.commands.diff",
     "diff_files": "dvk.commands.diff_plain",
     "fetch": "dvk.commands.pull",
+    "get": "dvk.commands.get",
+    "import_repo": "dvk.commands.imports",
+    "import_url": "dvk.commands.imports",
     "local_path": "dvk.commands.read",
+    "manifest": "dvk.commands.manifest",
     "open": "dvk.commands.read",
     "pull": "dvk.commands.pull",
     "push": "dvk.commands.push",
     "read_bytes": "dvk.commands.read",
     "repair": "dvk.commands.repair",
     "status": "dvk.commands.status",
+    "update": "dvk.commands.imports",
     "verify": "dvk.commands.verify",
 }
 
@@ -55,13 +63,18 @@ __all__ = [
     "diff",
     "diff_files",
     "fetch",
+    "get",
+    "import_repo",
+    "import_url",
     "local_path",
+    "manifest",
     "open",
     "pull",
     "push",
     "read_bytes",
     "repair",
     "status",
+    "update",
     "verify",
 ]
 

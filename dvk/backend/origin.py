@@ -172,7 +172,9 @@ class LocalOrigin:
         if not os.path.isfile(self._path):
             os.close(fd)
             raise Refused(
-                "is no file", subject=printable(self.url.path), hint="copy a folder here and `dvk add` the copy"
+                "is no file",
+                subject=printable(self.url.path),
+                hint="a repository goes to --repo; else copy it here and `dvk add` it",
             )
         return fd
 

@@ -28,7 +28,7 @@ def _imported(result: ImportResult) -> Iterator[Line]:
 def _row(p: Imported) -> tuple[str | Piece, ...]:
     shown = show_name(p.path) + ("/" if p.kind == "dir" else "")
     paint = {"imported": green, "updated": green, "changed": cyan}.get(p.state, dim)
-    words = {"recorded": "same content, noted", "changed": "newer there"}.get(p.state, p.state)
+    words = {"recorded": "same content, noted", "changed": "there"}.get(p.state, p.state)
     amount = "" if p.size is None else size(p.size)
     new = f", {size(p.new_bytes)} new" if p.state in ("imported", "updated") else ""
     files = f" {plural(p.files, 'file')}" if p.kind == "dir" and p.files is not None else ""
@@ -45,6 +45,7 @@ def import_(
         str | None, typer.Option("--repo", metavar="URL|FOLDER", help="The other repository, which is not cloned.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace what is in the way.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only look what is there.")] = False,
     stage: _STAGE = True,
 ) -> ImportResult:
     """Track data of another repository or at a URL, and note where it came from.
@@ -58,10 +59,17 @@ def import_(
 
     with Repo(environ=run.environ) as ours:
         if repo is None:
-            return import_url(ours, what, out, force=force, stage=stage, on_event=run.on_event)
-        interactive = run.is_interactive
+            return import_url(ours, what, out, force=force, stage=stage, dry_run=dry_run, on_event=run.on_event)
         return import_repo(
-            ours, repo, what, out, force=force, stage=stage, interactive=interactive, on_event=run.on_event
+            ours,
+            repo,
+            what,
+            out,
+            force=force,
+            stage=stage,
+            dry_run=dry_run,
+            interactive=run.is_interactive,
+            on_event=run.on_event,
         )
 
 

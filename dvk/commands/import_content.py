@@ -142,16 +142,16 @@ class Content:
         """The content at a URL, in our store, and the pointer for it."""
         origin = open_origin(url, settings=self._settings(url), environ=self.repo.environ)
         try:
-            if old is not None:
-                then = provenance_of(old, subject=show(path))
+            if old is not None or dry_run:
                 mark = origin.look()
-                if isinstance(then, FromUrl) and then.mark.same(mark):
-                    row = told(path, str(url), "unchanged", old, _version(FromUrl(str(url), mark)))
+                version = _version(FromUrl(str(url), mark))
+                then = provenance_of(old, subject=show(path)) if old is not None else None
+                if old is not None and isinstance(then, FromUrl) and then.mark.same(mark):
+                    row = told(path, str(url), "unchanged", old, version)
                     return Made(replace(row, requests=origin.requests))
                 if dry_run:
-                    version = _version(FromUrl(str(url), mark))
-                    row = Imported(path, str(url), "changed", size=mark.size, version=version, requests=origin.requests)
-                    return Made(row)
+                    asked = origin.requests
+                    return Made(Imported(path, str(url), "changed", size=mark.size, version=version, requests=asked))
             with _scratch(self.repo) as folder:
                 fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:

@@ -69,6 +69,7 @@ def import_repo(
     *,
     force: bool = False,
     stage: bool = True,
+    dry_run: bool = False,
     interactive: bool = False,
     on_event: OnEvent = ignore,
 ) -> ImportResult:
@@ -77,6 +78,7 @@ def import_repo(
     Args:
         out: the new path, or an existing folder to put it in; by default its own name in the working folder.
         force: replace what is in the way.
+        dry_run: only look; of a URL then no more is known than what its server says.
 
     Raises:
         NotFound: there is no such repository, revision or path. Refused: something is in the way, or the path cannot
@@ -91,11 +93,11 @@ def import_repo(
         there = run.elsewhere(where, wanted.rev or "")
         target = find_target(there.repo, there.spec(wanted.path))
         path = run.place(out, target.full.rpartition(b"/")[2])
-        _trust_typed(repo, _place_of_repo(there.url), on_event)
-        made = run.content.from_repo(
-            path, there, target, FromRepo(there.url, target.full, there.commit, wanted.rev or "")
-        )
-        return run.record([made], stage=stage)
+        if not dry_run:
+            _trust_typed(repo, _place_of_repo(there.url), on_event)
+        source = FromRepo(there.url, target.full, there.commit, wanted.rev or "")
+        made = run.content.from_repo(path, there, target, source, dry_run=dry_run)
+        return run.record([made], stage=stage, dry_run=dry_run)
 
 
 def import_url(
@@ -105,6 +107,7 @@ def import_url(
     *,
     force: bool = False,
     stage: bool = True,
+    dry_run: bool = False,
     on_event: OnEvent = ignore,
 ) -> ImportResult:
     """Track what is at a URL (http, https, s3, gs, az, ssh, a file here). Arguments and errors as `import_repo`.
@@ -118,9 +121,10 @@ def import_url(
         if out is None and not name:
             raise UsageError("the URL has no name for the data", subject=redact(url), hint="choose one with -o PATH")
         path = run.place(out, name)
-        made = run.content.from_url(path, place)
-        _trust_typed(repo, place, on_event)
-        return run.record([made], stage=stage)
+        made = run.content.from_url(path, place, dry_run=dry_run)
+        if not dry_run:
+            _trust_typed(repo, place, on_event)
+        return run.record([made], stage=stage, dry_run=dry_run)
 
 
 def update(
@@ -260,7 +264,7 @@ class _Import:
         else:
             place = _place_of_repo(then.repo)
             self._check_trust(place, shown, always=True)
-            with _about(shown, then):
+            with _about(shown, then if rev is None else replace(then, rev=rev)):
                 there = self.elsewhere(then.repo, then.rev if rev is None else rev)
                 follow = replace(then, commit=there.commit, rev=then.rev if rev is None else rev)
                 if there.commit == then.commit and follow == then:
@@ -291,7 +295,7 @@ class _Import:
         if problems:
             raise problems[0]
         for row in found.paths:
-            if row.path == path and (row.modified or row.added):
+            if row.path == path and (row.modified or row.added) and not row.behind:
                 raise Refused(
                     "was changed here since it was imported",
                     subject=show(path),
@@ -304,7 +308,10 @@ class _Import:
         """Write the pointers, bring the workspace in step, stage."""
         out = ImportResult([d.told for d in done], dry_run=dry_run)
         news = [(d.told.path, d.pointer, d.old) for d in done if d.pointer is not None]
-        if dry_run or not news:
+        if dry_run:
+            return out
+        out.failures += self._finish([d.told.path for d in done if d.pointer is None])
+        if not news:
             return out
         with self.ws.lock():
             self.ws.hide(add=[path for path, _, _ in news])
@@ -317,13 +324,24 @@ class _Import:
                     with edit(self.repo.state) as selection:
                         selection.add(path, b"")
                 self.ws.write_pointer(path, pointer)
-        fresh = [os.path.join(self.ws.top, path) for path, pointer, old in news if old is None or old.id != pointer.id]
-        if fresh:
-            placed = checkout(self.repo, fresh, force=self.force, on_event=self.on_event)
-            out.failures += placed.failures
+        out.failures += self._place([path for path, pointer, old in news if old is None or old.id != pointer.id])
         if stage:
             out.staged, out.not_staged = stage_pointers(self.repo, [path for path, _, _ in news])
         return out
+
+    def _place(self, paths: Sequence[bytes]) -> list[DvkError]:
+        """Bring data in step with its pointers."""
+        if not paths:
+            return []
+        whole = [os.path.join(self.ws.top, path) for path in paths]
+        return checkout(self.repo, whole, force=self.force, on_event=self.on_event).failures
+
+    def _finish(self, paths: Sequence[bytes]) -> list[DvkError]:
+        """The same for what nothing is new of, where an update was killed between the pointer and the data."""
+        if not paths:
+            return []
+        found, _ = status(self.repo, [os.path.join(self.ws.top, path) for path in paths], on_event=self.on_event)
+        return self._place([row.path for row in found.paths if row.behind and not row.not_fetched])
 
 
 @contextlib.contextmanager
@@ -332,10 +350,11 @@ def _about(shown: str, source: FromRepo | FromUrl) -> Iterator[None]:
     try:
         yield
     except NotFound as error:
+        near = f"; {error.hint}" if error.hint.startswith("did you mean") else ""
         raise NotFound(
-            f"is not any more where it was imported from: {source} ({error.message})",
+            f"is not any more where it was imported from: {source} ({error.message}: {error.subject})",
             subject=shown,
-            hint="what is here stays; `dvk import` it from its new place, or `dvk update --rev REV`",
+            hint=f"what is here stays; `dvk import` it from its new place, or `dvk update --rev REV {shown}`{near}",
         ) from error
     except (Refused, StorageError, FormatError, DataMissing):
         raise

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from dvk.errors import (
     UsageError,
 )
 from dvk.events import Note
+from dvk.testing import dying
 from dvk.testing.s3server import S3Address
 from dvk.workspace.pointer import parse
 from dvk.workspace.provenance import provenance_of
@@ -394,3 +398,27 @@ def test_the_terminal_says_what_happened(home: Project, registry: Project, web: 
     assert done.code == 0 and done.out.count("unchanged") == 2, done.out + done.err
     assert home.dvk("update", "--json").code == 0
     assert home.dvk("import", web.url("/nothing")).code != 0
+
+
+def test_a_dry_run_looks_and_changes_nothing(home: Project, registry: Project, web: WebServer) -> None:
+    with home.repo() as repo:
+        assert import_url(repo, web.url("/d/iris.csv"), dry_run=True).paths[0].size == 300_000
+        assert import_repo(repo, "../registry", "v1:im", dry_run=True).paths[0].files == 2
+    assert os.listdir(home.top) == [".git"] and web.asked == ["HEAD /d/iris.csv"]
+
+
+@pytest.mark.parametrize("at", [8, 20, 30, 36, 42, 48, 54, 60])
+def test_a_killed_update_leaves_the_old_or_the_new_and_can_be_run_again(home: Project, tmp_path: Path, at: int) -> None:
+    source, old, new = tmp_path / "s.bin", noise(200_000, 5), noise(200_000, 6)
+    source.write_bytes(old)
+    with home.repo() as repo:
+        import_url(repo, str(source), "s.bin")
+    source.write_bytes(new)
+    argv = [sys.executable, dying.__file__, str(at), str(int(signal.SIGKILL)), "update"]
+    subprocess.run(argv, cwd=home.top, env=home.environ, capture_output=True)
+    assert home.read("s.bin") in (old, new)
+    with home.repo() as repo:
+        result = update(repo)
+        assert result.failures == [] and home.read("s.bin") == new, result
+        assert status(repo)[0].paths[0].modified == 0
+    assert not [p for p in (home.top / ".git/dvk").iterdir() if p.name.startswith("import-")]
