@@ -111,6 +111,17 @@ def test_another_repository_by_its_folder_bare_or_not(here: Flow, flow: Flow, tm
     assert pickle.loads(pickle.dumps(file)).read() == T1
 
 
+def test_reading_needs_no_git_program(here: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an image with nothing but Python."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert dvk.read_bytes("data/t.csv", rev="v1") == T1 and dvk.read_bytes("data/t.csv") == T2
+    assert dvk.read_bytes("notes/readme.md").startswith(b"zwei")
+    with pytest.raises(NotFound, match="no such revision"):
+        dvk.open("data/t.csv", rev="v2")
+    with pytest.raises(FileNotFoundError, match=r"did you mean data/t\.csv"):
+        dvk.open("data/tt.csv")
+
+
 def test_a_plain_folder_has_the_version_of_its_pointers(here: Flow, tmp_path: Path) -> None:
     """As in an image or an archive: no Git, no history."""
     plain = tmp_path / "plain"

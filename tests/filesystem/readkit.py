@@ -12,11 +12,9 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
-from flowkit import Flow
 
 from dvk.backend.contract import Backend
 from dvk.backend.wrappers import CountingBackend
@@ -108,8 +106,3 @@ def reading(environ: Mapping[str, str]) -> Iterator[Counted]:
             yield counted
         finally:
             close_all()
-
-
-def empty_clone(flow: Flow, top: Path) -> Flow:
-    """A clone that never pulled."""
-    return flow.clone(top)

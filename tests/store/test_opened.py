@@ -24,6 +24,7 @@ from dvk.backend.locate import RemoteSettings, open_backend
 from dvk.backend.memory import MemoryBackend
 from dvk.backend.wrappers import CountingBackend
 from dvk.errors import Corrupt, DataMissing, RemoteUnreachable
+from dvk.store.block_reader import BlockCache
 from dvk.store.content import Content, StoreContent
 from dvk.store.opened import Opened
 from dvk.store.resolve import RemoteContent, Resolver
@@ -231,6 +232,32 @@ def test_reading_all_of_a_remote_file_takes_few_requests(pushed: tuple[bytes, Ro
             assert counting.reset().requests == version.requests <= 16
             assert version.bytes_read == len(data)
             assert version.encoded_bytes < 0.9 * len(data)
+
+
+def test_reads_that_were_announced_share_their_requests(pushed: tuple[bytes, Root, CountingBackend]) -> None:
+    data, root, counting = pushed
+    with from_remote(counting, root) as version:
+        counting.reset()
+        ranges = [(at, 1000) for at in range(0, len(data) - 1000, len(data) // 60)]
+        version.expect([*ranges, (0, 0), (len(data), 0)])
+        assert [version.read_at(*part) for part in ranges] == [data[at : at + 1000] for at, _ in ranges]
+        assert counting.reset().requests <= 4  # all blocks, in ranges of up to 16 MiB
+        with pytest.raises(ValueError, match="20971521 of 20971520"):
+            version.expect([(len(data), 1)])
+
+
+def test_files_that_share_a_cache_share_blocks(tmp_path: Path) -> None:
+    """Fifty small files are a block; each is proven by its own chunks."""
+    store = Store(LocalBackend(str(tmp_path / "store")))
+    files = [noise(i, 20_000) for i in range(40)]
+    add(store, files)
+    cache = BlockCache(8 * MIB)
+    versions = [Opened(StoreContent(store), b3(f), len(f), label=str(i), cache=cache) for i, f in enumerate(files)]
+    assert [v.read_at(0, v.size) for v in versions] == files
+    assert sum(v.bytes_read for v in versions) == sum(map(len, files))
+    versions[0].close()
+    assert versions[1].read_at(5, 10) == files[1][5:15]  # what is shared stays
+    cache.close()
 
 
 def test_memory_stays_within_the_cache(pushed: tuple[bytes, Root, CountingBackend]) -> None:

@@ -195,6 +195,31 @@ def test_looking_around_does_not_load_libgit2(repo: Repo) -> None:
 # -- reading commits, both ways ------------------------------------------------------------------
 
 
+def test_one_level_of_a_folder_with_sizes_and_the_time_of_a_commit(repo: Repo, engine: str) -> None:
+    repo.write({"a/b/c": b"deep", "a/x.dvk": pointer(1), "a-b": b"12345", "top": b""})
+    os.symlink("top", repo.top / "a" / "link")
+    repo.git("add", "-A")
+    repo.git("commit", "-q", "-m", "tree")
+    found = find(repo, engine)
+    head = found.head()
+    assert head is not None
+    assert [(e.path, e.mode) for e in found.children_at(head, b"a")] == [
+        *((b"a/b", 0o40000), (b"a/link", 0o120000), (b"a/x.dvk", 0o100644))
+    ]
+    top = found.children_at(head, b"")
+    assert {e.path for e in top} >= {b"a", b"a-b", b"top"}
+    assert found.children_at(head, b"nothing") == found.children_at(head, b"top") == []
+    files = [e for e in top if e.is_file]
+    assert dict(zip([e.path for e in files], found.blob_sizes([e.oid for e in files]), strict=True)) == {
+        **{e.path: len(found.read_blob(e.oid)) for e in files}
+    }
+    assert found.blob_sizes([]) == []
+    with pytest.raises(DataMissing):
+        found.blob_sizes(["1" * 40])
+    assert found.commit_time(head).timestamp() == int(repo.git("show", "-s", "--format=%ct", "HEAD"))
+    assert [e.path for e in found.files_at(head, b"a")] == [b"a/b/c", b"a/link", b"a/x.dvk"]
+
+
 def test_revisions_resolve_to_commits(repo: Repo, engine: str) -> None:
     found = find(repo, engine)
     assert found.head() is None
