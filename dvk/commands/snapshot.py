@@ -61,6 +61,8 @@ class Node:
         id: of a file that dvk tracks, 32 bytes.
         blob: of a file that Git has.
         link: where it leads, if it is a link; `size` and `id` are then those of the file there.
+        target: the tracked path that it is, or lies in, as a whole.
+        real: of a link that leads to a file, the path of that.
     """
 
     path: bytes
@@ -72,6 +74,7 @@ class Node:
     exec: bool = False
     link: bytes | None = None
     target: Target | None = None
+    real: bytes | None = None
 
 
 class Snapshot:
@@ -186,7 +189,7 @@ class Snapshot:
             at = found
         if at is node or at.kind != "file":
             return node
-        return replace(at, path=node.path, link=node.link)
+        return replace(at, path=node.path, link=node.link, real=at.path)
 
     def children(self, path: bytes) -> list[Node]:
         """What lies directly in the folder `path`, by name.
@@ -268,7 +271,8 @@ class Snapshot:
             return self._git().read_blob(node.blob, max_bytes=_MAX_BLOB_BYTES)
         assert node.target is not None and node.id is not None
         label = f"{show(node.path)}{self._at}"
-        return self.access.file(node.target, node.id, node.size, label=label)
+        target = replace(node.target, inner=(node.real or node.path)[len(node.target.path) + 1 :])
+        return self.access.file(target, node.id, node.size, label=label)
 
     # ------------------------------------------------------------ words
 
@@ -320,5 +324,4 @@ def _inside(target: Target, item: Item) -> Node:
         return Node(path, "dir", tracked=True, target=target)
     if item.kind == Kind.LINK:
         return Node(path, "link", item.size, tracked=True, link=item.target, target=target)
-    inside = Target(target.path, item.name, target.pointer, target.rev, target.commit)
-    return Node(path, "file", item.size, True, item.id, exec=item.kind == Kind.EXEC, target=inside)
+    return Node(path, "file", item.size, True, item.id, exec=item.kind == Kind.EXEC, target=target)

@@ -130,7 +130,8 @@ class RemoteFolder(Folder):
         self._numbered = resolver.reader.leaf_refs(root, found)
         self._above = resolver.reader.pages_of(found)
         self._sections: OrderedDict[int, Leaf] = OrderedDict()
-        self._reading = threading.Lock()
+        self._sections_lock = threading.Lock()
+        self._reading = [threading.Lock() for _ in self._numbered]  # one request at a time for the same section
         super().__init__(PageId(root.id), self.page)
 
     def page(self, page: PageId) -> bytes:
@@ -147,14 +148,16 @@ class RemoteFolder(Folder):
         return self._section(number).page
 
     def _section(self, number: int) -> Leaf:
-        with self._reading:  # also for one request at a time of the same section
-            if (leaf := self._sections.get(number)) is None:
-                leaf = self._resolver.leaf_at(self._root, self._found, self._numbered, number)
+        with self._reading[number]:
+            with self._sections_lock:
+                if (leaf := self._sections.get(number)) is not None:
+                    self._sections.move_to_end(number)
+                    return leaf
+            leaf = self._resolver.leaf_at(self._root, self._found, self._numbered, number)
+            with self._sections_lock:
                 self._sections[number] = leaf
                 while len(self._sections) > _LEAVES_KEPT:
                     self._sections.popitem(last=False)
-            else:
-                self._sections.move_to_end(number)
             return leaf
 
     def _read_leaf(self, number: int) -> Entries:
