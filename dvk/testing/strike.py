@@ -30,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -136,6 +137,7 @@ class Program:
         tracer: Sequence[str] = (),
         boot: str = "",
         sync: bool = True,
+        clock_s: float = 0.0,
     ) -> Ran:
         """Run `dvk ARGV` in `cwd`.
 
@@ -147,6 +149,7 @@ class Program:
                 attached before the child goes on (`strace -p`).
             boot: what the machine calls its time since it was started; its own word by default.
             sync: False lets every fsync do nothing.
+            clock_s: how far the program's clock is off.
         """
         scope = scope or os.path.dirname(cwd)
         request = {
@@ -159,6 +162,7 @@ class Program:
             "tracer": list(tracer),
             "boot": boot,
             "sync": sync,
+            "clock_s": clock_s,
         }
         assert self._child.stdin is not None and self._child.stdout is not None
         self._child.stdin.write(json.dumps(request).encode() + b"\n")
@@ -245,6 +249,8 @@ def _child(request: dict[str, Any], said: int, notes: int) -> None:
 
         if request["boot"]:
             setattr(statcache, "boot_id", request["boot"].encode)  # noqa: B010
+        if request["clock_s"]:
+            _shift_clock(request["clock_s"])
         if not request["sync"]:
             for name in ("fsync", "fdatasync"):
                 setattr(os, name, lambda _fd: None)
@@ -255,6 +261,12 @@ def _child(request: dict[str, Any], said: int, notes: int) -> None:
     except BaseException:
         os.write(said, traceback.format_exc().encode())
         os._exit(1)
+
+
+def _shift_clock(seconds: float) -> None:
+    now, now_ns = time.time, time.time_ns
+    setattr(time, "time", lambda: now() + seconds)  # noqa: B010
+    setattr(time, "time_ns", lambda: now_ns() + int(seconds * 1e9))  # noqa: B010
 
 
 class Striker:
