@@ -68,6 +68,8 @@ def data(folder: Path) -> dict[str, bytes]:
 def test_the_data_arrives_in_every_kind_of_checkout(origin: Project, tmp_path: Path, kind: str) -> None:
     verify = "yes" if kind != "submodule" else ""
     environ = job(origin, tmp_path, DVK_CI_VERIFY=verify, DVK_CI_MANIFEST=str(tmp_path / "manifest.json"))
+    if kind == "depth-1":
+        environ["DVK_CI_REMOTE"] = "origin"
     place, wanted = tmp_path / "work", data(origin.top)
     git = ["git", "-c", "protocol.file.allow=always"]
     if kind == "treeless":

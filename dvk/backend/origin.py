@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,7 @@ HTTP = ("http", "https")
 _HTTP_URL = re.compile(r"(?i)(https?)://([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?(/[^#]*)")
 _MAX_URL = 2048
 _PART_BYTES = 8 << 20
-_TRIES = 4
+_AT_ONCE = 8  # requests under way
 _WAITS_S = (0.2, 1.0, 3.0)
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -196,7 +197,7 @@ class MediumOrigin:
 
     def __init__(self, url: RemoteUrl, medium: MarkedMedium) -> None:
         self.url, self.requests = url, 0
-        self._medium = medium
+        self._medium, self._lock = medium, threading.Lock()
         self._folder = url.path.endswith("/")
 
     def look(self) -> Mark:
@@ -218,7 +219,9 @@ class MediumOrigin:
         objects = self._objects()
         meter = Meter(on_event, "download", total_bytes=sum(m.size or 0 for _, m in objects), total_items=len(objects))
         os.mkdir(name, dir_fd=dir_fd)
-        for key, mark in objects:
+
+        def take(row: tuple[str, Mark]) -> None:
+            key, mark = row
             inner = os.fsencode(key[len(self.url.path) :])
             top = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=dir_fd)
             try:
@@ -235,6 +238,14 @@ class MediumOrigin:
             finally:
                 os.close(top)
             meter.advance(items=1)
+
+        small = [row for row in objects if (row[1].size or 0) <= _PART_BYTES]
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="dvk-import") as pool:
+            for _ in pool.map(take, small):  # of one request each; larger ones are several by themselves
+                pass
+        for row in objects:
+            if (row[1].size or 0) > _PART_BYTES:
+                take(row)
         if _mark_of(self._objects()) != _mark_of(objects):
             raise changed(self.url)
         return _mark_of(objects)
@@ -274,13 +285,14 @@ class MediumOrigin:
                     os.pwrite(target, data, start)
                 meter.advance(bytes_=length)
 
-            with ThreadPoolExecutor(8, thread_name_prefix="dvk-import") as pool:
+            with ThreadPoolExecutor(_AT_ONCE if len(starts) > 1 else 1, thread_name_prefix="dvk-import") as pool:
                 for _ in pool.map(part, starts):
                     pass
 
     def _ask(self, request: Callable[[], _T]) -> _T:
         def counted() -> _T:
-            self.requests += 1
+            with self._lock:
+                self.requests += 1
             try:
                 return request()
             except Exception as error:

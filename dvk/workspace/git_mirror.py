@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import os
 import re
+import selectors
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +50,7 @@ _OPTIONS = (
     *("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60", "-c", "submodule.recurse=false"),
 )
 _LOCK_TIMEOUT_S = 600.0
+_SILENCE_S = 180.0  # of a server that says nothing at all, not even progress
 
 _DENIED = (
     *(b"terminal prompts disabled", b"could not read Username", b"could not read Password"),
@@ -207,7 +210,7 @@ class Mirror:
         return self._git("rev-list", "--max-count=1", "--no-walk", "--exclude-promisor-objects", commit).ok
 
     def _fetch(self, options: Sequence[str], refs: Sequence[str]) -> Finished:
-        fixed = ("--quiet", "--force", "--filter=blob:none", "--no-write-fetch-head", "--no-recurse-submodules")
+        fixed = ("--progress", "--force", "--filter=blob:none", "--no-write-fetch-head", "--no-recurse-submodules")
         return self._git("fetch", *fixed, *options, "--end-of-options", "origin", *refs)
 
     def _git(self, *arguments: str) -> Finished:
@@ -226,11 +229,41 @@ class Mirror:
             ) as process,
         ):
             try:
-                out, err = process.communicate()
+                out, err = self._listen(process)
             except BaseException:
-                process.kill()
+                if self._interactive:
+                    process.kill()
+                else:  # with ssh and whatever else it started
+                    os.killpg(process.pid, signal.SIGKILL)
                 raise
         return Finished(process.returncode, out, err)
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+        """What git says until it ends.
+
+        Raises:
+            RemoteUnreachable: it says nothing for so long that nothing will come.
+        """
+        assert process.stdout and process.stderr
+        said: dict[int, list[bytes]] = {process.stdout.fileno(): [], process.stderr.fileno(): []}
+        with selectors.DefaultSelector() as open_pipes:
+            for pipe in said:
+                open_pipes.register(pipe, selectors.EVENT_READ)
+            while open_pipes.get_map():
+                ready = open_pipes.select(_SILENCE_S)
+                if not ready:
+                    raise RemoteUnreachable(
+                        f"the Git server said nothing for {_SILENCE_S:.0f} s", subject=str(self.url), transient=False
+                    )
+                for key, _ in ready:
+                    data = os.read(key.fd, 65_536)
+                    if data:
+                        said[key.fd].append(data)
+                    else:
+                        open_pipes.unregister(key.fd)
+        out, err = (b"".join(parts) for parts in said.values())
+        process.wait()
+        return out, err
 
     def _failure(self, done: Finished) -> DvkError:
         """What a fetch that did not work means to the user."""
@@ -274,7 +307,7 @@ def _allowed(environ: Mapping[str, str]) -> str:
 def _last_line(err: bytes) -> str:
     """What git said that tells most: its first `fatal:` or `error:` line, else what the server said last."""
     lines = [line.strip() for line in err.decode("utf-8", "replace").splitlines() if line.strip()]
-    telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "ERROR:", "ssh:"))]
+    telling = [line for line in lines if line.startswith(("fatal:", "error:", "ERROR:", "ssh:"))]
     chosen = (telling or lines[-1:] or ["git gave no reason"])[0]
     return redact(re.sub(r"^(fatal|error|remote|ERROR): *", "", chosen))
 

@@ -156,12 +156,20 @@ def test_what_does_not_exist_there_is_said_with_what_is_near(
     assert not (tmp_path / "x").exists()
 
 
-def test_a_server_that_is_not_there_or_says_nothing_is_no_hang(registry: Project, tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_or_says_nothing_is_no_hang(
+    registry: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     with pytest.raises(RemoteUnreachable, match="cannot be read"):
         take(registry, f"http://127.0.0.1:{port}/x.git", "t", tmp_path / "x")
+    monkeypatch.setattr("dvk.workspace.git_mirror._SILENCE_S", 0.5)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(RemoteUnreachable, match="said nothing"),
+    ):
+        take(registry, f"git://127.0.0.1:{silent.getsockname()[1]}/x.git", "t", tmp_path / "x")
 
 
 def test_a_server_that_wants_a_password_is_an_error_at_once(registry: Project, tmp_path: Path) -> None:
@@ -200,6 +208,7 @@ HOSTILE = [
 
 def test_no_url_runs_a_program_or_carries_a_secret(tmp_path: Path) -> None:
     environ = gitkit.environ(tmp_path / "home")
+    environ.pop("GIT_ALLOW_PROTOCOL")
     for url in HOSTILE:
         with pytest.raises(DvkError) as caught:
             open_elsewhere(url, environ=environ, cwd=os.fsencode(tmp_path))

@@ -265,6 +265,15 @@ def test_objects_and_folders_of_a_bucket(home: Project, s3: S3Address, new_bucke
         put("raw/x/y/2", b"new")
         assert [p.state for p in update(repo).paths] == ["unchanged", "updated"]
         assert files_below(home.top / "x") == {"1": b"one", "y/2": b"new"}
+        replaced = []
+
+        def replace(_event: object) -> None:
+            if not replaced:
+                replaced.append(put("raw/a b.bin", noise(20_000_000, 5)))
+
+        with pytest.raises(ChangedWhileRead):
+            import_url(repo, f"s3://{bucket}/raw/a b.bin", "other.bin", on_event=replace)
+        assert not (home.top / "other.bin").exists() and not (home.top / "other.bin.dvk").exists()
         with pytest.raises(NotFound):
             import_url(repo, f"s3://{bucket}/nothing")
         with pytest.raises(NotFound):
