@@ -98,10 +98,11 @@ class _Local:
         if check.damage:
             self._descriptor()
         damaged = [x for x in check.packs.found.values() if x.error is not None]
-        lost = {x.name for x in damaged if x.unreadable} | set(check.vanished)
+        # A pack that another one was written over has a footer, and what the index says of it is gone all the same.
+        lost = {x.name for x in damaged} | set(check.vanished)
         if lost:
             store.note_losses(lost)
-        segments = {d.key for d in check.index.damage}
+        segments = {d.key for d in check.index_damage()}
         if not damaged and not lost and not segments:
             return
         for x in damaged:

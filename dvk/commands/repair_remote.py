@@ -94,13 +94,14 @@ class _Remote:
     def _to_send(self) -> list[tuple[Wanted, Seen]]:
         """The versions that have to be sent again: those that cannot be had, and those that count on damaged packs."""
         shaken = {root for key in self.bad for root in self.records_need(key)}
+        shaken |= {root for rid in self.records.shaky() for root in self.records.all[rid].roots}
         promised = self.check.records.roots() if self.check.records is not None else {}
         out = []
         for w, seen in self.check.found:
             if w.root.text in promised:
                 if seen.state is not State.WHOLE or seen.unreachable or w.root.text in shaken:
                     out.append((w, seen))
-            elif self.records.bad and (w.root.size or w.root.files):
+            elif (self.records.bad or self.check.unconfirmed) and (w.root.size or w.root.files):
                 out.append((w, seen))  # a record that cannot be read may have promised it
         return out
 
@@ -148,7 +149,8 @@ class _Remote:
     def _marks(self) -> None:
         for d in self.check.damage:
             name, _, mark = d.key.removeprefix("j/").partition(".")
-            if d.key.startswith("j/") and mark in ("ok", "x", "e"):
+            # A confirmation that is gone is not given again: its record is, by another one over what it promised.
+            if d.key.startswith("j/") and mark in ("ok", "x", "e") and name not in self.check.unconfirmed:
                 self.backend.put(d.key, [format_mark(bytes.fromhex(name))])
                 self._say("mark", d.key, "written again as it was")
 
@@ -186,7 +188,7 @@ class _Remote:
         avoid = Avoid(
             packs={bytes.fromhex(key.rsplit("/", 1)[-1]) for key in self.bad},
             records={bytes.fromhex(r) for r in self.records.live if self.records.named(r) & self.bad.keys()}
-            | {bytes.fromhex(r) for r in self.records.bad},
+            | {bytes.fromhex(r) for r in self.records.bad | self.records.shaky()},
             lost=dict(self.bad),
         )
         versions = as_push_versions([Named(w.path, w.root) for w in held])
@@ -213,8 +215,15 @@ class _Remote:
                 self._aside(key, self.bad[key])
 
     def _drop_records(self) -> None:
-        """Put aside records that cannot be read, with their marks, unless another record counts on one."""
-        bases = {base for r in self.records.all.values() for base in r.bases}
-        for rid in sorted(self.records.bad - bases):
-            for key in (f"j/{rid}.ok", f"j/{rid}"):
-                self._aside(key, "a record that cannot be read")
+        """Put aside records that cannot be read, with their marks; retire those that relied on one and are replaced."""
+        records = self.records
+        shaky = records.shaky()
+        sound = {root for rid in records.live - shaky for root in records.all[rid].roots}
+        replaced = {rid for rid in shaky if sound.issuperset(records.all[rid].roots)}
+        for rid in sorted(replaced):
+            self.backend.put(f"j/{rid}.x", [format_mark(bytes.fromhex(rid))])
+            self._say("mark", f"j/{rid}.x", "retired: other records name its versions, and it relied on a lost one")
+        if shaky == replaced:
+            for rid in sorted(records.bad):
+                for key in (f"j/{rid}.ok", f"j/{rid}"):
+                    self._aside(key, "a record that cannot be read")

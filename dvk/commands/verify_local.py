@@ -16,7 +16,15 @@ import numpy.typing as npt
 
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import look, read_unknown
-from dvk.commands.verify_report import DamagedObject, VerifyResult, Wanted, affected_version, summarize, who_to_ask
+from dvk.commands.verify_report import (
+    WORK_TREE,
+    DamagedObject,
+    VerifyResult,
+    Wanted,
+    affected_version,
+    summarize,
+    who_to_ask,
+)
 from dvk.commands.verify_workspace import workspace_problems
 from dvk.errors import Corrupt, DataMissing, DvkError
 from dvk.events import Meter, Note, OnEvent
@@ -84,7 +92,9 @@ class LocalCheck:
                 self._versions()
         if work_tree is not None:
             read = self.level is Level.DATA and self.percent >= 100
-            out.workspace += workspace_problems(self.repo, work_tree, read=read, on_event=self.on_event)
+            out.workspace += workspace_problems(
+                self.repo, work_tree, strange=self._is_strange, read=read, on_event=self.on_event
+            )
         for problem in self.packs.problems:
             self.on_event(Note(f"damage could not be noted down, so others still count it as held ({problem})"))
         self._report(out)
@@ -108,6 +118,10 @@ class LocalCheck:
         self.packs.examine(self.packs.sizes)
         store.refresh()
         self.vanished = store.vanished
+
+    def index_damage(self) -> list[Damage]:
+        """What is wrong with the index. Where a pack is not what it was, that is why they disagree."""
+        return self.index.all_damage(but={x.name for x in self.packs.found.values() if x.error is not None})
 
     def _read(self) -> bool:
         """Read packs to the last byte; whether that brought damage to light that changes what versions are."""
@@ -133,6 +147,22 @@ class LocalCheck:
             meter.advance(items=1)
         self.found = [(w, known[w.root, w.under]) for w in self.wanted]
 
+    def _is_strange(self, path: bytes, root: Root) -> bool:
+        """Whether no commit names a version that is not here: a pointer that nobody can have made."""
+        git = self.repo.workspace.git
+        if git is None or not git.has_program or self.narrow:
+            return False
+        committed = any(r != WORK_TREE for w in self.wanted if w.root == root for r in w.revisions)
+        here = any(f.state is not State.ABSENT for w, f in self.found if (w.path, w.root) == (path, root))
+        return not (committed or here or self.elsewhere_known(root))
+
+    def elsewhere_known(self, root: Root) -> list[str]:
+        """The remotes that this clone has seen confirm a version. Offline."""
+        if self._confirmed is None:
+            remotes = self.repo.workspace.config.remotes()
+            self._confirmed = {name: frozenset(self.repo.confirmed([name])) for name in remotes}
+        return [name for name, roots in self._confirmed.items() if root.text in roots]
+
     # ------------------------------------------------------------ the report
 
     def _report(self, out: VerifyResult) -> None:
@@ -156,7 +186,7 @@ class LocalCheck:
 
     def _damaged_objects(self) -> list[DamagedObject]:
         needed = self._needed()
-        rows = [(d, False) for d in (*self.damage, *self.index.damage)]
+        rows = [(d, False) for d in (*self.damage, *self.index_damage())]
         for (kind, name), examined in self.packs.found.items():
             if (d := examined.damage) is not None:
                 rows.append((d, pack_key(kind, name) in needed))
@@ -210,10 +240,7 @@ class LocalCheck:
             out.append(IN_DAMAGED_PACKS)
         if self.is_on_disk(w):
             out.append("the file on disk" if w.root.kind != FOLDER else "the files on disk")
-        if self._confirmed is None:
-            remotes = self.repo.workspace.config.remotes()
-            self._confirmed = {name: frozenset(self.repo.confirmed([name])) for name in remotes}
-        return out + [name for name, roots in self._confirmed.items() if w.root.text in roots]
+        return out + self.elsewhere_known(w.root)
 
     def is_on_disk(self, w: Wanted) -> bool:
         """Whether the work tree has a version, by its content."""

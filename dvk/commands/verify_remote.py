@@ -62,6 +62,7 @@ class RemoteCheck:
         self.records: Records | None = None  #: all of them, once somebody needs them
         self.locators: dict[str, Damage | None] = {}
         self.lost: dict[str, set[str]] = {}  #: packs that records promise and that are gone -> roots
+        self.unconfirmed: set[str] = set()  #: records whose confirmation is lost
         self.blamed: set[str] = set()  #: keys of packs that do not hold what a version needs of them
         self._meter = Meter(on_event, "verify", total_bytes=0)
 
@@ -119,10 +120,16 @@ class RemoteCheck:
         """Records that this clone saw confirmed and that are gone without having been retired."""
         found = self.store.describe()
         seen = ConfirmedRoots(self.repo.remotes_state, found.store).read() if found is not None else {}
-        gone = {rid.hex() for rid in seen.values()} - records.all.keys() - records.bad - records.ended
+        there = {rid.hex() for rid in seen.values()} - records.live - records.bad - records.ended
+        gone = there - records.all.keys()
         records.bad |= gone
-        what = "this clone saw this record confirmed, nobody retired it, and it is gone"
-        return [Damage(f"j/{rid}", Corrupt(what, subject=f"{self.store.name}/j/{rid}")) for rid in sorted(gone)]
+        self.unconfirmed = there - gone
+        lost = {f"j/{rid}": "nobody retired it, and it is gone" for rid in gone}
+        lost |= {f"j/{rid}.ok": "its confirmation is gone" for rid in self.unconfirmed}
+        return [
+            Damage(key, Corrupt(f"this clone saw this record confirmed; {what}", subject=f"{self.store.name}/{key}"))
+            for key, what in sorted(lost.items())
+        ]
 
     def _read(self) -> bool:
         """Read packs to the last byte; whether that brought damage to light."""

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from dvk.commands.repo import Repo
+from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import look, read_unknown
 from dvk.commands.verify_report import WorkspaceProblem
+from dvk.commands.versions import staged
 from dvk.errors import DvkError
 from dvk.events import OnEvent
 from dvk.store.names import show
+from dvk.store.root import Root
 from dvk.workspace.pointer import Pointer
 from dvk.workspace.selection import Selection
 from dvk.workspace.statcache import is_damaged
@@ -29,13 +31,23 @@ _STATE = (
 
 
 def workspace_problems(
-    repo: Repo, under: Sequence[bytes], *, read: bool, on_event: OnEvent
+    repo: Repo, under: Sequence[bytes], *, strange: Callable[[bytes, Root], bool], read: bool, on_event: OnEvent
 ) -> Iterator[WorkspaceProblem]:
-    """Look at the work tree. `read`: also whether files that look unchanged are."""
+    """Look at the work tree.
+
+    Args:
+        strange: whether a version is neither in the store nor in any commit.
+        read: also whether files that look unchanged are.
+    """
+    index = {n.root for n in staged(repo, conflicts=True)}
     tracked: list[tuple[bytes, Pointer]] = []
     for path, pointer in repo.workspace.worktree_pointers(under=under):
         if isinstance(pointer, Pointer):
             tracked.append((path, pointer))
+            root = root_of(pointer)
+            if root not in index and strange(path, root):
+                what = "it names a version that is neither in this store nor in any commit or the index"
+                yield WorkspaceProblem(path, "pointer", what, f"`git checkout -- {show(path)}.dvk`, or `dvk add` again")
         else:
             hint = pointer.hint or f"`git checkout -- {show(path)}.dvk` brings back the committed one"
             yield WorkspaceProblem(path, "pointer", pointer.message, hint)

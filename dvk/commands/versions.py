@@ -12,6 +12,8 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from xxhash import xxh3_64_hexdigest
+
 from dvk.commands.repo import Repo, root_of
 from dvk.errors import DvkError
 from dvk.store.names import show
@@ -19,7 +21,7 @@ from dvk.store.root import FOLDER, Root
 from dvk.store.store import Store, as_column
 from dvk.workspace.pointer import data_name, parse
 
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +65,19 @@ def head_history(repo: Repo) -> list[Named]:
     if head is None:
         return []
     cache = os.path.join(repo.state, b"history.json")
-    found = _load(cache, head)
+    found = load_history(cache, head)
     if found is None:
         found = list(history(repo, [head]))
-        _save(cache, head, found)
+        save_history(cache, head, found)
     return found
 
 
-def _load(cache: bytes, head: str) -> list[Named] | None:
+def load_history(cache: bytes, head: str) -> list[Named] | None:
+    """The history that was remembered for a commit; None where none was, or it is damaged."""
     try:
         with open(cache, encoding="ascii") as file:
             raw = json.load(file)
-        if raw["version"] != _CACHE_VERSION or raw["head"] != head:
+        if raw["version"] != _CACHE_VERSION or raw["head"] != head or raw["check"] != _check(raw["versions"]):
             return None
         return [
             Named(bytes.fromhex(path), Root(kind, bytes.fromhex(name), size, files), commit)
@@ -84,13 +87,19 @@ def _load(cache: bytes, head: str) -> list[Named] | None:
         return None
 
 
-def _save(cache: bytes, head: str, found: Iterable[Named]) -> None:
+def _check(rows: Sequence[object]) -> str:
+    """A checksum: an id with one bit turned over would be a version that this clone never had."""
+    return xxh3_64_hexdigest(json.dumps(rows, separators=(",", ":")).encode("ascii"))
+
+
+def save_history(cache: bytes, head: str, found: Iterable[Named]) -> None:
+    """Remember the history of a commit. A failure to write is no error."""
     rows = [(v.path.hex(), v.root.kind, v.root.id.hex(), v.root.size, v.root.files, v.commit) for v in found]
     temporary = cache + b"." + secrets.token_hex(8).encode() + b".tmp"
     try:
         os.makedirs(os.path.dirname(cache), mode=0o700, exist_ok=True)
         with open(temporary, "x", encoding="ascii") as file:
-            json.dump({"version": _CACHE_VERSION, "head": head, "versions": rows}, file)
+            json.dump({"version": _CACHE_VERSION, "head": head, "check": _check(rows), "versions": rows}, file)
         os.replace(temporary, cache)
     except OSError:
         return  # a read-only repository: history is read again next time

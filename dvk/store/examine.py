@@ -300,6 +300,7 @@ class IndexCheck:
 
     def __init__(self, store: Store) -> None:
         self.damage: list[Damage] = []
+        self._disagree: list[tuple[bytes, Damage]] = []
         self._segments: list[tuple[str, Segment, dict[bytes, int], tuple[I64, I64]]] = []
         for item in store.backend.list("i/"):
             match = _SEGMENT_KEY.fullmatch(item.key)
@@ -309,7 +310,7 @@ class IndexCheck:
             try:
                 data = store.backend.view(item.key, max_bytes=_MAX_SEGMENT_BYTES)
                 segment = parse_segment(data, subject=subject, check=True)
-                if match[1] is not None and int(match[1]) != segment.level:
+                if int(match[1] or 0) != segment.level:
                     raise Corrupt("an index segment is of another level than its name says", subject=subject)
                 if any(bool((t.prefix[1:] < t.prefix[:-1]).any()) for t in (segment.chunks, segment.recipes)):
                     raise Corrupt("an index segment is not in order", subject=subject)
@@ -332,7 +333,11 @@ class IndexCheck:
             right = _says(segment.chunks, p, footer.ids, int(chunks[p]))
             if not right or not _says(segment.recipes, p, file_column(footer), int(recipes[p])):
                 error = Corrupt(f"the index says of pack {name.hex()[:12]} what its footer does not", subject=subject)
-                self.damage.append(Damage(key, error))
+                self._disagree.append((name, Damage(key, error)))
+
+    def all_damage(self, *, but: Container[bytes]) -> list[Damage]:
+        """What is wrong with segments; what they say of some packs, which are damaged themselves, does not count."""
+        return [*self.damage, *(d for name, d in self._disagree if name not in but)]
 
 
 def _counts(table: Table, packs: int) -> I64:
@@ -374,6 +379,10 @@ class Records:
                 seen.add(one)
                 todo += self.all[one].bases
         return seen
+
+    def shaky(self) -> set[str]:
+        """Live records that rely on one that cannot be read, so that nobody knows all that they need."""
+        return {rid for rid in self.live if any(self.bad.intersection(self.all[r].bases) for r in self.with_bases(rid))}
 
     def roots(self, *, without: Container[str] = ()) -> dict[str, str]:
         """Root -> a live record that names it and none of some packs."""

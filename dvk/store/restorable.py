@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
 from dvk.backend.contract import KeyMissing
 from dvk.errors import DvkError, FormatError, StorageError
@@ -29,7 +30,7 @@ from dvk.store.locator import Ref
 from dvk.store.names import U8
 from dvk.store.pack import BLOCK_HEADER, MAX_BLOCK_BYTES, Footer, PackKind, pack_key
 from dvk.store.pages import Chunks
-from dvk.store.placement import Blocks
+from dvk.store.placement import Blocks, read_blocks
 from dvk.store.resolve import Part, Resolver
 from dvk.store.root import FILE, Root
 from dvk.store.store import Store
@@ -235,8 +236,10 @@ class Restorable:
         """bool[n]: chunks that lie in a pack where a placement says."""
         none = np.zeros(len(block), np.bool_)
         found = self.packs.found.get(key)
-        if found is None or found.unreadable:
+        if found is None:
             return none
+        if found.unreadable:  # a reader that follows a locator needs no footer
+            return self._proven(blocks, block, offset, ids, lengths)
         start = blocks.offset[block]
         if found.level is Level.QUICK:
             return np.asarray(start + BLOCK_HEADER.size + blocks.packed_len[block] <= found.size)
@@ -261,6 +264,19 @@ class Restorable:
         if len(found.unusable):
             good &= ~np.isin(row, found.unusable)
         return np.asarray(good)
+
+    def _proven(self, blocks: Blocks, block: U32, offset: U32, ids: U8, lengths: U32) -> Mask:
+        """bool[n]: chunks that are read where a placement says, and are what their ids say."""
+        out = np.zeros(len(block), np.bool_)
+        for b in np.unique(block).tolist():
+            try:
+                raw = memoryview(read_blocks(self.remote.backend, blocks, [b])[b])
+            except (KeyMissing, FormatError, StorageError):
+                continue
+            for i in np.flatnonzero(block == b).tolist():
+                piece = raw[int(offset[i]) : int(offset[i]) + int(lengths[i])]
+                out[i] = blake3(piece).digest() == ids[i].tobytes()
+        return out
 
     # ------------------------------------------------------------ by the footers of all packs
 

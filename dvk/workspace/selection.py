@@ -28,12 +28,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from xxhash import xxh3_64_hexdigest
 
 from dvk.errors import FormatError, NewerFormat, StorageError, StorageFull
 from dvk.store.names import Names, show
 from dvk.store.paths import why_bad
 
-_VERSION = 1
+_VERSION = 2
 _FILE = b"selection.json"
 _MAX_BYTES = 64 << 20
 _HINT = (
@@ -213,7 +214,14 @@ def _format(folders: dict[bytes, Selected]) -> bytes:
         _text(folder): "all" if selected.prefixes is None else [_text(p) for p in selected.prefixes]
         for folder, selected in sorted(folders.items())
     }
-    return json.dumps({"version": _VERSION, "folders": record}, indent=1).encode("ascii") + b"\n"
+    return (
+        json.dumps({"version": _VERSION, "check": _check(record), "folders": record}, indent=1).encode("ascii") + b"\n"
+    )
+
+
+def _check(folders: object) -> str:
+    """A checksum over what was asked for: a name with one bit turned over is as good a name as any."""
+    return xxh3_64_hexdigest(json.dumps(folders, sort_keys=True, separators=(",", ":")).encode("ascii"))
 
 
 def _parse(data: bytes, *, subject: str) -> dict[bytes, Selected]:
@@ -235,8 +243,11 @@ def _parse(data: bytes, *, subject: str) -> dict[bytes, Selected]:
             hint="upgrade dvk",
         )
     folders = record.get("folders")
-    if set(record) != {"version", "folders"} or not isinstance(folders, dict):
+    keys = {"version", "folders", "check"} if record["version"] == _VERSION else {"version", "folders"}
+    if set(record) != keys or record["version"] < 1 or not isinstance(folders, dict):
         raise damaged("it is not laid out as it should be")
+    if "check" in record and record["check"] != _check(folders):
+        raise damaged("it fails its checksum")
     out: dict[bytes, Selected] = {}
     for folder, parts in folders.items():
         name = _bytes(folder)

@@ -118,11 +118,11 @@ def test_a_record_of_a_newer_dvk_is_left_alone(state: bytes) -> None:
     os.makedirs(state)
     path = os.path.join(state, b"selection.json")
     with open(path, "wb") as f:
-        f.write(b'{"version": 2, "whatever": {}}')
+        f.write(b'{"version": 3, "whatever": {}}')
     with pytest.raises(NewerFormat), edit(state) as selection:
         selection.set_all(b"f")
     with open(path, "rb") as f:
-        assert f.read() == b'{"version": 2, "whatever": {}}'
+        assert f.read() == b'{"version": 3, "whatever": {}}'
 
 
 def test_an_edit_that_fails_changes_nothing(state: bytes) -> None:
