@@ -12,6 +12,7 @@ from dvk.commands.diff_words import (
     cut,
     file_counts,
     key_text,
+    nothing,
     overall,
     plural,
     row_cells,
@@ -159,8 +160,8 @@ def _about(c: ColumnChange) -> str:
     parts = [f"{a} -> {b} ({n:,})" for a, b, n in top_changes(c, lambda text: cut(text, _CELL))]
     for n, words in (
         (c.formatting_only, "written differently only"),
-        (c.null_to_value, "null to value"),
-        (c.value_to_null, "value to null"),
+        (c.null_to_value, f"{nothing(c)} to value"),
+        (c.value_to_null, f"value to {nothing(c)}"),
         (c.within_tolerance, "more within tolerance"),
     ):
         if n:

@@ -125,6 +125,11 @@ def pair_texts(old: Any, new: Any) -> tuple[str, str]:
     return one, other
 
 
+def nothing(column: ColumnChange) -> str:
+    """What people call a cell of the column that has no value: `null`, or `absent` where null is a value of JSON."""
+    return "absent" if any(isinstance(value, JsonText) for pair, _ in column.top for value in pair) else "null"
+
+
 def top_changes(column: ColumnChange, show: Callable[[str], str]) -> Iterator[tuple[str, str, int]]:
     """The most frequent changes of a column, both values as `show` has them, and how many."""
     for (old, new), count in column.top[:_MOST_FREQUENT]:

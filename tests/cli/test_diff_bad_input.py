@@ -128,3 +128,16 @@ def test_data_that_is_nowhere_and_no_network(project: Project, tmp_path: Path) -
     done = clone.dvk("diff", "--no-fetch", "fine.csv")
     assert done.code == EXIT_CODES["data-missing"], done.err
     assert "fine.csv" in done.err and "--no-fetch" in done.err
+
+
+def test_null_text_and_absent_of_json_lines_look_different(project: Project) -> None:
+    """Three things that a person must be able to tell apart."""
+    project.version({"t.jsonl": b'{"id":1,"a":null,"b":"null","c":1}\n{"id":2,"c":2}\n'}, "t.jsonl")
+    project.write({"t.jsonl": b'{"id":1,"a":"null","b":null}\n{"id":2,"c":2}\n'})
+    said = project.dvk("diff", "--key", "id", "t.jsonl").out
+    assert 'a: null -> "null", b: "null" -> null, c: 1 -> absent' in said
+    assert "1 -> absent (1), 1 value to absent" in said
+    rows = json.loads(project.dvk("diff", "--key", "id", "--format", "json", "t.jsonl").out)["paths"][0]["table"][
+        "changes"
+    ]
+    assert rows[0]["cells"]["a"] == {"a": "null", "b": '"null"'} and rows[0]["cells"]["c"] == {"a": "1", "b": None}
