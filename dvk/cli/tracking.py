@@ -143,6 +143,11 @@ def _status(result: Status, here: Here, *, narrowed: bool, broken: int) -> Itera
     changed = [p for p in result.paths if (p.modified or p.added or p.missing) and p not in gone and not p.behind]
     sections = (
         _section(
+            "Conflict",
+            "`dvk resolve PATH --ours`, `--theirs`, or `--merge` for a folder",
+            [_row(red(c.what), here(c.path)) for c in result.conflicts],
+        ),
+        _section(
             "Staged",
             "`git commit` records them",
             [_row(green(p.staged), here(p.path, folder=_folder(p)), _amount(p)) for p in result.paths if p.staged],

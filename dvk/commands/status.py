@@ -57,6 +57,18 @@ class PathStatus:
         return not (self.staged or self.unstaged or on_disk or self.not_fetched)
 
 
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A path that a merge left undecided."""
+
+    path: bytes
+    what: str  #: "both changed", "both added", "deleted by us" or "deleted by them"
+
+
+#: Which stages the Git index has, and what that means.
+_WHAT = {(1, 2, 3): "both changed", (2, 3): "both added", (1, 3): "deleted by us", (1, 2): "deleted by them"}
+
+
 @dataclass(slots=True)
 class Status:
     """The whole answer."""
@@ -67,11 +79,12 @@ class Status:
     not_pushed_bytes: int = 0  #: their logical size
     remote: str = ""  #: the default remote, empty when there is none
     left_behind: list[bytes] = field(default_factory=list)  #: data that is ignored for dvk and has no pointer
+    conflicts: list[Conflict] = field(default_factory=list)  #: what `dvk resolve` has to decide; not among `paths`
 
     @property
     def clean(self) -> bool:
         """Whether data, pointers and index agree."""
-        return all(p.clean for p in self.paths)
+        return all(p.clean for p in self.paths) and not self.conflicts
 
 
 def status(
@@ -84,9 +97,13 @@ def status(
     out = Status(branch=(ws.git.branch() or "") if ws.git else "")
     problems: list[DvkError] = []
     index, head = run.git_side()
+    out.conflicts = [c for c in run.conflicts if _covers(wanted, c.path)]
+    undecided = {c.path for c in run.conflicts}
     on_disk: set[bytes] = set()
     for path, pointer in ws.worktree_pointers(under=wanted):
         on_disk.add(path)
+        if path in undecided:
+            continue
         if isinstance(pointer, DvkError):
             problems.append(pointer)
             continue
@@ -114,13 +131,20 @@ class _Status:
         self.rules = repo.workspace.ignore_rules()
         self.selection = Selection.load(repo.state)
         self.placed = Placed(repo.state).read()
+        self.conflicts: list[Conflict] = []
 
     def git_side(self) -> tuple[dict[bytes, Pointer], dict[bytes, str]]:
         """By data path: what the index holds, and how it differs from HEAD."""
         git = self.repo.workspace.git
         if git is None or not git.has_program:
             return {}, {}
-        rows = [(e.path, e.oid) for e in git.index_pointers() if e.stage == 0]
+        entries = list(git.index_pointers())
+        rows = [(e.path, e.oid) for e in entries if e.stage == 0]
+        stages: dict[bytes, tuple[int, ...]] = {}
+        for e in entries:
+            if e.stage:
+                stages[data_name(e.path)] = (*stages.get(data_name(e.path), ()), e.stage)
+        self.conflicts = [Conflict(path, _WHAT.get(found, "undecided")) for path, found in sorted(stages.items())]
         found = self.repo.workspace.read_committed(rows)
         index = {path: pointer for path, pointer in found if isinstance(pointer, Pointer)}
         changes = {}

@@ -60,6 +60,7 @@ def ended(flow: Flow) -> None:
 def test_a_side_is_taken_and_data_follows(flow: Flow) -> None:
     said = sides(flow, {"a": b"0", "b": b"0"}, {"a": b"ours", "b": b"ours"}, {"a": b"theirs", "b": b"theirs"})
     assert "CONFLICT" in said and flow.read("a") == b"ours"
+    assert [c.what for c in flow.status().conflicts] == ["both changed"] * 2 and not flow.status().clean
     assert b"<<<<<<<" in flow.read("a.dvk"), "both versions are there to be seen, and no tool takes one of them"
     done = run(flow, "a", side="theirs", dry_run=True)
     assert done.dry_run and flow.read("a") == b"ours" and flow.git("ls-files", "-u") != ""
@@ -111,6 +112,7 @@ def test_files_that_both_changed_are_named_and_a_side_decides_about_these_only(f
 def test_one_side_deleted_what_the_other_changed(flow: Flow) -> None:
     said = sides(flow, {"a": b"0", "b": b"0"}, {"a": None, "b": b"ours"}, {"a": b"theirs", "b": None})
     assert said.count("CONFLICT (modify/delete)") == 2
+    assert [(c.path, c.what) for c in flow.status().conflicts] == [(b"a", "deleted by us"), (b"b", "deleted by them")]
     done = run(flow, "a", "b", merge=True, ok=False)
     assert ["our side deleted it" in str(e) for e in done.failures] == [True, False]
     assert run(flow, "a", side="theirs").paths[0].version
