@@ -20,7 +20,6 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Final, Literal, NamedTuple
 
@@ -28,7 +27,8 @@ import numpy as np
 
 from dvk.errors import NewerFormat, UsageError
 from dvk.store.codec import Hint
-from dvk.store.gear import I64, U8, GearRule, GearScanner
+from dvk.store.gear import I64, U8, GearScanner
+from dvk.store.profiles import PROFILES, GearRule
 from dvk.store.regions import Regions, plain_regions, plan_regions
 from dvk.store.regions.span import Read
 
@@ -42,32 +42,11 @@ except ImportError:
 
 Engine = Literal["auto", "native", "numpy"]
 
-DEFAULT_PROFILE: Final = "auto-64k"
 max_chunk_bytes: Final = 1 << 20  #: no chunk of any known profile is longer
 
 #: The grid of regions that are not cut by content. A chunk of it is a block.
 _FIXED_BYTES: Final = 1 << 20
-_CDC_64K: Final = GearRule(
-    min_bytes=32 * 1024, target_bytes=32 * 1024, max_bytes=192 * 1024, mask=0x0000_D90F_0353_0000
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Profile:
-    rule: GearRule  #: of cuts by content
-    splits: bool  #: whether formats are recognised and split into regions
-
-
-_PROFILES: Final = {
-    "auto-64k": _Profile(_CDC_64K, splits=True),
-    "cdc-64k": _Profile(_CDC_64K, splits=False),
-}
 _length_of: Final[Callable[[Any], int]] = attrgetter("length")
-
-
-def known_profiles() -> tuple[str, ...]:
-    """The names of the profiles that this version of dvk can cut by, the default first."""
-    return tuple(_PROFILES)
 
 
 class Cut(NamedTuple):
@@ -89,10 +68,10 @@ class Cutter:
     """
 
     def __init__(self, profile: str, *, engine: Engine = "auto") -> None:
-        found = _PROFILES.get(profile)
+        found = PROFILES.get(profile)
         if found is None:
             raise NewerFormat(
-                f"unknown chunking profile; this dvk knows {', '.join(_PROFILES)}",
+                f"unknown chunking profile; this dvk knows {', '.join(PROFILES)}",
                 subject=repr(profile[:80]),
                 hint="upgrade dvk on this machine, or correct the profile in dvk.toml",
             )

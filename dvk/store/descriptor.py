@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from dvk.errors import FormatError, NewerFormat, NotOurs
-from dvk.store.chunker import known_profiles
 from dvk.store.codec import known_codecs
+from dvk.store.profiles import known_profiles
 
 KEY = "dvk.json"
 MAX_BYTES = 64 << 10

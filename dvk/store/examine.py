@@ -29,7 +29,6 @@ from blake3 import blake3
 from dvk.backend.contract import Backend, KeyMissing
 from dvk.errors import Corrupt, DvkError, FormatError, NotOurs, Refused, RemoteError, StorageError
 from dvk.store.catalog import file_column
-from dvk.store.chunker import known_profiles
 from dvk.store.codec import decode_block, known_codecs
 from dvk.store.index import Segment, Table, parse_segment, prefixes
 from dvk.store.locator import MAX_BYTES as MAX_LOCATOR_BYTES
@@ -48,6 +47,7 @@ from dvk.store.pack import (
     parse_trailer,
 )
 from dvk.store.pages import ListKind, page_id
+from dvk.store.profiles import known_profiles
 from dvk.store.record import MAX_BYTES as MAX_RECORD_BYTES
 from dvk.store.record import Record, format_mark
 from dvk.store.roots import condemned_lists, load_record

@@ -17,11 +17,12 @@ The rule in words, with test vectors: docs/format/chunking.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
+from dvk.store.profiles import GearRule
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -79,21 +80,6 @@ GEAR.setflags(write=False)
 
 _WINDOW = 64  # a byte is shifted out of the 64-bit hash after this many more
 _SLICE = 24 * 1024  # positions hashed at a time: more leave the cache, fewer cost calls (measured)
-
-
-@dataclass(frozen=True)
-class GearRule:
-    """One cut rule: sizes in bytes, and the mask whose bits must all be zero in the hash at a cut."""
-
-    min_bytes: int
-    target_bytes: int
-    max_bytes: int
-    mask: int
-
-    def __post_init__(self) -> None:
-        # The two-byte step of the rule equals a plain scan only for even sizes.
-        if self.min_bytes % 2 or self.max_bytes % 2 or not 0 < self.min_bytes <= self.max_bytes:
-            raise ValueError("a gear rule needs even sizes with min <= max")
 
 
 class GearScanner:

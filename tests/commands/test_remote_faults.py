@@ -31,8 +31,8 @@ from dvk.commands.remotes import remote_add
 from dvk.commands.repo import Repo
 from dvk.commands.upgrade import upgrade
 from dvk.errors import DvkError
-from dvk.store.chunker import known_profiles
 from dvk.store.descriptor import KEY, Descriptor, format_descriptor
+from dvk.store.profiles import known_profiles
 from dvk.testing.http_proxy import FAULTS, HttpProxy
 from dvk.testing.s3server import S3Address, aws_env
 

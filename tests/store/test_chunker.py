@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from dvk.errors import FormatError, NewerFormat, UsageError
 from dvk.store import chunker, gear
-from dvk.store.chunker import DEFAULT_PROFILE, Cutter, Engine, known_profiles, max_chunk_bytes
-from dvk.store.gear import GEAR, GearRule, GearScanner
+from dvk.store.chunker import Cutter, Engine, max_chunk_bytes
+from dvk.store.gear import GEAR, GearScanner
+from dvk.store.profiles import DEFAULT_PROFILE, GearRule, known_profiles
 
 VECTORS = Path(__file__).parents[2] / "docs" / "format" / "vectors" / "chunking"
 MIN, MAX = 32 * 1024, 192 * 1024
@@ -220,7 +221,7 @@ class TestEnginesAgree:
         """A real interpreter in which the extension cannot be imported, warnings being errors."""
         program = (
             "import sys; sys.modules['pyfastcdc.cy'] = None\n"
-            "from dvk.store.chunker import Cutter, DEFAULT_PROFILE\n"
+            "from dvk.store.chunker import Cutter\nfrom dvk.store.profiles import DEFAULT_PROFILE\n"
             "c = Cutter(DEFAULT_PROFILE)\n"
             "print(c.engine, c.feed(memoryview(bytes(200000)), final=True).tolist())"
         )

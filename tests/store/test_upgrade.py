@@ -14,7 +14,6 @@ from dvk.backend.memory import MemoryBackend
 from dvk.errors import DvkError, NewerFormat, NotFound, NotOurs, Refused
 from dvk.ids import FileId
 from dvk.store import descriptor as dvk_json
-from dvk.store.chunker import known_profiles
 from dvk.store.codec import (
     ALL_CODECS,
     PLANES,
@@ -31,6 +30,7 @@ from dvk.store.descriptor import Descriptor, format_descriptor, parse_descriptor
 from dvk.store.fetch import Wanted, fetch
 from dvk.store.ingest import ingest
 from dvk.store.pack import parse_footer_of
+from dvk.store.profiles import known_profiles
 from dvk.store.push import Version, push
 from dvk.store.root import FILE, Root
 from dvk.store.store import Store
