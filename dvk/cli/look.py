@@ -125,6 +125,7 @@ def ls(
     spec: Annotated[str, typer.Argument(metavar="[REV:]PATH", help="What to list; without it all tracked paths.")] = "",
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Every file of tracked folders.")] = False,
     long: Annotated[bool, typer.Option("--long", "-l", help="Size, kind and id as well.")] = False,
+    repo: _REPO = None,
     remote: _REMOTE = None,
 ) -> Listing:
     """List what is tracked, or what a tracked folder holds, now or at a revision.
@@ -132,11 +133,12 @@ def ls(
     Reads no data, only lists; what is not here comes from the remote and is not kept.
     """
     from dvk.commands.ls import ls as command
-    from dvk.commands.repo import Repo
 
-    with Repo(environ=run.environ) as repo:
-        result = command(repo, spec, recursive=recursive, remote=remote, on_event=run.on_event)
-        here = Here(repo.workspace.top, run.cwd if result.rev is None else repo.workspace.top)
+    with contextlib.ExitStack() as stack:
+        source, what = _source(run, stack, repo, spec)
+        result = command(source, what, recursive=recursive, remote=remote, on_event=run.on_event)
+        top = source.workspace.top
+        here = Here(top, run.cwd if result.rev is None and repo is None else top)
     run.show(list(_listing(result, here, long=long)))
     run.partial(result.failures, of=len(result.entries) + len(result.failures))
     return result
@@ -168,9 +170,9 @@ def _source(run: Run, stack: contextlib.ExitStack, where: str | None, spec: str)
     """Where a version is to be read, our own repository or another, and what of it."""
     from dvk.commands.elsewhere import open_elsewhere
     from dvk.commands.repo import Repo
-    from dvk.commands.spec import parse_spec
+    from dvk.commands.spec import Spec, parse_spec
 
-    what = parse_spec(spec)
+    what = parse_spec(spec) if spec else Spec("", None, b"")
     if where is None:
         return stack.enter_context(Repo(environ=run.environ)), what
     if what.rev == "":
@@ -193,19 +195,19 @@ def _source(run: Run, stack: contextlib.ExitStack, where: str | None, spec: str)
 
 
 @verb(answer=True)
-def cat(run: Run, spec: _SPEC, remote: _REMOTE = None) -> Content:
+def cat(run: Run, spec: _SPEC, repo: _REPO = None, remote: _REMOTE = None) -> Content:
     """Write the content of a file at a revision to standard output.
 
     Also of a file inside a tracked folder. What is not here is read from the remote and not kept. Every byte is proven;
     when something is wrong, the exit code says so.
     """
     from dvk.commands.get import cat as command
-    from dvk.commands.repo import Repo
 
     out = run.raw_output()
     run.show([])
-    with Repo(environ=run.environ) as repo:
-        return command(repo, spec, out, remote=remote, on_event=run.on_event)
+    with contextlib.ExitStack() as stack:
+        source, what = _source(run, stack, repo, spec)
+        return command(source, what, out, remote=remote, on_event=run.on_event)
 
 
 @verb()

@@ -103,7 +103,8 @@ def open_elsewhere(
         repo = Repo(os.fsdecode(folder), environ=environ)
     except NotARepository as error:
         try:
-            git = open_bare(folder, environ)
+            # A folder in a stranger's repository may be a bare one, whose settings name programs for its transports.
+            git = open_bare(folder, {**environ, "GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1"})
         except NotARepository:
             raise error from None
         url = f"file://{os.fsdecode(folder)}"
@@ -123,7 +124,8 @@ def _as_folder(where: str, cwd: bytes | None) -> bytes | None:
     if where.lower().startswith("file://"):
         return os.path.realpath(os.fsencode(parse_remote_url(where).path))
     full = os.path.realpath(os.path.join(cwd if cwd is not None else os.getcwdb(), os.fsencode(where)))
-    if looks_like_git_url(where) and not (os.path.isdir(full) and "::" not in where):
+    # Never by what is on disk: a folder `git@host:path` in a stranger's repository is not the place that was meant.
+    if looks_like_git_url(where):
         return None
     if where.startswith("-"):
         raise UsageError("starts with a dash, like an option", subject=where, hint=f"./{where} for a folder")

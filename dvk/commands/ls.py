@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from dvk.commands.reader import Reader
 from dvk.commands.repo import Repo
-from dvk.commands.spec import Target, Version, not_tracked, open_version, parse_spec, place
+from dvk.commands.spec import Spec, Target, Version, not_tracked, open_version, parse_spec, place
 from dvk.errors import DataMissing, DvkError, NotFound
 from dvk.events import OnEvent, ignore
 from dvk.ids import PageId
@@ -47,7 +47,7 @@ class Listing:
 
 def ls(
     repo: Repo,
-    spec: str | bytes = "",
+    spec: Spec | str | bytes = "",
     *,
     recursive: bool = False,
     remote: str | None = None,
@@ -61,7 +61,10 @@ def ls(
     Raises:
         NotFound: nothing tracked is there. DataMissing: the list of a folder is neither here nor on the remote.
     """
-    parsed = parse_spec(spec) if spec else None
+    if isinstance(spec, Spec):
+        parsed = spec if spec.text else None
+    else:
+        parsed = parse_spec(spec) if spec else None
     version = open_version(repo, parsed) if parsed else Version(repo, None)
     path = place(repo, parsed) if parsed else b""
     out = Listing(version.rev)

@@ -21,7 +21,7 @@ import re
 import selectors
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -50,6 +50,7 @@ _OPTIONS = (
     *("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60", "-c", "submodule.recurse=false"),
 )
 _LOCK_TIMEOUT_S = 600.0
+_FEW = 3  # contents that git may fetch one after the other
 _SILENCE_S = 180.0  # of a server that says nothing at all, not even progress
 
 _DENIED = (
@@ -112,8 +113,31 @@ def looks_like_git_url(text: str) -> bool:
     return "://" in text or "::" in text or bool(re.match(r"[^/]*:", text))
 
 
-def open_bare(git_dir: bytes, environ: Mapping[str, str], *, outside: bytes | None = None) -> GitRepo:
+class _Objects(ProgramObjects):
+    """Objects of a copy without contents: those that are asked for together are brought together."""
+
+    def __init__(self, program: GitProgram, cwd: bytes, bring: Callable[[Sequence[str]], None] | None) -> None:
+        super().__init__(program, cwd)
+        self._bring = bring
+
+    def blobs(self, oids: Iterable[str], *, max_bytes: int) -> Iterator[bytes]:
+        wanted = list(oids)
+        if self._bring is not None and len(wanted) > _FEW:
+            self._bring(sorted(set(wanted)))
+        return super().blobs(wanted, max_bytes=max_bytes)
+
+
+def open_bare(
+    git_dir: bytes,
+    environ: Mapping[str, str],
+    *,
+    outside: bytes | None = None,
+    bring: Callable[[Sequence[str]], None] | None = None,
+) -> GitRepo:
     """A Git repository without a work tree, for reading commits. Its `top` is its own folder.
+
+    Args:
+        bring: called with the ids of files that are about to be read, where some may be missing.
 
     Raises:
         NotFound: there is no git program. NotARepository: there is no repository there.
@@ -127,7 +151,9 @@ def open_bare(git_dir: bytes, environ: Mapping[str, str], *, outside: bytes | No
         raise failure(done, git_dir)
     kind = "sha256" if done.out.strip() == b"sha256" else "sha1"
     bound = GitProgram(program.path, {**program.environ, "GIT_DIR": os.fsdecode(git_dir)})
-    return GitRepo(git_dir, git_dir, git_dir, program=bound, objects=ProgramObjects(bound, git_dir), object_format=kind)
+    return GitRepo(
+        git_dir, git_dir, git_dir, program=bound, objects=_Objects(bound, git_dir, bring), object_format=kind
+    )
 
 
 class Mirror:
@@ -159,7 +185,11 @@ class Mirror:
 
     def open(self) -> GitRepo:
         """The copy as a repository to read from. `refresh` makes it."""
-        return open_bare(self.git_dir, self._environ, outside=self._outside)
+        return open_bare(self.git_dir, self._environ, outside=self._outside, bring=self.bring)
+
+    def bring(self, oids: Sequence[str]) -> None:
+        """Fetch contents of files in one request, where git would ask for one after the other; it need not work."""
+        self._fetch(["--no-tags"], oids)
 
     def refresh(self, rev: str) -> None:
         """Bring branches and tags up to date, unless `rev` is the whole id of a commit that is here.

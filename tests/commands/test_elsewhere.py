@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -256,3 +257,36 @@ def test_hooks_and_programs_of_others_are_not_run(registry: Project, daemon: Git
     done = home.dvk("get", "--repo", daemon.url("registry.git"), "v1:im/a/1", "-o", "x", environ=environ)
     assert done.code == 0, done.err
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_bare_repository_in_a_strangers_folder_runs_nothing(registry: Project, tmp_path: Path) -> None:
+    """Its settings may name programs for fetching what it lacks."""
+    with GitDaemon(tmp_path / "served", registry.environ) as daemon:
+        evil = tmp_path / "evil.git"
+        clone = ["git", "clone", "-q", "--bare", "--filter=blob:none", daemon.url("registry.git"), str(evil)]
+        subprocess.run(clone, env=registry.environ, check=True)
+    registry.git("-C", str(evil), "config", "remote.origin.url", f"file://{tmp_path}/served/registry.git")
+    program = f"touch {tmp_path}/ran; git-upload-pack"
+    registry.git("-C", str(evil), "config", "remote.origin.uploadpack", program)
+    registry.git("-C", str(evil), "config", "protocol.ext.allow", "always")
+    with pytest.raises(DvkError):
+        take(registry, str(evil), "data/t.bin", tmp_path / "x")
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / "git@127.0.0.1:1").symlink_to(evil)
+    with pytest.raises(DvkError):
+        take(registry, "git@127.0.0.1:1", "data/t.bin", tmp_path / "x")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_listing_of_many_paths_asks_once(registry: Project, daemon: GitDaemon, tmp_path: Path) -> None:
+    registry.write({f"many/{i}": b"%d" % i for i in range(30)})
+    registry.version({}, *[f"many/{i}" for i in range(30)])
+    registry.git("push", "-q", str(tmp_path / "served/registry.git"), "+HEAD:main")
+    home = Project(tmp_path / "mine", tmp_path / "home")
+    home.environ.pop("GIT_ALLOW_PROTOCOL", None)
+    done = home.dvk("ls", "--repo", daemon.url("registry.git"))
+    assert done.code == 0 and len(done.out.splitlines()) == 32, done.out + done.err
+    assert daemon.requests <= 6, "the history, dvk.toml, and all pointers together"
+    done = home.dvk("ls", "--repo", daemon.url("registry.git"), "v1:im")
+    assert (done.code, done.out) == (0, "im/a/\nim/b\n")
+    assert home.dvk("ls", "--repo", "../registry").out.splitlines()[-1] == "many/9"
