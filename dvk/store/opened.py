@@ -101,7 +101,7 @@ class Opened:
             cache=self._cache,
             check=self._prove_chunk,
         )
-        self._most_ahead = min(_READ_AHEAD_BYTES if self._local else _REMOTE_AHEAD_BYTES, self._cache.cache_bytes // 4)
+        self._most_ahead = min(_READ_AHEAD_BYTES if self._local else _REMOTE_AHEAD_BYTES, self._cache.cache_bytes // 2)
         self._lock = threading.Lock()
         self._streams: OrderedDict[int, tuple[int, int, int]] = (
             OrderedDict()
