@@ -120,7 +120,12 @@ def _remote(
             )
         elif sweep:
             result = command.sweep_remote_gc(
-                repo, asked.remote, grace=grace, offline=asked.offline, on_event=run.on_event
+                repo,
+                asked.remote,
+                grace=grace,
+                offline=asked.offline,
+                exclusive=asked.limits.exclusive,
+                on_event=run.on_event,
             )
         elif undo:
             result = command.undo_remote_gc(repo, asked.remote, on_event=run.on_event)
@@ -166,6 +171,8 @@ def _plan_lines(r: RemoteGcResult) -> Iterator[Line]:
         what = f"{packs}, {plural(r.versions, 'version')} that nothing leads to"
         yield (bold(f"{size(r.bytes)} of {size(r.total_bytes)}"), f" could go from {r.remote}: {what}")
         yield f"`dvk gc --apply {r.plan_file}` condemns it; it can be read and taken back until it is swept"
+    if r.repack:
+        yield f"{plural(r.repack, 'pack')} with little in use would be written anew, through this clone's store"
     if r.young:
         yield dim(
             f"{plural(r.young, 'pack')} that no record names yet may be of a push under way: left alone for a day"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -64,6 +64,7 @@ class RemoteGcResult:
     total_packs: int = 0
     total_bytes: int = 0
     total_records: int = 0
+    repack: int = 0  #: packs of which little lives: that is sent again in others first
     young: int = 0  #: packs that no record names yet, too new to judge
     spared: int = 0
     waiting: int = 0
@@ -115,7 +116,8 @@ def apply_remote_gc(
     if more_than_half:
         asked = replace(asked, limits=replace(asked.limits, more_than_half=True))
     with _collector(repo, asked, on_event, clock) as (target, collector, said):
-        done = collector.condemn(said(), plan, policy=_policy(asked, target))
+        with repo.writing() if plan.repack else nullcontext():
+            done = collector.condemn(said(), plan, policy=_policy(asked, target))
         out = _result("condemn", target, done)
         out.ripe_at = collector.ripe_at
         out.plan_file = plan_file
@@ -129,6 +131,7 @@ def sweep_remote_gc(
     *,
     grace: int | None = None,
     offline: bool = False,
+    exclusive: bool = False,
     on_event: OnEvent = ignore,
     clock: Clock = time.time,
 ) -> RemoteGcResult:
@@ -136,6 +139,7 @@ def sweep_remote_gc(
 
     Args:
         grace: instead of the one that the plan was made with.
+        exclusive: nobody else uses the remote: what others left behind goes, too.
 
     Raises:
         Refused: nothing is condemned, or the grace is not over. Unsafe: as `plan_remote_gc`; nothing was deleted.
@@ -143,7 +147,7 @@ def sweep_remote_gc(
     with _collector(repo, Asked(remote), on_event, clock) as (target, collector, _):
         policy = collector.condemned.policy
     asked = _asked(policy, remote or target.name) if policy else Asked(target.name)
-    limits = asked.limits if grace is None else replace(asked.limits, grace=grace)
+    limits = replace(asked.limits, grace=asked.limits.grace if grace is None else grace, exclusive=exclusive)
     asked = replace(asked, limits=limits, offline=offline or asked.offline)
     with _collector(repo, asked, on_event, clock) as (target, collector, said):
         done = collector.sweep(said())
@@ -191,6 +195,7 @@ def _collector(
         limits=asked.limits,
         project=repo.project,
         promised={rid.hex() for rid in confirmed.values()},
+        local=repo.store,
         clock=clock,
         on_event=on_event,
     ) as collector:
@@ -211,6 +216,7 @@ def _result(step: str, target: Remote, plan: CollectPlan) -> RemoteGcResult:
         total_bytes=plan.total_bytes,
         total_records=plan.records,
         young=plan.young,
+        repack=len(plan.repack),
     )
 
 

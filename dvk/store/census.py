@@ -90,8 +90,11 @@ class Census:
         return frozenset(out)
 
 
-def take_census(remote: Store, pool: Executor) -> Census:
+def take_census(remote: Store, pool: Executor, *, known: dict[str, Record] | None = None) -> Census:
     """Look at everything: two listings of records, one of packs, every record, every condemned list.
+
+    Args:
+        known: records that were read before; a record is named by its bytes, so it is still that. Takes in more.
 
     Raises:
         NotOurs: no store is there. NewerFormat: it needs features that this dvk does not know to collect.
@@ -103,7 +106,6 @@ def take_census(remote: Store, pool: Executor) -> Census:
     found.require("gc", subject=remote.name)
     backend = remote.backend
     keys = {item.key for item in backend.list("j/")}
-    records: dict[str, Record] = {}
     marks: dict[str, set[str]] = {"": set(), ".ok": set(), ".x": set(), ".e": set()}
     for key in keys:
         match = _RECORD.fullmatch(key)
@@ -115,8 +117,10 @@ def take_census(remote: Store, pool: Executor) -> Census:
             )
         marks[match[2]].add(match[1])
     names = sorted(marks[""])
-    for rid, record in zip(names, pool.map(lambda rid: _load(remote, rid, found.store), names), strict=True):
-        records[rid] = record
+    known = {} if known is None else known
+    new = [rid for rid in names if rid not in known]
+    known.update(zip(new, pool.map(lambda rid: _load(remote, rid, found.store), new), strict=True))
+    records = {rid: known[rid] for rid in names}
     orphans = (marks[".ok"] | marks[".x"] | marks[".e"]) - marks[""]
     for rid in sorted(orphans - marks[".x"] - marks[".e"]):
         raise Unsafe(

@@ -12,6 +12,7 @@ what is wanted takes their place first (`compact`). The order of steps is that o
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -22,17 +23,19 @@ from dataclasses import dataclass, replace
 from dvk.errors import Refused, Unsafe
 from dvk.events import Meter, Note, OnEvent, ignore
 from dvk.store.census import Census, take_census
-from dvk.store.collect_plan import CollectPlan, Kept, Limits, decide
+from dvk.store.collect_plan import CollectPlan, Kept, Limits, decide, is_ours
 from dvk.store.collect_state import Memory, State, open_state
 from dvk.store.compact import Needs, compact, cover, needs, needs_of_whole
 from dvk.store.promise import Conflict
-from dvk.store.record import format_mark, record_key
+from dvk.store.record import Record, format_mark, record_key
+from dvk.store.repack import find_sparse, resend
 from dvk.store.roots import format_condemned
 from dvk.store.store import Store
 
 __all__ = ["CollectPlan", "Collector", "Kept", "Limits", "Swept", "Undone"]
 
 _CONNECTIONS = 16
+_LOCATOR = re.compile(r"l/([fd])/[0-9a-f]{2}/([0-9a-f]{64})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Collector:
         state: a directory of this clone for what it knows of remotes.
         project: whose records may be retired.
         promised: ids of records (hex) that this clone saw confirmed: none may be missing from a listing.
+        local: the store of this clone, through which sparse packs are written anew when `limits` say that it is alone.
     """
 
     def __init__(
@@ -69,12 +73,14 @@ class Collector:
         limits: Limits | None = None,
         project: str = "",
         promised: Collection[str] = (),
+        local: Store | None = None,
         clock: Callable[[], float] = time.time,
         on_event: OnEvent = ignore,
     ) -> None:
         self.remote, self._folder, self._clock, self._on_event = remote, state, clock, on_event
         self.project, self._promised = project, frozenset(promised)
-        self.limits = limits or Limits()
+        self.limits, self.local = limits or Limits(), local
+        self._records: dict[str, Record] = {}
         self._pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="dvk-collect")
 
     def __enter__(self) -> Collector:
@@ -92,7 +98,7 @@ class Collector:
             yield memory
 
     def _census(self) -> Census:
-        return take_census(self.remote, self._pool)
+        return take_census(self.remote, self._pool, known=self._records)
 
     # ------------------------------------------------------------ plan
 
@@ -109,7 +115,22 @@ class Collector:
             self._look(census, memory)
             return self._decide(kept, census, memory.state, int(self._clock()))
 
+    def _sparse(self, census: Census, plan: CollectPlan) -> dict[str, list[str]]:
+        """Packs that are worth being written anew, when nobody else is there: key -> roots that use it."""
+        if not self.limits.exclusive or self.local is None:
+            return {}
+        ours = {rid for rid in census.records if is_ours(census.records[rid].project, self.project, exclusive=True)}
+        gone = {*plan.retire, *plan.give_up}
+        rest = replace(census, dead=census.dead | gone)
+        roots = set(plan.unwanted)
+        found = find_sparse(self.remote, _without(rest, roots), ours)
+        return {key: users for key, users in found.items() if key not in plan.packs}
+
     def _decide(self, kept: Kept, census: Census, state: State, now: int) -> CollectPlan:
+        plan = self._decide_with(kept, census, state, now, ())
+        return replace(plan, repack=tuple(sorted(self._sparse(census, plan))))
+
+    def _decide_with(self, kept: Kept, census: Census, state: State, now: int, free: Collection[str]) -> CollectPlan:
         return decide(
             census,
             kept,
@@ -119,6 +140,7 @@ class Collector:
             seen=state.seen,
             needs=lambda roots: needs(self.remote, roots).packs,
             subject=self.remote.name,
+            free=free,
         )
 
     def _check(self, census: Census, state: State) -> None:
@@ -169,6 +191,8 @@ class Collector:
             self._look(census, memory)
             if plan.empty:
                 return plan
+            if plan.repack:
+                census, plan = self._repack(kept, census, plan, state)
             for rid in plan.give_up:
                 self._mark(rid, ".e")
             self._compact(census, plan)
@@ -188,6 +212,26 @@ class Collector:
                 memory.save()  # before it is published: only the owner may remove it, so it must know it
                 self.remote.backend.put(state.list_key, [format_condemned(packs, store=plan.store)])
             return replace(plan, packs=tuple(packs), bytes=sum(census.packs[k] for k in packs))
+
+    def _repack(self, kept: Kept, census: Census, plan: CollectPlan, state: State) -> tuple[Census, CollectPlan]:
+        """Send what lives in sparse packs again, and plan to let those go, too."""
+        assert self.local is not None
+        users = self._sparse(census, plan)
+        roots = sorted({root for key in plan.repack for root in users[key]})
+        resend(
+            self.local,
+            self.remote,
+            roots,
+            plan.repack,
+            census,
+            state=self._folder,
+            project=self.project,
+            on_event=self._on_event,
+        )
+        census = self._census()
+        self._check(census, state)
+        again = self._decide_with(kept, census, state, plan.made_at, plan.repack)
+        return census, replace(again, repack=plan.repack)
 
     def _compact(self, census: Census, plan: CollectPlan) -> None:
         """Records over what the replaced ones held and is wanted, each of the project whose they were."""
@@ -265,6 +309,8 @@ class Collector:
             freed = self._delete(doomed, census)
             self.remote.backend.delete(state.list_key)
             self._remove_records(census, state)
+            if self.limits.exclusive:
+                self._tidy(census)
             state.clear()
             self._look(census, memory)
             return Swept(len(doomed), freed, len(condemned & census.packs.keys()) - len(doomed))
@@ -334,6 +380,16 @@ class Collector:
                 self.remote.backend.delete(record_key(name))
                 self.remote.backend.delete(record_key(name, ".ok"))
 
+    def _tidy(self, census: Census) -> None:
+        """Remove what only somebody who is alone may: lists that others left, and locators of what nobody keeps."""
+        held = {root for rid in census.live for root in census.records[rid].roots}
+        gone = list(census.lists)
+        for item in self.remote.backend.list("l/"):
+            match = _LOCATOR.fullmatch(item.key)
+            if match is not None and f"{match[1]}:{match[2]}" not in held:
+                gone.append(item.key)
+        list(self._pool.map(self.remote.backend.delete, gone))
+
     # ------------------------------------------------------------ undo
 
     def undo(self) -> Undone:
@@ -375,3 +431,9 @@ class Collector:
         state.seen = {key: min(state.seen.get(key, now), now) for key in sorted(nobodys)}
         state.live = sorted(census.live & census.confirmed)
         memory.save()
+
+
+def _without(census: Census, roots: set[str]) -> Census:
+    """The census as if records did not name some roots."""
+    records = {rid: replace(r, roots=tuple(t for t in r.roots if t not in roots)) for rid, r in census.records.items()}
+    return replace(census, records=records)

@@ -58,18 +58,28 @@ class CollectPlan:
     total_bytes: int
     young: int  #: packs that no record names yet, too new to judge
     records: int
+    repack: tuple[str, ...] = ()  #: packs of which little lives: that is sent again in others first
     made_at: int = 0  #: Unix seconds of the clock that ages were judged by
 
     @property
     def digest(self) -> str:
         """16 hex digits over everything that is decided."""
-        decided = [self.store, self.retire, self.replace, self.keep, self.give_up, self.unwanted, self.packs]
+        decided: list[object] = [
+            self.store,
+            self.retire,
+            self.replace,
+            self.keep,
+            self.give_up,
+            self.unwanted,
+            self.packs,
+        ]
+        decided += [self.repack] if self.repack else []
         return blake3(json.dumps(decided).encode()).hexdigest()[:16]
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.retire or self.replace or self.give_up or self.packs)
+        return not (self.retire or self.replace or self.give_up or self.packs or self.repack)
 
 
 def format_plan(plan: CollectPlan, policy: Mapping[str, Any]) -> str:
@@ -90,7 +100,16 @@ def parse_plan(text: str, *, subject: str) -> tuple[CollectPlan, dict[str, Any]]
             raise ValueError("kind")
         columns: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["plan"].items()}
         plan = CollectPlan(**columns)
-        texts = [*plan.retire, *plan.replace, *plan.keep, *plan.give_up, *plan.unwanted, *plan.packs, plan.store]
+        texts = [
+            *plan.retire,
+            *plan.replace,
+            *plan.keep,
+            *plan.give_up,
+            *plan.unwanted,
+            *plan.packs,
+            *plan.repack,
+            plan.store,
+        ]
         numbers = (plan.bytes, plan.total_packs, plan.total_bytes, plan.young, plan.records, plan.made_at)
         if not all(isinstance(t, str) for t in texts) or not all(type(n) is int and n >= 0 for n in numbers):
             raise ValueError("types")
@@ -121,12 +140,14 @@ def decide(
     seen: Mapping[str, int],
     needs: Callable[[Sequence[str]], Collection[str]],
     subject: str,
+    free: Collection[str] = (),
 ) -> CollectPlan:
     """What could go.
 
     Args:
         seen: when packs that no record names were seen first.
         needs: the pack keys that roots use, proven.
+        free: packs that nothing has to use any more: records that name them are to be replaced.
 
     Raises:
         Unsafe: nothing that is wanted would be left, or more than half would go; and what `needs` raises.
@@ -141,6 +162,9 @@ def decide(
     retire = {rid for rid in touched if roots[rid] <= goes}
     # Whoever relies on a record that goes, or that is gone already, holds all of its packs.
     replaced = (touched - retire) | ((census.relying(touched | census.retired) & mine) - touched)
+    if free:
+        naming = {rid for rid, r in census.records.items() if not set(free).isdisjoint((*r.packs, *r.reused))}
+        replaced |= ((naming | census.relying(naming)) & mine) - retire
     give_up = {rid for rid in census.intents - census.expired if census.records[rid].time <= now - limits.young}
     stay = census.live - give_up - retire
     garbage = census.packs.keys() - census.named(stay)

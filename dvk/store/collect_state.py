@@ -81,7 +81,8 @@ def open_state(folder: str, store: str) -> Iterator[Memory]:
     place = os.path.join(folder, store)
     with translate(place):
         make_durable_dirs(place)
-        fd = os.open(place, OPEN_DIR)
+        # Not the folder itself: the list of confirmed roots beside it has that lock, and repacking pushes.
+        fd = os.open(os.path.join(place, "collect.lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with locked_folder(fd):
             path = os.path.join(place, "collect.json")

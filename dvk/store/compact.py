@@ -54,11 +54,7 @@ def needs(remote: Store, roots: Sequence[str]) -> Needs:
     """
 
     def stop(text: str, error: DvkError) -> None:
-        raise Unsafe(
-            f"a version that is wanted cannot be followed to its data ({error.message}); nothing was deleted",
-            subject=f"{remote.name}: {text[:14]}",
-            hint="`dvk push --verify full` from a clone that holds it mends its locator and what is lost",
-        ) from error
+        raise _astray(remote, text, error) from error
 
     return _needs(remote, roots, stop)
 
@@ -94,6 +90,43 @@ def _needs(remote: Store, roots: Sequence[str], on_loss: Callable[[str, DvkError
             packs |= mine
             kept.append(found)
     return Needs(frozenset(packs), tuple(kept))
+
+
+def chunks_of_root(remote: Store, text: str) -> tuple[set[str], U8]:
+    """The data packs that a root uses, as keys, and its chunks (uint8[n, 32], some more than once).
+
+    Raises:
+        Unsafe: its locator leads nowhere.
+    """
+    packs: set[str] = set()
+    ids: list[U8] = [np.zeros((0, 32), np.uint8)]
+    try:
+        with SectionReader(remote) as reader:
+            found = _locator(remote, text)
+            root = Root(found.kind, found.id, found.size, found.files)
+            for data, chunks, _ in _walk(reader, root, found):
+                packs.update(pack_key(PackKind.DATA, p) for p in data)
+                ids.append(chunks)
+    except (KeyMissing, FormatError) as error:
+        raise _astray(remote, text, error) from error
+    return packs, np.concatenate(ids)
+
+
+def root_of_text(remote: Store, text: str) -> Root:
+    """A root as its locator has it. Raises Unsafe."""
+    try:
+        found = _locator(remote, text)
+    except (KeyMissing, FormatError) as error:
+        raise _astray(remote, text, error) from error
+    return Root(found.kind, found.id, found.size, found.files)
+
+
+def _astray(remote: Store, text: str, error: DvkError) -> Unsafe:
+    return Unsafe(
+        f"a version that is wanted cannot be followed to its data ({error.message}); nothing was deleted",
+        subject=f"{remote.name}: {text[:14]}",
+        hint="`dvk push --verify full` from a clone that holds it mends its locator and what is lost",
+    )
 
 
 def _locator(remote: Store, text: str) -> Locator:

@@ -69,6 +69,7 @@ def push(
         verify_all: read every pack back whole, not only its end and one block, and all that the versions rely on that
             are there already. What is gone or damaged of that is sent again, as far as it is here.
         owner: whose the records are; nobody's by default.
+        avoid: what must not be relied on, though it is there.
         avoid: packs and records that must not be relied on, as far as that is known already.
 
     Raises:

@@ -763,3 +763,54 @@ def test_a_record_that_this_clone_saw_confirmed_must_be_listed(tmp_path: Path) -
     again = Collector(remote.store, str(tmp_path / "x"), limits=EAGER, promised=[rid.hex()], clock=lambda: NOW)
     with again as c, pytest.raises(Unsafe, match="at the last look"):
         c.plan(kept([one, two], two))
+
+
+# ---------------------------------------------------------------- alone
+
+
+def alone(remote: Remote, state: Path, local: Store, what: Kept) -> CollectPlan:
+    limits = Limits(grace=0, young=0, more_than_half=True, exclusive=True)
+    with Collector(Store(remote.inner), str(state), limits=limits, local=local, clock=lambda: NOW) as c:
+        plan = c.condemn(what, c.plan(what))
+        if plan.packs:
+            c.sweep(what)
+        return plan
+
+
+def test_who_is_alone_packs_anew_what_little_lives_in_a_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_packs(monkeypatch, 64_000)
+    remote, local = Remote(), new_store()
+    shared = {b"s/%d" % i: chunks(("s", i), 2, 300) for i in range(4)}
+    old = {**shared, b"big": chunks("big", 60, 300)}
+    new = {**shared, b"n": chunks("n", 3, 300)}
+    roots = [add_folder(local, old), add_folder(local, new)]
+    send(local, remote.store, tmp_path, roots[0])
+    send(local, remote.store, tmp_path, Version(roots[1], (roots[0],)))
+    what = kept(roots, roots[1])
+    collect(remote.inner, tmp_path, what)
+    before = sum(len(x) for x in remote.objects("p/").values())
+    assert before > 15_000, "a pack with anything live is live"
+    fresh = new_store()
+    plan = alone(remote, tmp_path, fresh, what)
+    assert plan.repack and sum(len(x) for x in remote.objects("p/").values()) < before / 3
+    arrives(remote.inner, roots[1], new)
+    assert not remote.keys("g/")
+    with collector(remote.inner, tmp_path) as c:
+        assert c.plan(what).empty
+    edited = {**new, b"more": chunks("more", 2, 300)}
+    send(fresh, remote.store, tmp_path / "later", Version(add_folder(fresh, edited), (roots[1],)))
+    arrives(remote.inner, add_folder(new_store(), edited), edited)
+
+
+def test_who_is_alone_clears_away_what_others_left(tmp_path: Path) -> None:
+    remote, roots = three_versions(tmp_path)
+    what = kept(roots, roots[2])
+    with collector(remote.inner, tmp_path / "another") as c:
+        c.condemn(what, c.plan(what))  # and never came back
+    (abandoned,) = remote.keys("g/c-")
+    remote.inner.put("p/ab/ab" + "0" * 62, [b"of a push that died"])
+    plan = alone(remote, tmp_path, new_store(), what)
+    assert plan.packs and abandoned not in remote.keys("g/")
+    assert remote.keys("l/") == [f"l/d/{roots[2].id.hex()[:2]}/{roots[2].id.hex()}"]
+    assert all(r.roots == (roots[2].text,) for r in records(remote)), "those of what is gone are removed"
+    arrives(remote.inner, roots[2], C)
