@@ -63,9 +63,7 @@ def measure(packs: int, records: int) -> Cost:
         record = Record(
             store=store,
             roots=(root,),
-            packs=()
-            if before
-            else tuple(sorted(keys[slice(*(h * packs // histories for h in (history, history + 1)))])),
+            packs=() if before else mine,
             reused=(),
             bases=(before,) if before else (),
             time=1_000_000_000,
