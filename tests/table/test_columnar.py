@@ -362,6 +362,17 @@ def test_text_that_is_no_utf8(kind: str) -> None:
     assert "UTF" in error.message and ("column name" in error.message or kind != "parquet")
 
 
+@pytest.mark.parametrize("use_dictionary", [True, False])
+def test_text_that_is_no_utf8_behind_a_dictionary(use_dictionary: bool) -> None:
+    """A value that many rows name by a number is looked at once, and looked at."""
+    ends = struct.pack("<201i", *range(0, 402, 2))
+    bad = pa.Array.from_buffers(
+        pa.string(), 200, [None, pa.py_buffer(ends), pa.py_buffer(b"ab" * 150 + b"\xff\xfe" * 50)]
+    )
+    data = parquet(pa.table({"id": range(200), "name": bad}), use_dictionary=use_dictionary)
+    assert "UTF" in refused(data).message
+
+
 class _Keys(kms.KmsClient):
     """Keys that are wrapped by nothing."""
 
