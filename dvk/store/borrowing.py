@@ -9,9 +9,10 @@ its data. What is added here is stored here, whatever the others have: nobody wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from dvk.backend.first_of import FirstOf
 from dvk.errors import DvkError
@@ -19,7 +20,7 @@ from dvk.store.catalog import Accept, Hit, Index, Mask
 from dvk.store.descriptor import Descriptor
 from dvk.store.index import Segment
 from dvk.store.names import I64, U8
-from dvk.store.pack import Footer, PackKind
+from dvk.store.pack import Footer, PackKind, pack_key
 from dvk.store.store import Store
 
 
@@ -64,6 +65,49 @@ class BorrowingStore(Store):
 
     def save_index(self) -> None:
         self._mine.save_index()
+
+    # What is damaged, and where it is noted: damage of others is known to this process, and theirs to write down.
+
+    @property
+    def notes(self) -> dict[str, Segment]:
+        return self._mine.notes
+
+    def noted(self) -> Iterator[tuple[bytes, PackKind, int, npt.NDArray[np.uint64]]]:
+        return self._mine.noted()
+
+    @property
+    def vanished(self) -> dict[bytes, PackKind]:
+        return self._mine.vanished
+
+    def index_rows(self) -> Iterator[tuple[bytes, PackKind, npt.NDArray[np.uint64]]]:
+        return self._mine.index_rows()
+
+    def note_damage(self, name: bytes, footer: Footer, rows: I64, *, keep: bool) -> None:
+        mine = any(self._mine.backend.stat(pack_key(kind, name)) is not None for kind in PackKind)
+        for store in self._stores[:1] if mine else self._stores[1:]:
+            store.note_damage(name, footer, rows, keep=keep and mine)
+
+    def distrust(self, name: bytes, error: DvkError) -> None:
+        for store in self._stores:
+            store.distrust(name, error)
+
+    def note_losses(self, packs: Container[bytes]) -> None:
+        self._mine.note_losses(packs)
+
+    def prune_notes(self) -> int:
+        return self._mine.prune_notes()
+
+    def knew(self, ids: U8, *, recipes: bool = False) -> Mask:
+        return self._mine.knew(ids, recipes=recipes)
+
+    def rebuild_index(self) -> list[str]:
+        return self._mine.rebuild_index()
+
+    def drop_from_index(self, names: Collection[bytes]) -> None:
+        self._mine.drop_from_index(names)
+
+    def assume(self, descriptor: Descriptor) -> None:
+        self._mine.assume(descriptor)
 
     def hits(self, ids: U8, *, recipes: bool = False, accept: Accept | None = None) -> Iterator[Hit]:
         waiting = np.ones(len(ids), np.bool_)

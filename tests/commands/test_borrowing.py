@@ -93,3 +93,25 @@ def test_a_source_of_somebody_else_is_not_read(flow: Flow, tmp_path: Path) -> No
     (flow.top / ".git/dvk/store").chmod(0o777)
     with other.repo() as repo:
         assert repo.borrowed.stores == () and "everybody" in str(repo.borrowed.problems[0])
+
+
+def test_verify_counts_what_is_borrowed_and_damage_of_the_source_is_not_written_there(
+    flow: Flow, tmp_path: Path
+) -> None:
+    flow.push()
+    other = clone(flow, tmp_path / "b", "--shared")
+    other.version({"own": noise(50_000, 9)}, "own")
+    code, said = other.dvk("verify")
+    assert code == 0, said
+    pack = packs(flow)[0]
+    pack.chmod(0o644)
+    raw = bytearray(pack.read_bytes())
+    raw[len(raw) // 3] ^= 1
+    pack.write_bytes(raw)
+    before = sorted((flow.top / ".git/dvk").rglob("*"))
+    code, said = other.dvk("checkout")
+    assert code != 0 or other.data().items() >= flow.data().items(), said
+    assert sorted((flow.top / ".git/dvk").rglob("*")) == before
+    assert all("--no-store" in e.hint for e in other.pull(ok=False).failures), "as with a damaged store of its own"
+    other.pull("a", store=False)
+    assert other.one("a").clean and other.read("a") == noise(70_000, 1)
