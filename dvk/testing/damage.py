@@ -37,15 +37,16 @@ from dvk.commands.repo import Repo
 from dvk.commands.verify import Level, VerifyResult, verify, wanted_versions
 from dvk.errors import DvkError
 from dvk.events import Note
-from dvk.ids import EMPTY_FILE
+from dvk.ids import EMPTY_FILE, PageId
 from dvk.store.codec import decode_block
 from dvk.store.examine import examine_records
 from dvk.store.fetch import Wanted, fetch
 from dvk.store.listing import Entries
 from dvk.store.pack import BLOCK_HEADER, PackKind, open_block, parse_footer_of
-from dvk.store.pages import Children, Chunks, ListKind, page_id, parse_page
+from dvk.store.pages import Children, Chunks, ListKind, page_id, parse_page, read_entries
+from dvk.store.restore import readable
 from dvk.store.root import FILE, Root
-from dvk.store.store import Store
+from dvk.store.store import Store, as_column
 
 _HEAL_EACH = 3
 _SHARE_EACH = 10  # trials in which a fifth of all objects goes
@@ -399,9 +400,22 @@ def _local(world: World, done: dict[str, str]) -> None:
     _expect("damaged objects that are not named", sorted(hit - named), [])
     _expect("objects named without reason", sorted(named - done.keys()), [])
     _expect("the verdict", found.damaged, bool(hit or lost) if index_is_whole else found.damaged)
+    with world.repo() as repo:
+        for w in wanted if "dvk.json" not in done else ():  # without that nobody opens the store
+            if (w.path, w.root.id.hex()) not in lost and not _reads(repo.store, w.root):
+                raise Wrong(f"{w.path!r} is not affected and cannot be read")
     revisions = {(w.path, w.root.id.hex()): w.revisions for w in wanted}
     for v in found.affected:
         _expect("revisions", v.revisions, revisions[v.path, v.id.hex()])
+
+
+def _reads(store: Store, root: Root) -> bool:
+    """Whether a store gives back all of a version, proven."""
+    if root.kind == FILE:
+        ids, sizes = as_column([root.id]), np.array([root.size], np.int64)
+        return bool(readable(store, ids, sizes).all())
+    entries = read_entries(PageId(root.id), store.load_page)
+    return bool(readable(store, entries.ids[entries.is_file], entries.sizes[entries.is_file]).all())
 
 
 def _compare_files(names: dict[tuple[bytes, str], set[bytes]], lost: dict[tuple[bytes, str], set[bytes]]) -> None:
