@@ -164,6 +164,8 @@ class Snapshot:
     def _of_git(self, entries: list[TreeEntry]) -> Iterator[Node]:
         """What Git has; the sizes of many by one question."""
         files = [e.oid for e in entries if e.is_file]
+        if isinstance(self._tree, GitTree):
+            self._tree.bring([e.oid for e in entries if e.is_file or e.mode == _LINK_MODE])
         sizes = dict(zip(files, self._git().blob_sizes(files), strict=True)) if files else {}
         for e in entries:
             if e.is_file:

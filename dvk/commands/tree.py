@@ -40,6 +40,20 @@ class GitTree:
         self._dirs: OrderedDict[bytes, dict[bytes, TreeEntry]] = OrderedDict()
         self._parsed: OrderedDict[str, Pointer | DvkError] = OrderedDict()
         self._lock = threading.Lock()
+        self._absent: set[str] | None = None  # objects that a partial clone lacks, once somebody asks for several
+
+    def bring(self, oids: Sequence[str]) -> None:
+        """Have blobs that are about to be read fetched together, in a clone that has no contents."""
+        if len(oids) < 2:
+            return
+        promisor = self._git.promisor() if self._absent is None or self._absent else None
+        with self._lock:
+            if self._absent is None:
+                self._absent = self._git.missing_at(self._commit) if promisor else set()
+            wanted = [oid for oid in oids if oid in self._absent]
+            self._absent.difference_update(wanted)
+        if promisor and len(wanted) > 1:
+            self._git.bring(promisor, wanted)
 
     def children(self, folder: bytes) -> Mapping[bytes, TreeEntry]:
         with self._lock:
@@ -74,6 +88,7 @@ class GitTree:
             known = {entry.oid: self._parsed[entry.oid] for _, entry in rows if entry.oid in self._parsed}
         asked = [(path, BlobId(entry.oid)) for path, entry in rows if entry.oid not in known]
         if asked:
+            self.bring([oid for _, oid in asked])
             read = self._repo.workspace.read_committed(asked)
             known |= {oid: pointer for (_, oid), (_, pointer) in zip(asked, read, strict=True)}
             with self._lock:

@@ -307,6 +307,26 @@ class GitRepo(GitIndex):
         """The lengths of blobs in bytes, without reading them. Raises DataMissing as `read_blobs`."""
         return self._objects.sizes(oids)
 
+    def promisor(self) -> str | None:
+        """The remote from which this clone fetches what it lacks when it is asked for; None where it has everything."""
+        return self.config_get("extensions.partialClone") if self.has_program else None
+
+    def missing_at(self, commit: CommitId) -> set[str]:
+        """The objects of a commit's tree that this clone does not have. Fetches nothing."""
+        command = ["rev-list", "--objects", "--no-walk", "--missing=print", commit]
+        out = self._need("a partial clone").check(command, cwd=self.top)
+        return {line[1:].decode("ascii") for line in out.splitlines() if line.startswith(b"?")}
+
+    def bring(self, promisor: str, oids: Sequence[str]) -> None:
+        """Fetch several blobs at once, which Git would fetch one by one when they are read.
+
+        What cannot be had is left out; whoever reads it is told.
+        """
+        fixed = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--filter=blob:none")
+        command = ["-c", "fetch.negotiationAlgorithm=noop", "fetch", *fixed, "--stdin", promisor]
+        asked = "".join(f"{oid}\n" for oid in oids).encode()
+        self._need("a partial clone").run(command, cwd=self.top, stdin=asked)
+
     def commit_time(self, commit: CommitId) -> datetime:
         """When a commit was made, in UTC; 1970 where it states an impossible time."""
         try:
