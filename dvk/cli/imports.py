@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from dvk.commands.import_content import Imported
     from dvk.commands.imports import ImportResult
 
+_HEX = re.compile(r'"?[0-9a-f]{16}')
 _STAGE = Annotated[bool, typer.Option("--stage/--no-stage", help="Stage the pointer for Git.")]
 
 
@@ -32,7 +34,8 @@ def _row(p: Imported) -> tuple[str | Piece, ...]:
     amount = "" if p.size is None else size(p.size)
     new = f", {size(p.new_bytes)} new" if p.state in ("imported", "updated") else ""
     files = f" {plural(p.files, 'file')}" if p.kind == "dir" and p.files is not None else ""
-    version = f" ({p.version[:12]})" if p.version else ""
+    short = p.version[:12] if _HEX.match(p.version) else p.version  # a commit or hash; a time is shown whole
+    version = f" ({short})" if short else ""
     return (paint(words), shown, amount, f"{files.strip()}{new}".strip(", "), dim(f"{p.source}{version}"))
 
 

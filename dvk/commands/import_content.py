@@ -15,7 +15,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,8 +85,14 @@ class Content:
         *,
         old: Pointer | None = None,
         dry_run: bool = False,
+        ready: Callable[[], None] = lambda: None,
     ) -> Made:
-        """The content of a target of another repository, in our store, and the pointer for it."""
+        """The content of a target of another repository, in our store, and the pointer for it.
+
+        Args:
+            old: the pointer that is here; what did not change is not brought.
+            ready: called before content is brought; may raise.
+        """
         with Reader(there.repo, on_event=self.on_event) as reader:
             entries = from_here(reader.entries(target), target.inner) if target.inner else None
         pointer = replace(target.pointer, source=()) if entries is None else own_pointer(target, entries)
@@ -103,6 +109,7 @@ class Content:
         new = replace(pointer, source=source.lines)
         if dry_run:
             return Made(told(path, str(source), "changed", new, source.commit))
+        ready()
         gained = self._bring(there, target, path, pointer)
         state = "imported" if old is None else "updated"
         return Made(told(path, str(source), state, new, source.commit, new_bytes=gained), new, old)
@@ -138,8 +145,16 @@ class Content:
             raise Corrupt("is not what its pointer says", subject=target.shown, hint="`dvk verify` in that repository")
         return gained
 
-    def from_url(self, path: bytes, url: RemoteUrl, *, old: Pointer | None = None, dry_run: bool = False) -> Made:
-        """The content at a URL, in our store, and the pointer for it."""
+    def from_url(
+        self,
+        path: bytes,
+        url: RemoteUrl,
+        *,
+        old: Pointer | None = None,
+        dry_run: bool = False,
+        ready: Callable[[], None] = lambda: None,
+    ) -> Made:
+        """The content at a URL, in our store, and the pointer for it. Arguments as `from_repo`."""
         origin = open_origin(url, settings=self._settings(url), environ=self.repo.environ)
         try:
             if old is not None or dry_run:
@@ -152,6 +167,7 @@ class Content:
                 if dry_run:
                     asked = origin.requests
                     return Made(Imported(path, str(url), "changed", size=mark.size, version=version, requests=asked))
+            ready()
             with _scratch(self.repo) as folder:
                 fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:

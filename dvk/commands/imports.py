@@ -256,11 +256,15 @@ class _Import:
         then = provenance_of(pointer, subject=shown)
         if then is None:
             return None
+
+        def ready() -> None:
+            self._check_clean(path)
+
         if isinstance(then, FromUrl):
             url = parse_origin_url(then.url, cwd=b"/")
             self._check_trust(url, shown)
             with _about(shown, then):
-                made = self.content.from_url(path, url, old=pointer, dry_run=dry_run)
+                made = self.content.from_url(path, url, old=pointer, dry_run=dry_run, ready=ready)
         else:
             place = _place_of_repo(then.repo)
             self._check_trust(place, shown, always=True)
@@ -270,9 +274,7 @@ class _Import:
                 if there.commit == then.commit and follow == then:
                     return Made(told(path, str(then), "unchanged", pointer, then.commit))
                 target = find_target(there.repo, there.spec(then.path))
-                made = self.content.from_repo(path, there, target, follow, old=pointer, dry_run=dry_run)
-        if made.pointer is not None and made.pointer.id != pointer.id:
-            self._check_clean(path)
+                made = self.content.from_repo(path, there, target, follow, old=pointer, dry_run=dry_run, ready=ready)
         return made
 
     def _check_trust(self, url: RemoteUrl, path: str, *, always: bool = False) -> None:
