@@ -58,10 +58,11 @@ FILES: dict[str, tuple[bytes | Callable[[], bytes], str, str]] = {
 }
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A repository with each of the files in a good state committed, and the bad one on disk; and one that changed."""
-    made = Project(tmp_path / "p", tmp_path / "home")
+    folder = tmp_path_factory.mktemp("bad")
+    made = Project(folder / "p", folder / "home")
     whole = {
         ".csv": GOOD,
         ".jsonl": b'{"id":1}\n',
@@ -130,8 +131,9 @@ def test_data_that_is_nowhere_and_no_network(project: Project, tmp_path: Path) -
     assert "fine.csv" in done.err and "--no-fetch" in done.err
 
 
-def test_null_text_and_absent_of_json_lines_look_different(project: Project) -> None:
+def test_null_text_and_absent_of_json_lines_look_different(tmp_path: Path) -> None:
     """Three things that a person must be able to tell apart."""
+    project = Project(tmp_path / "p", tmp_path / "home")
     project.version({"t.jsonl": b'{"id":1,"a":null,"b":"null","c":1}\n{"id":2,"c":2}\n'}, "t.jsonl")
     project.write({"t.jsonl": b'{"id":1,"a":"null","b":null}\n{"id":2,"c":2}\n'})
     said = project.dvk("diff", "--key", "id", "t.jsonl").out
