@@ -60,6 +60,7 @@ def shape(text: str) -> str:
     text = re.sub(r"\b\d+(\.\d+)? [kMG]?B/s\b", "# B/s", text)
     text = re.sub(r"\b(?=[0-9a-f]*\d)[0-9a-f]{7,64}\b", "#id", text)
     text = re.sub(r"\b\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?Z?)?", "#date", text)
+    text = re.sub(r"\b(just now|\d+ min ago) *", "#ago ", text)
     return re.sub(r"(L\d: read|    read) .*", r"\1 ...", text)
 
 
