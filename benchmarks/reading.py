@@ -52,6 +52,7 @@ def measure(work: str, *, scale: float, rounds: int, out: str, say: Callable[[st
     if isinstance(program, Missing):
         say(program.why)
         return 1
+    size = os.path.getsize(os.path.join(cache, "table", "0.csv"))
     folder = tempfile.mkdtemp(prefix="reading-", dir=work)
     rows: dict[str, dict[str, Any]] = {}
     try:
@@ -70,19 +71,22 @@ def measure(work: str, *, scale: float, rounds: int, out: str, say: Callable[[st
                     row = _one(place, server, what, plain)
                     rows[what] = _better(rows.get(what, row), row)
                     say(f"{number + 1}  {what:16} {json.dumps(row)}")
+                found = {"scale": scale, "rounds": number + 1, "cores": os.cpu_count(), "csv_bytes": size, "rows": rows}
+                _write(found, out)  # so that an interrupted run leaves what it had
     except StepFailed as problem:
         say(str(problem))
         return 1
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    size = os.path.getsize(os.path.join(cache, "table", "0.csv"))
-    found = {"scale": scale, "rounds": rounds, "cores": os.cpu_count(), "csv_bytes": size, "rows": rows}
+    return 0 if all(row["right"] for row in rows.values()) else 1
+
+
+def _write(found: dict[str, Any], out: str) -> None:
     with open(os.path.join(out, "reading.json"), "w") as f:
         json.dump(found, f, indent=1)
         f.write("\n")
     with open(os.path.join(out, "reading.md"), "w") as f:
         f.write(render(found))
-    return 0 if all(row["right"] for row in rows.values()) else 1
 
 
 def _missing(what: str) -> str:
