@@ -10,7 +10,9 @@ as held any more, and when each pack was read.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 
 from dvk.commands.du import all_versions
 from dvk.commands.repo import Repo, root_of
@@ -18,6 +20,7 @@ from dvk.commands.verify_local import LocalCheck
 from dvk.commands.verify_remote import RemoteCheck
 from dvk.commands.verify_report import WORK_TREE, VerifyResult, Wanted
 from dvk.commands.versions import Named, head_history, history, staged
+from dvk.errors import StorageError
 from dvk.events import OnEvent, ignore
 from dvk.store.examine import Level
 from dvk.store.root import Root
@@ -53,9 +56,22 @@ def verify(
     if remote is not None:
         target = repo.remote(remote or None, write=False)
         return RemoteCheck(repo, target, wanted, level, narrow=narrow, percent=percent, on_event=on_event).run()
-    with LocalCheck(repo, wanted, level, narrow=narrow, percent=percent, on_event=on_event) as check:
+    with (
+        _uncollected(repo),
+        LocalCheck(repo, wanted, level, narrow=narrow, percent=percent, on_event=on_event) as check,
+    ):
         under = [repo.workspace.locate(p, cwd=repo.cwd) for p in paths]
         return check.run(None if revs else under)
+
+
+@contextmanager
+def _uncollected(repo: Repo) -> Iterator[None]:
+    """Keep a collection of garbage from taking packs away meanwhile, where this user may write to the store."""
+    with ExitStack() as stack:
+        if os.path.isdir(repo.workspace.store_dir):
+            with suppress(OSError, StorageError):
+                stack.enter_context(repo.writing())
+        yield
 
 
 # ---------------------------------------------------------------- which versions

@@ -115,7 +115,7 @@ class LocalCheck:
             self.index.pack(name, footer, subject=f"{store.name}, index")
 
         self.packs = Packs(store, min(self.level, Level.NORMAL), self._pool, self._meter, keep_notes=True, look=compare)
-        self.packs.examine(self.packs.sizes)
+        self.packs.examine(list(self.packs.sizes))
         store.refresh()
         self.vanished = store.vanished
 

@@ -87,6 +87,9 @@ class Packs:
             return examine_pack(self.store, *key, self.sizes[key], level, advance=self._advance, look=show)
 
         for key, found in zip(fresh, self._pool.map(look, fresh), strict=True):
+            if isinstance(found.error, KeyMissing):  # collected since it was listed; who needs it will miss it
+                del self.sizes[key]
+                continue
             self.found[key] = found
             if found.footer is not None and len(found.unusable):
                 try:

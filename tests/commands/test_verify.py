@@ -6,13 +6,18 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from flowkit import Flow, noise
 
+from dvk.commands.repair import repair
 from dvk.commands.verify import Level, VerifyResult, verify
 from dvk.errors import NotFound, NotOurs, Refused
 from dvk.events import OnEvent, ignore
+
+if TYPE_CHECKING:
+    from dvk.testing.s3server import S3Address
 
 
 @pytest.fixture
@@ -252,6 +257,19 @@ def test_every_kind_of_metadata_on_a_remote_is_read(flow: Flow, pattern: str) ->
     assert not look(flow, remote="origin").damaged
 
 
+def test_a_pack_that_a_collector_takes_meanwhile_is_no_damage(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was listed, nobody needs it, and when it is to be read it is gone."""
+    from dvk.store import restorable
+    from dvk.store.pack import PackKind
+
+    listed = restorable.list_packs
+    monkeypatch.setattr(restorable, "list_packs", lambda backend: {**listed(backend), (PackKind.DATA, bytes(32)): 99})
+    flow.push()
+    for level in Level:
+        assert not look(flow, remote="origin", level=level).damaged
+        assert not look(flow, level=level).damaged
+
+
 def test_no_store_at_the_url_is_an_error_and_no_damage(flow: Flow) -> None:
     shutil.rmtree(flow.remote_dir)
     os.mkdir(flow.remote_dir)
@@ -326,3 +344,25 @@ def test_bad_input(flow: Flow) -> None:
     assert flow.dvk("verify", "--remote", "nosuch")[0] == 6
     code, text = flow.dvk("verify", "--data", "HEAD", "--", "a.bin")
     assert code == 0 and "all is well" in text
+
+
+def test_a_bucket_is_verified_and_mended_like_a_folder(
+    s3: S3Address, new_bucket: Callable[[], str], tmp_path: Path
+) -> None:
+    """What a CI job asks, of a real S3 server; a lost object there comes back from this clone."""
+    flow = Flow(tmp_path / "work", tmp_path, remote=f"s3://{new_bucket()}/x", environ=s3.env)
+    flow.version({"a.bin": noise(200_000, 1), **{f"f/{i}": noise(3_000, i) for i in range(10)}}, "a.bin", "f")
+    flow.push()
+    assert not look(flow, "HEAD", remote="origin", level=Level.DATA).damaged
+    with flow.repo() as repo:
+        backend = repo.remote("origin", write=True).store.backend
+        for prefix in ("l/f/", "p/"):
+            for item in list(backend.list(prefix)):
+                backend.delete(item.key)
+    found = look(flow, "HEAD", remote="origin")
+    assert {(v.state, v.path) for v in found.affected} == {("unreachable", b"a.bin"), ("unreachable", b"f")}
+    with flow.repo() as repo:
+        assert repair(repo, remote="origin").whole
+    clone = flow.clone(tmp_path / "clone")
+    clone.pull()
+    assert clone.data() == flow.data()
