@@ -169,10 +169,11 @@ def _plan_lines(r: RemoteGcResult) -> Iterator[Line]:
     else:
         packs = f"{count(r.packs)} of {plural(r.total_packs, 'pack')}"
         what = f"{packs}, {plural(r.versions, 'version')} that nothing leads to"
-        yield (bold(f"{size(r.bytes)} of {size(r.total_bytes)}"), f" could go from {r.remote}: {what}")
+        if r.packs or not r.repack:
+            yield (bold(f"{size(r.bytes)} of {size(r.total_bytes)}"), f" could go from {r.remote}: {what}")
+        if r.repack:
+            yield f"{plural(r.repack, 'pack')} with little in use would be written anew, through this clone's store"
         yield f"`dvk gc --apply {r.plan_file}` condemns it; it can be read and taken back until it is swept"
-    if r.repack:
-        yield f"{plural(r.repack, 'pack')} with little in use would be written anew, through this clone's store"
     if r.young:
         yield dim(
             f"{plural(r.young, 'pack')} that no record names yet may be of a push under way: left alone for a day"

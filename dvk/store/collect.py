@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from dvk.errors import Refused, Unsafe
 from dvk.events import Meter, Note, OnEvent, ignore
 from dvk.store.census import Census, take_census
-from dvk.store.collect_plan import CollectPlan, Kept, Limits, decide, is_ours
+from dvk.store.collect_plan import CollectPlan, Kept, Limits, decide, ours, roots_that_go
 from dvk.store.collect_state import Memory, State, open_state
 from dvk.store.compact import Needs, compact, cover, needs, needs_of_whole
 from dvk.store.promise import Conflict
@@ -115,20 +115,18 @@ class Collector:
             self._look(census, memory)
             return self._decide(kept, census, memory.state, int(self._clock()))
 
-    def _sparse(self, census: Census, plan: CollectPlan) -> dict[str, list[str]]:
+    def _sparse(self, kept: Kept, census: Census, plan: CollectPlan) -> dict[str, list[str]]:
         """Packs that are worth being written anew, when nobody else is there: key -> roots that use it."""
         if not self.limits.exclusive or self.local is None:
             return {}
-        ours = {rid for rid in census.records if is_ours(census.records[rid].project, self.project, exclusive=True)}
-        gone = {*plan.retire, *plan.give_up}
-        rest = replace(census, dead=census.dead | gone)
-        roots = set(plan.unwanted)
-        found = find_sparse(self.remote, _without(rest, roots), ours)
+        goes = roots_that_go(census, kept, self.limits, project=self.project, now=plan.made_at)
+        rest = replace(_without(census, goes), dead=census.dead | {*plan.retire, *plan.give_up})
+        found = find_sparse(self.remote, rest, ours(census, self.limits, self.project))
         return {key: users for key, users in found.items() if key not in plan.packs}
 
     def _decide(self, kept: Kept, census: Census, state: State, now: int) -> CollectPlan:
         plan = self._decide_with(kept, census, state, now, ())
-        return replace(plan, repack=tuple(sorted(self._sparse(census, plan))))
+        return replace(plan, repack=tuple(sorted(self._sparse(kept, census, plan))))
 
     def _decide_with(self, kept: Kept, census: Census, state: State, now: int, free: Collection[str]) -> CollectPlan:
         return decide(
@@ -216,7 +214,7 @@ class Collector:
     def _repack(self, kept: Kept, census: Census, plan: CollectPlan, state: State) -> tuple[Census, CollectPlan]:
         """Send what lives in sparse packs again, and plan to let those go, too."""
         assert self.local is not None
-        users = self._sparse(census, plan)
+        users = self._sparse(kept, census, plan)
         roots = sorted({root for key in plan.repack for root in users[key]})
         resend(
             self.local,
@@ -433,7 +431,7 @@ class Collector:
         memory.save()
 
 
-def _without(census: Census, roots: set[str]) -> Census:
+def _without(census: Census, roots: frozenset[str]) -> Census:
     """The census as if records did not name some roots."""
     records = {rid: replace(r, roots=tuple(t for t in r.roots if t not in roots)) for rid, r in census.records.items()}
     return replace(census, records=records)

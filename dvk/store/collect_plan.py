@@ -130,6 +130,20 @@ def is_ours(project: str, ours: str, *, exclusive: bool) -> bool:
     return project == ours or (exclusive and not project)
 
 
+def ours(census: Census, limits: Limits, project: str) -> set[str]:
+    """Records that a collector of `project` may retire."""
+    return {
+        rid for rid, record in census.records.items() if is_ours(record.project, project, exclusive=limits.exclusive)
+    }
+
+
+def roots_that_go(census: Census, kept: Kept, limits: Limits, *, project: str, now: int) -> frozenset[str]:
+    """Roots that Git knew and does not want. A version that was pushed again lately stays, whatever Git says here."""
+    mine = ours(census, limits, project) & census.live & census.confirmed
+    young = [census.records[rid] for rid in mine if census.records[rid].time > now - limits.retention]
+    return (kept.known - kept.wanted).difference(*(record.roots for record in young))
+
+
 def decide(
     census: Census,
     kept: Kept,
@@ -153,11 +167,9 @@ def decide(
         Unsafe: nothing that is wanted would be left, or more than half would go; and what `needs` raises.
     """
     confirmed = census.live & census.confirmed
-    mine = {rid for rid in confirmed if is_ours(census.records[rid].project, project, exclusive=limits.exclusive)}
+    mine = ours(census, limits, project) & confirmed
     roots = {rid: frozenset(census.records[rid].roots) for rid in mine}
-    old = {rid for rid in mine if census.records[rid].time <= now - limits.retention}
-    # A version that was pushed again lately stays, whatever Git says here.
-    goes = (kept.known - kept.wanted).difference(*(roots[rid] for rid in mine - old))
+    goes = roots_that_go(census, kept, limits, project=project, now=now)
     touched = {rid for rid in mine if not roots[rid].isdisjoint(goes)}
     retire = {rid for rid in touched if roots[rid] <= goes}
     # Whoever relies on a record that goes, or that is gone already, holds all of its packs.

@@ -802,6 +802,21 @@ def test_who_is_alone_packs_anew_what_little_lives_in_a_pack(tmp_path: Path, mon
     arrives(remote.inner, add_folder(new_store(), edited), edited)
 
 
+def test_what_one_push_sent_together_is_taken_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a part of what a single record and a single pack hold is wanted any more."""
+    small_packs(monkeypatch, 64_000)
+    remote, local = Remote(), new_store()
+    keep, drop = add_file(local, chunks("keep", 5, 300)), add_file(local, chunks("drop", 60, 300))
+    send(local, remote.store, tmp_path, keep, drop)
+    what = kept([keep, drop], keep)
+    with collector(remote.inner, tmp_path) as c:
+        assert c.plan(what).empty
+    before = sum(len(x) for x in remote.objects("p/").values())
+    assert alone(remote, tmp_path, new_store(), what).repack
+    assert sum(len(x) for x in remote.objects("p/").values()) < before / 3
+    arrives(remote.inner, keep, chunks("keep", 5, 300))
+
+
 def test_who_is_alone_clears_away_what_others_left(tmp_path: Path) -> None:
     remote, roots = three_versions(tmp_path)
     what = kept(roots, roots[2])
