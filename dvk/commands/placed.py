@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
-from dvk.backend.disk import translate
+from dvk.backend.disk import sync_fd, translate
 from dvk.store.names import show
 from dvk.workspace import git_moved
 from dvk.workspace.pointer import Pointer
@@ -134,6 +134,9 @@ class Placed:
         try:
             with open(temporary, "x", encoding="ascii") as file:
                 json.dump(raw, file)
+                file.flush()
+                # Or a power cut leaves an empty record, and the next checkout leaves files of other versions.
+                sync_fd(file.fileno())
             os.replace(temporary, self._path)
         except BaseException:
             with contextlib.suppress(OSError):

@@ -40,6 +40,21 @@ def test_a_verb_that_is_struck_anywhere_breaks_no_promise(verb: str, tmp_path: P
     assert matrix.report.killed + matrix.report.late >= 1
 
 
+def test_a_repair_that_is_killed_anywhere_goes_on(tmp_path: Path, program: Program) -> None:
+    """Of a store with damaged packs and no index. A disk that fails meanwhile: see docs/reliability.md."""
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    rng = random.Random(seed)
+
+    def strikes(calls: Sequence[Call]) -> Iterator[Strike]:
+        for fault in ("kill", "kill", "torn"):
+            yield Strike(rng.choice(points(calls, fault, each_site=0)), fault)
+
+    matrix = Matrix(program, say=print)
+    matrix.stage(build("repair", str(tmp_path / "stage")), strikes)
+    assert matrix.report.broken == [] and matrix.report.strikes == 3
+
+
 def test_the_command_counts_and_reports() -> None:
     lines: list[str] = []
     report = run_matrix(["rm"], ["kill"], sample=1, say=lines.append)
