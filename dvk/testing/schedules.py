@@ -14,7 +14,8 @@ started again. At the end
 
 - every version that a push acknowledged, and every version that all of Git wants, is whole: each of its chunks lies
   where its locator says, or it is read byte by byte (a tenth is read anyhow);
-- a further collection is not stuck: it finds nothing that looks like a loss;
+- a further collection is not stuck: it finds nothing that looks like a loss, and where a pusher that died has left a
+  locator that leads nowhere, `push --verify full` mends it, as the refusal says;
 - whoever was given half a listing has refused, or has deleted nothing that is needed.
 """
 
@@ -343,6 +344,7 @@ class Counts:
     undone: int = 0
     refused: int = 0  #: collections that a gate stopped
     read_back: int = 0  #: versions of which every byte was read; of the others every chunk was found
+    mended: int = 0  #: remotes on which a locator led nowhere in the end, and `push --verify full` mended that
     lies: int = 0  #: collections that were given listings with holes
     lies_refused: int = 0
 
@@ -490,6 +492,19 @@ class Schedule:
                 raise Lost(f"version {i} cannot be had: {done.failures[0][1]}")
             if content(fresh, data.root) != data.files:
                 raise Lost(f"version {i} came back wrong")
+        try:
+            self._plan_once_more()
+        except Unsafe as error:
+            # A pusher that died had written the locator of what another one had acknowledged. It is a hint, and the
+            # data is there; what the hint of that refusal says has to mend it.
+            if "cannot be followed" not in error.message:
+                raise
+            versions = [self.world.version(i) for i in sorted(self.promised)]
+            push(self.world.local, Store(self.remote), versions, f"{self.state}/mend", verify_all=True)
+            self._plan_once_more()
+            self.counts.mended += 1
+
+    def _plan_once_more(self) -> None:
         known = frozenset(d.root.text for d in self.world.data)
         limits = Limits(grace=0, young=0, more_than_half=True, retention=10 * 365 * _DAY)
         with Collector(Store(self.remote), f"{self.state}/last", limits=limits, project="a" * 32) as collector:
