@@ -499,7 +499,9 @@ class Schedule:
             # data is there; what the hint of that refusal says has to mend it.
             if "cannot be followed" not in error.message:
                 raise
-            versions = [self.world.version(i) for i in sorted(self.promised)]
+            versions = [
+                self.world.version(i) for i in range(len(self.world.data))
+            ]  # it may be one that nobody promised
             push(self.world.local, Store(self.remote), versions, f"{self.state}/mend", verify_all=True)
             self._plan_once_more()
             self.counts.mended += 1
