@@ -1,6 +1,6 @@
 """Real pushers and collectors on one remote, one operation at a time in an order that a seed chooses, with crashes.
 
-    python -m dvk.testing.schedules --count 10000 --seed 1        # 6 to 10 ms each
+    python -m dvk.testing.schedules --count 10000 --seed 1        # some 25 ms of processor each
     python -m dvk.testing.schedules --seed 4711 --count 1 --tell  # one again, with every operation
 
 Where `dvk.testing.gc_model` checks the protocol, this checks the code that follows it: `dvk.store.push` and
