@@ -56,7 +56,9 @@ class Mark:
         if self.size is not None and other.size is not None and self.size != other.size:
             return False
         if self.etag and other.etag:
-            return self.etag == other.etag
+            # A weak one may stay where something changed that the server finds unimportant; a time may know better.
+            told = self.etag.startswith("W/") and self.modified and other.modified
+            return self.etag == other.etag and (not told or self.modified == other.modified)
         if self.version and other.version:
             return self.version == other.version
         return bool(self.modified) and self.modified == other.modified and self.size == other.size

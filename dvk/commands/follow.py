@@ -58,9 +58,11 @@ def follow(repo: Repo, hook: str, *, on_event: OnEvent = ignore) -> Followed:
         return out
     with repo.writing(), repo.changing_files():
         seen = git.list_pointers()
-        before = git_moved.read(repo.state) or git_moved.read(repo.state, git_moved.BEFORE)
-        if git_moved.read(repo.state) == seen:
+        before = git_moved.read(repo.state)
+        if before == seen:
             return out
+        if before is None:  # no list at all, which is something else than a list without pointers
+            before = git_moved.read(repo.state, git_moved.BEFORE)
         git_moved.forget(repo.state)
         run = Materializer(repo, only_replaceable=True, on_event=on_event)
         targets = _targets(repo, run, _came(before, seen), out)

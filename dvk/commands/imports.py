@@ -261,6 +261,12 @@ class _Import:
             self._check_clean(path)
 
         if isinstance(then, FromUrl):
+            if rev is not None:
+                raise UsageError(
+                    "came from a URL, which has no revisions",
+                    subject=shown,
+                    hint=f"without --rev it is brought up to date; `dvk import URL -o {shown} --force` takes another",
+                )
             url = parse_origin_url(then.url, cwd=b"/")
             self._check_trust(url, shown)
             with _about(shown, then):

@@ -85,16 +85,18 @@ def manifest(
         a manifest is whole or an error.
     """
     version = Version(repo, rev)
+    whole: list[Held] = []
     rows: list[Held] = []
     with Reader(repo, remote=remote, on_event=on_event) as reader:
         for target in _targets(repo, version, [repo.workspace.locate(p, cwd=repo.cwd) for p in paths]):
-            if recursive and target.pointer.is_dir:
-                rows += _files(reader, target)
-            elif target.inner:
-                rows.append(_row(target.full, own_pointer(target, from_here(reader.entries(target), target.inner))))
+            if target.inner:
+                row = _row(target.full, own_pointer(target, from_here(reader.entries(target), target.inner)))
             else:
-                rows.append(_row(target.path, target.pointer))
-    return _manifest(rows, rev=rev or "", commit=version.commit)
+                row = _row(target.path, target.pointer)
+            whole.append(row)
+            rows += _files(reader, target) if recursive and target.pointer.is_dir else [row]
+    # The files of a folder are not all of it: there are links, executable bits, empty folders.
+    return replace(_manifest(rows, rev=rev or "", commit=version.commit), key=cache_key(whole))
 
 
 def _targets(repo: Repo, version: Version, wanted: Sequence[bytes]) -> list[Target]:

@@ -285,6 +285,8 @@ class Materializer:
                 subject=show(path),
                 hint="move it away, then run the command again",
             )
+        if self._only_replaceable:
+            self._check_way_back(path)
         if not self.result.dry_run:
             problems = self._takes.carry_out_removal(path, plan)
             if problems:

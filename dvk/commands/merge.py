@@ -81,9 +81,18 @@ def merge_pointers(
         if done.root is None:
             return Merged(None, "both sides changed some of its files", done.conflicts)
         writer.flush()
-    source = ours.source if base is None or theirs.source == base.source else theirs.source
+    source = _source_of_both(base, ours, theirs)
     root = done.root
     return Merged(Pointer("dir", bytes(root.id), root.total_bytes, root.files, source=source), taken=done.taken)
+
+
+def _source_of_both(base: Pointer | None, ours: Pointer, theirs: Pointer) -> tuple[tuple[str, str], ...]:
+    """Where a folder came from that has files of both sides: nowhere, where each side says something else of it."""
+    if base is not None and theirs.source == base.source:
+        return ours.source
+    if base is not None and ours.source == base.source:
+        return theirs.source
+    return ours.source if ours.source == theirs.source else ()
 
 
 def _content(pointer: Pointer) -> tuple[str, bytes, int, int | None]:

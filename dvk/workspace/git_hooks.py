@@ -80,7 +80,7 @@ fi
 #: Run by a shell. A program that is gone is a conflict, which Git tells, and no error that stops a merge.
 DRIVER_COMMAND = (
     'p=$(git config --get dvk.program) && [ -x "$p" ] || p=$(command -v dvk); case $p in '
-    '/*) "$p" resolve --git-driver %O %A %B %P ;; *) exit 1 ;; esac'
+    '/*) "$p" resolve --git-driver -- %O %A %B %P ;; *) exit 1 ;; esac'
 )
 
 Place = Literal["file", "block", "config", "none"]

@@ -220,6 +220,39 @@ def test_what_the_store_has_by_chance_is_an_edit_too(history: History) -> None:
     assert history.read("a.bin") == noise(400, 3)
 
 
+def test_a_file_that_no_commit_has_stays_where_a_folder_is_tracked_now(history: History) -> None:
+    """As for any other change: what was added and then reset may be the only one, and no hook takes it away."""
+    history.git("checkout", "-q", "-b", "folder")
+    history.git("rm", "-q", "a.bin.dvk")
+    history.remove("a.bin")
+    history.version({"a.bin/1": b"in a folder"}, "a.bin")
+    history.git("checkout", "-q", "main")
+    history.is_at(19)
+    history.write({"a.bin": b"added, never committed"})
+    history.add("a.bin")
+    done = subprocess.run(
+        ["git", "checkout", "-q", "-f", "folder"], cwd=history.top, env=history.environ, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and history.read("a.bin") == b"added, never committed"
+    assert "a.bin: stays as it is, since no commit leads back" in done.stderr
+    history.checkout()
+    assert history.read("a.bin/1") == b"in a folder"
+
+
+def test_data_that_was_deleted_comes_back_from_a_version_without_any(history: History) -> None:
+    """A list without a pointer is a list, and not the one before it."""
+    history.git("checkout", "-q", "v9")
+    history.git("checkout", "-q", "--orphan", "empty")
+    history.git("rm", "-q", "-r", "-f", ".")
+    history.git("commit", "-q", "--allow-empty", "-m", "nothing")
+    history.git("checkout", "-q", "v9")
+    history.is_at(9)
+    history.remove("a.bin")
+    history.git("checkout", "-q", "empty")
+    history.git("checkout", "-q", "v9")
+    history.is_at(9)
+
+
 def test_a_killed_hook_is_continued_by_the_next_one(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between two paths; then Git goes back to where the data came from, which is not in step any more."""
     monkeypatch.setitem(history.environ, "DVK_HOOKS", "0")

@@ -86,6 +86,25 @@ def test_an_update_asks_once_when_nothing_is_new_and_downloads_when_something_is
         assert [p.state for p in update(repo).paths] == ["unchanged"]
 
 
+def test_a_weak_etag_does_not_hide_a_change_that_the_time_tells(home: Project, web: WebServer) -> None:
+    """Servers may keep a weak etag where they find a change unimportant; bytes are bytes."""
+    web.weak, web.modified = "same", "Mon, 02 Jan 2023 10:00:00 GMT"
+    with home.repo() as repo:
+        import_url(repo, web.url("/d/iris.csv"))
+        assert update(repo).paths[0].state == "unchanged"
+        web.files["/d/iris.csv"] = noise(300_000, 9)  # of the same size
+        web.modified = "Mon, 02 Jan 2023 10:00:07 GMT"
+        assert update(repo).paths[0].state == "updated"
+    assert home.read("iris.csv") == noise(300_000, 9)
+
+
+def test_a_url_has_no_revision_to_follow(home: Project, web: WebServer) -> None:
+    with home.repo() as repo:
+        import_url(repo, web.url("/d/iris.csv"))
+        [failure] = update(repo, ["iris.csv"], rev="v2").failures
+    assert isinstance(failure, UsageError) and "no revisions" in failure.message
+
+
 def test_a_server_that_knows_neither_head_nor_etags_still_works(home: Project, web: WebServer) -> None:
     web.heads = web.etags = False
     with home.repo() as repo:

@@ -66,6 +66,24 @@ def test_the_key_follows_the_data_and_nothing_else(project: Project) -> None:
     assert project.dvk("manifest", "--key").out == key(project) + "\n"
 
 
+def test_the_key_of_every_file_is_that_of_the_folders(project: Project) -> None:
+    """A link, an executable bit and an empty folder are data as well, though no file's content."""
+    keys = []
+    for change in (
+        lambda: os.symlink("b", project.top / "im/link"),
+        lambda: (project.top / "im/b").chmod(0o755),
+        lambda: (project.top / "im/empty").mkdir(),
+    ):
+        change()
+        assert project.dvk("add", "im").code == 0
+        with project.repo() as repo:
+            keys.append(manifest(repo, None, ["im"], recursive=True).key)
+            assert keys[-1] == manifest(repo, None, ["im"]).key
+            part = manifest(repo, None, ["im/a"], recursive=True)
+            assert part.key == manifest(repo, None, ["im/a"]).key and [p.path for p in part.paths] == [b"im/a/1"]
+    assert len(set(keys)) == 3
+
+
 def test_a_clone_without_data_makes_the_same_manifest(project: Project, tmp_path: Path) -> None:
     project.push(tmp_path / "remote")
     clone = project.clone(tmp_path / "clone")

@@ -17,6 +17,7 @@ from dvk.store.listing import Entries, Kind
 from dvk.store.pages import read_entries
 from dvk.store.pagewriter import write_listing
 from dvk.store.store import Store
+from dvk.store.writer import Writer
 from dvk.workspace.pointer import Pointer
 
 #: path -> (kind, a number for the content)
@@ -185,6 +186,27 @@ def test_files_merge_where_only_one_side_changed_them() -> None:
     ):
         found = merge_pointers(store, base_, a, b)
         assert found.pointer is None and why in found.why
+
+
+def test_a_folder_of_two_sources_is_of_neither() -> None:
+    """Who edits an import stops following it, and a merge with a newer import does not begin again."""
+    store = Store(MemoryBackend())
+
+    def folder(files: dict[bytes, int], source: str) -> Pointer:
+        with Writer(store) as writer:
+            rows = [(name, F, 1, bytes([n] * 32), b"") for name, n in files.items()]
+            root = write_listing(Entries.of(rows), writer.add_page)
+            writer.flush()
+        return Pointer("dir", bytes(root.id), root.total_bytes, root.files, source=(("url", source),) if source else ())
+
+    base = folder({b"a": 1, b"b": 1}, "old")
+    for ours, theirs, expected in (("", "new", ""), ("new", "", ""), ("old", "new", "new"), ("new", "new", "new")):
+        a, b = folder({b"a": 2, b"b": 1}, ours), folder({b"a": 1, b"b": 3}, theirs)
+        merged = merge_pointers(store, base, a, b).pointer
+        assert merged is not None and merged.id == folder({b"a": 2, b"b": 3}, "").id
+        assert merged.source == ((("url", expected),) if expected else ()), (ours, theirs)
+    alone = merge_pointers(store, None, folder({b"a": 1}, "x"), folder({b"b": 1}, "y")).pointer
+    assert alone is not None and alone.source == ()
 
 
 def test_pages_that_are_not_here_are_an_error_and_no_guess() -> None:

@@ -70,6 +70,29 @@ def test_a_side_is_taken_and_data_follows(flow: Flow) -> None:
     ended(flow)
 
 
+def test_a_path_that_looks_like_an_option_merges_and_conflicts_as_any_other(flow: Flow) -> None:
+    for name, change in (("--dry-run", b"left"), ("-n", b"left")):
+        flow.write({name: b"base"})
+        flow.add(f"./{name}")
+        flow.commit()
+        flow.git("branch", f"side{name}")
+        flow.write({name: b"main"})
+        flow.add(f"./{name}")
+        flow.commit()
+        flow.git("checkout", "-q", f"side{name}")
+        flow.checkout()
+        flow.write({name: change})
+        flow.add(f"./{name}")
+        flow.commit()
+        said = flow.git("merge", "main", ok=False)
+        assert "Merge conflict" in said and b"<<<<<<<" in flow.read(f"{name}.dvk"), said
+        done = run(flow, f"./{name}", side="theirs")
+        assert [p.outcome for p in done.paths] == ["theirs"] and flow.read(name) == b"main"
+        ended(flow)
+        flow.git("checkout", "-q", "main")
+        flow.checkout()
+
+
 def test_a_folder_merges_file_by_file(flow: Flow) -> None:
     base = {f"im/{i}": b"%d" % i for i in range(4)}
     sides(

@@ -20,6 +20,8 @@ class WebServer:
         etags, heads, ranges: whether the server knows these.
         after_get: called when a body is out.
         redirects: path -> where it leads.
+        weak: an etag that stays, whatever the content is.
+        modified: what is said of the time, if anything.
     """
 
     def __init__(self, files: dict[str, bytes]) -> None:
@@ -29,6 +31,8 @@ class WebServer:
         self.etags = self.heads = self.ranges = self.lengths = True
         self.after_get: Callable[[], None] = lambda: None
         self.redirects: dict[str, str] = {}
+        self.weak: str | None = None
+        self.modified = ""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,7 +61,9 @@ class WebServer:
                 if start:
                     self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
                 if server.etags:
-                    self.send_header("ETag", etag)
+                    self.send_header("ETag", etag if server.weak is None else f'W/"{server.weak}"')
+                if server.modified:
+                    self.send_header("Last-Modified", server.modified)
                 if server.lengths:
                     self.send_header("Content-Length", str(len(data) - start + server.lie))
                 self.end_headers()
