@@ -15,6 +15,7 @@ number of threads of one process: after a fork `dvk.commands.where` makes a new 
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -43,6 +44,8 @@ _FILE_WEIGHT = 50
 _FOLDERS_KEPT = 32
 #: Readers of columns take pieces from all over a file, several at a time; what lies between is not worth a round trip.
 _GAP_BYTES = 64 << 10
+#: How long the local store is believed not to have something; to look again takes a millisecond.
+_BELIEVED_S = 0.05
 
 
 class Access:
@@ -56,9 +59,11 @@ class Access:
         self._lock = threading.Lock()
         self._caches: dict[int, tuple[Backend, BlockCache]] = {}
         self._folders: OrderedDict[bytes, TrackedFolder] = OrderedDict()
-        self._opened: OrderedDict[bytes, Opened] = OrderedDict()
+        #: By id and size, since a pointer may be wrong about the size.
+        self._opened: OrderedDict[tuple[bytes, int], Opened] = OrderedDict()
         self._weight = 0
         self._local = StoreContent(repo.store)
+        self._looked = time.monotonic()
 
     def close(self) -> None:
         """Let go of connections, threads and processes. Files that are still open fail from then on."""
@@ -99,15 +104,22 @@ class Access:
     def opened(self, target: Target, file_id: bytes, size: int, label: str) -> Opened:
         """The content of a file, shared with everybody who reads it. Raises as `file`."""
         with self._lock:
-            if (found := self._opened.get(file_id)) is not None:
-                self._opened.move_to_end(file_id)
+            if (found := self._opened.get((file_id, size))) is not None:
+                self._opened.move_to_end((file_id, size))
                 return found
         return self._keep(self._open(target, file_id, size, label))
 
+    def _here(self) -> StoreContent:
+        """The local store, which looks again for what it lacks: other processes add versions while this one reads."""
+        if time.monotonic() - self._looked > _BELIEVED_S:
+            self._looked = time.monotonic()
+            self._local = StoreContent(self.repo.store)
+        return self._local
+
     def _open(self, target: Target, file_id: bytes, size: int, label: str) -> Opened:
         try:
-            return self._open_from(self._local, file_id, size, label)
-        except (DataMissing, FormatError) as error:
+            return self._open_from(self._here(), file_id, size, label)
+        except (DataMissing, KeyMissing, FormatError) as error:
             here = error
         try:
             source: ContentSource
@@ -115,12 +127,12 @@ class Access:
                 source = self.folder(target).content(target.inner)
             else:
                 source = self.first_with(target, lambda resolver: _resolved(resolver, target))
-        except DataMissing:
+        except DvkError as error:
             try:  # another process may have added it meanwhile
                 return self._open_from(StoreContent(self.repo.store), file_id, size, label)
-            except DataMissing:
+            except (DataMissing, KeyMissing, FormatError):
                 pass
-            if not isinstance(here, DataMissing):
+            if isinstance(error, DataMissing) and isinstance(here, FormatError):
                 raise here from None  # damaged here and nowhere else: that is the news
             raise
         return self._open_from(source, file_id, size, label)
@@ -128,14 +140,26 @@ class Access:
     def _open_from(self, source: ContentSource, file_id: bytes, size: int, label: str) -> Opened:
         return Opened(source, file_id, size, label=label, cache=self._cache_of(source.backend))
 
+    def moved(self, before: Opened) -> Opened | None:
+        """The same file where the local store has it now, if `dvk gc` put it into another pack."""
+        if before.backend is not self._local.backend:
+            return None
+        self.repo.store.look_again()
+        try:
+            again = self._open_from(StoreContent(self.repo.store), before.id, before.size, before.label)
+        except (DataMissing, KeyMissing, FormatError):
+            return None
+        if again.packs() == before.packs():
+            return None
+        self._forget(before)
+        return self._keep(again)
+
     def open_again(self, target: Target, before: Opened, why: DvkError) -> Opened | None:
         """The same file once what is known of where it lies turned out wrong; None where there is no other way.
 
         From the local store to the remotes, from a remote's locator to a search by the footers of its packs.
         """
-        with self._lock:
-            if self._opened.get(before.id) is before:
-                self._weight -= _weight(self._opened.pop(before.id))
+        self._forget(before)
         resolver = next((r for r in self._reader.connected if r.remote.backend is before.backend), None)
         try:
             if resolver is None:
@@ -154,11 +178,18 @@ class Access:
             return None
         return self._keep(again)
 
-    def _keep(self, opened: Opened) -> Opened:
+    def _forget(self, opened: Opened) -> None:
+        key = opened.id, opened.size
         with self._lock:
-            if (other := self._opened.get(opened.id)) is not None:
+            if self._opened.get(key) is opened:
+                self._weight -= _weight(self._opened.pop(key))
+
+    def _keep(self, opened: Opened) -> Opened:
+        key = opened.id, opened.size
+        with self._lock:
+            if (other := self._opened.get(key)) is not None:
                 return other
-            self._opened[opened.id] = opened
+            self._opened[key] = opened
             self._weight += _weight(opened)
             while self._weight > _KEPT and len(self._opened) > 1:
                 self._weight -= _weight(self._opened.popitem(last=False)[1])
@@ -188,7 +219,10 @@ def _weight(opened: Opened) -> int:
 
 
 class TrackedFile:
-    """A file of a version for reading at random access; a way to it that fails is left for another, once."""
+    """A file of a version for reading at random access; a way to it that fails is left for another, once.
+
+    That the local store has packed it anew since is no failure.
+    """
 
     def __init__(self, access: Access, target: Target, file_id: bytes, size: int, label: str) -> None:
         self._access, self._target = access, target
@@ -210,27 +244,25 @@ class TrackedFile:
 
     def readinto(self, offset: int, buffer: Buffer) -> int:
         """As of `Opened`."""
-        try:
-            return self._opened.readinto(offset, buffer)
-        except (DataMissing, FormatError) as error:
-            if not self._other_way(error):
-                raise
-        return self._opened.readinto(offset, buffer)
+        return self._by_any_way(lambda opened: opened.readinto(offset, buffer))
 
     def read_at(self, offset: int, length: int) -> bytes:
         """As of `Opened`."""
-        try:
-            return self._opened.read_at(offset, length)
-        except (DataMissing, FormatError) as error:
-            if not self._other_way(error):
-                raise
-        return self._opened.read_at(offset, length)
+        return self._by_any_way(lambda opened: opened.read_at(offset, length))
+
+    def _by_any_way(self, read: Callable[[Opened], _T]) -> _T:
+        while True:
+            try:
+                return read(self._opened)
+            except (DataMissing, FormatError) as error:
+                if not self._other_way(error):
+                    raise
 
     def _other_way(self, why: DvkError) -> bool:
-        if self._turned:
-            return False
-        self._turned = True
-        again = self._access.open_again(self._target, self._opened, why)
+        again = self._access.moved(self._opened)
+        if again is None and not self._turned:
+            self._turned = True
+            again = self._access.open_again(self._target, self._opened, why)
         if again is not None:
             self._opened = again
         return again is not None

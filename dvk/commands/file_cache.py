@@ -12,6 +12,7 @@ and none of the last hour.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -28,7 +29,7 @@ from blake3 import blake3
 from dvk.backend.disk import storage_error, write_all
 from dvk.errors import Corrupt, StorageFull
 from dvk.store.names import show
-from dvk.workspace.places import check_ownership, exclusive, writable_cache
+from dvk.workspace.places import NO_LOCKS, check_ownership, exclusive, writable_cache
 
 MAX_BYTES = 20_000_000_000
 _GRACE_S = 3600.0
@@ -40,6 +41,7 @@ Write = Callable[[Callable[[memoryview | bytes], object]], object]  #: gives the
 
 _held_lock = threading.Lock()
 _held: OrderedDict[bytes, int] = OrderedDict()
+_room: dict[bytes, int] = {}  #: by folder of a cache, what may be written to it before somebody looks through it
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +142,28 @@ class FileCache:
             raise StorageFull(f"needs {size:,} bytes, {free:,} are free", subject=show(path))
 
     def _make_room(self, size: int, but: bytes) -> None:
-        """Remove what was not used for longest until `size` more bytes fit, as far as may be."""
+        """Remove what was not used for longest until `size` more bytes fit, as far as may be.
+
+        A look through all that is kept takes seconds where that is small files, so it says how much may be written
+        before the next one: a part of what is free, as other processes write too.
+        """
+        with _held_lock:
+            _room[self.folder] = left = _room.get(self.folder, 0) - size
+        if left >= 0:
+            return
         with exclusive(os.path.join(self.folder, b"lock")):
             found = sorted(self._places())
             total = sum(held for _, held, _ in found) + size
             newest = time.time() - _GRACE_S
+            wanted = self.max_bytes if total <= self.max_bytes else self.max_bytes - self.max_bytes // 16
             for used, held, place in found:
-                if total <= self.max_bytes or used > newest:
-                    return
-                if place != but and _remove(place):
+                if total <= wanted or used > newest:
+                    break
+                if place != but and _remove(place, used):
                     total -= held
+        with _held_lock:
+            free = self.max_bytes - total
+            _room[self.folder] = free // 32 if free > 0 else total // 64
 
     def _places(self) -> Iterator[tuple[float, int, bytes]]:
         """When each file was last asked for, its size, and its folder."""
@@ -213,17 +227,40 @@ def _share(fd: int, alike: bytes, size: int) -> bool:
 
 
 def _hold(place: bytes) -> None:
-    """Keep the folder of a file from being removed while this process runs."""
+    """Keep the folder of a file from being removed while this process runs.
+
+    Raises:
+        FileNotFoundError: it is being removed by another process.
+    """
     with _held_lock:
         if place in _held:
-            _held.move_to_end(place)
-            return
+            if _is_at(_held[place], place):
+                _held.move_to_end(place)
+                return
+            os.close(_held.pop(place))  # somebody emptied the cache by hand, and this is another folder
         fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with contextlib.suppress(OSError):  # a filesystem without locks has the hour
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH)  # who removes it is soon done
+            except OSError as e:
+                if e.errno not in NO_LOCKS:  # there a file has the hour
+                    raise
+            if not _is_at(fd, place):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place)
+        except BaseException:
+            os.close(fd)
+            raise
         _held[place] = fd
         while len(_held) > _HELD:
             os.close(_held.popitem(last=False)[1])
+
+
+def _is_at(fd: int, place: bytes) -> bool:
+    """Whether the open folder `fd` is the one at `place`."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(place))
+    except FileNotFoundError:
+        return False
 
 
 def _let_go(place: bytes) -> None:
@@ -240,14 +277,16 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _remove(place: bytes) -> bool:
-    """Remove a file that nobody holds; whether it is gone."""
+def _remove(place: bytes, used: float) -> bool:
+    """Remove a file that nobody holds and nobody asked for since `used`; whether it is gone."""
     try:
         fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_mtime != used:
+            return False
         for name in os.listdir(fd):
             os.unlink(name, dir_fd=fd)
         os.rmdir(place)

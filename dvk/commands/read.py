@@ -87,6 +87,8 @@ class VersionFile(io.BufferedIOBase):
         return True
 
     def tell(self) -> int:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
         with self._taken:
             return self._sought.get(threading.get_ident(), self._buffered.tell())
 
@@ -347,8 +349,8 @@ def where_is(repo: Repo | str | os.PathLike[str] | None, rev: str | None, remote
         place = os.fsdecode(repo.workspace.top)
     else:
         text = os.fspath(repo) if repo is not None else "."
-        url = looks_like_git_url(text) and not os.path.isdir(text)
-        place = text if url else os.path.abspath(text)
+        # Never by what is on disk: a folder `git@host:path` in a stranger's repository is not the place that was meant.
+        place = text if looks_like_git_url(text) else os.path.abspath(text)
     return Where(place, rev or "", remote)
 
 

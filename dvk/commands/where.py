@@ -10,6 +10,7 @@ record of texts; behind it every process has one table of open repositories, whi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import OrderedDict
@@ -56,7 +57,7 @@ class Where:
         """
         if self.commit:
             return self
-        if _is_url(self.place):
+        if looks_like_git_url(self.place):
             with open_elsewhere(self.place, self.rev or "HEAD", environ=os.environ, committed=True) as there:
                 return replace(self, commit=there.commit)
         workspace = _opened(self).repo.workspace
@@ -75,7 +76,9 @@ class Where:
         """The version, opened in this process and shared by all who ask for it. Raises as `pinned`."""
         pinned = self.pinned()
         with _lock:
-            access = _latest.get((pinned.place, pinned.remote, pinned.commit if _is_url(pinned.place) else ""))
+            access = _latest.get(
+                (pinned.place, pinned.remote, pinned.commit if looks_like_git_url(pinned.place) else "")
+            )
         access = access or _opened(pinned)
         with _lock:
             kept = _snapshots.setdefault(id(access), OrderedDict())
@@ -99,7 +102,7 @@ _inherited: list[object] = []  # of the parent: never closed here, where its thr
 
 def _opened(where: Where) -> Access:
     """The repository of `where`, opened once in this process for each state of its settings."""
-    url = _is_url(where.place)
+    url = looks_like_git_url(where.place)
     # Which remotes another repository has depends on the revision.
     short = (where.place, where.remote, where.commit if url else "")
     key = (*short, _state_of_settings(None if url else where.place, os.environ))
@@ -130,18 +133,19 @@ def _open(where: Where, *, url: bool) -> Repo:
     return open_elsewhere(where.place, where.commit or where.rev or None, environ=os.environ, committed=True).repo
 
 
-def _is_url(place: str) -> bool:
-    return looks_like_git_url(place) and not os.path.isdir(place)
-
-
 def _state_of_settings(place: str | None, environ: Mapping[str, str]) -> tuple[object, ...]:
-    """Changes when a file or variable does that says where data is; what was open is opened anew then."""
+    """Changes when what was open has to be opened anew: a file or variable says otherwise where data is, or there is
+    another repository."""
     known = ConfigFiles.of(os.fsencode(place or ""), b"", environ)
     files = [known.user, os.path.join(os.path.dirname(known.user), b"trusted-remotes")]
+    repository: tuple[int, int] | None = None  # another one may stand in the place of one that was deleted
     folder = os.fsencode(place) if place is not None else b"/"
     while folder != b"/":
         if os.path.lexists(os.path.join(folder, b".git")) or os.path.lexists(os.path.join(folder, b"dvk.toml")):
             files += [os.path.join(folder, b"dvk.toml"), os.path.join(folder, b".git", b"dvk", b"config.toml")]
+            with contextlib.suppress(OSError):
+                found = os.stat(os.path.join(folder, b".git"))
+                repository = found.st_dev, found.st_ino
             break
         folder = os.path.dirname(folder)
     stats = []
@@ -152,7 +156,7 @@ def _state_of_settings(place: str | None, environ: Mapping[str, str]) -> tuple[o
         except OSError:
             stats.append((0, 0, 0))
     variables = sorted(item for item in environ.items() if item[0].startswith(_SETTINGS))
-    return (tuple(stats), tuple(variables))
+    return (tuple(stats), repository, tuple(variables))
 
 
 def close_all() -> None:

@@ -136,6 +136,10 @@ class BlockReader:
         """Bytes of all blocks that the cache keeps."""
         return self._cache.kept_bytes
 
+    def packs(self) -> frozenset[bytes]:
+        """The names of the packs that its blocks lie in."""
+        return frozenset(self._blocks.packs[p] for p in np.unique(self._blocks.pack[self._used]).tolist())
+
     def _place(self, b: int) -> Place:
         return self._blocks.packs[int(self._blocks.pack[b])], int(self._blocks.offset[b])
 

@@ -150,6 +150,10 @@ class Opened:
         """There is no plain file with these bytes."""
         return None
 
+    def packs(self) -> frozenset[bytes]:
+        """The names of the packs that its blocks lie in."""
+        return self._reader.packs()
+
     @property
     def proven(self) -> bool:
         """Whether the recipe is known to be that of the file id."""
@@ -184,7 +188,10 @@ class Opened:
             StorageError, RemoteUnreachable, RemoteDenied: from the backend.
         """
         self._check(offset, length)
-        return b"".join(self._pieces(offset, length))
+        out = io.BytesIO()  # not a list to join, which would keep every block until the last one is there
+        for piece in self._pieces(offset, length):
+            out.write(piece)
+        return out.getvalue()
 
     def readinto(self, offset: int, buffer: Buffer) -> int:
         """Fill `buffer` from `offset` on; how many bytes, less than it holds only at the end. Raises as `read_at`."""
@@ -341,7 +348,8 @@ class Opened:
             hint = "`dvk fetch` gets it again" if self._local else "`dvk push` of whoever has this version mends it"
             named: DvkError = DataMissing(f"a pack with its data is gone{where}", subject=self._label, hint=hint)
         elif isinstance(error, FormatError):
-            named = type(error)(f"{error.message}{where}", subject=self._label, hint=error.hint)
+            hint = error.hint or ("`dvk repair` brings it back from wherever a good copy is" if self._local else "")
+            named = type(error)(f"{error.message}{where}", subject=self._label, hint=hint)
         else:
             return error
         return named

@@ -29,7 +29,7 @@ from dvk.workspace.config import user_cache_dir
 
 LOCK_TIMEOUT_S = 60.0
 
-_NO_LOCKS = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL})
+NO_LOCKS = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL})  #: of a filesystem
 _MAX_WAIT_S = 0.1
 
 
@@ -186,7 +186,7 @@ def _acquire(fd: int, path: bytes, timeout_s: float) -> bool:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except OSError as e:
-            if e.errno in _NO_LOCKS:
+            if e.errno in NO_LOCKS:
                 return False
             if e.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EINTR):
                 raise storage_error(e, show(path)) from e

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,7 +19,7 @@ from blake3 import blake3
 from flowkit import Flow, csv, noise
 
 import dvk
-from dvk.commands.file_cache import FileCache
+from dvk.commands.file_cache import FileCache, _let_go
 from dvk.commands.where import close_all
 from dvk.errors import Corrupt, DvkError, NotARepository, NotFound, UsageError
 
@@ -59,8 +61,9 @@ def test_a_version_is_a_file(here: Flow) -> None:
         assert file.peek(10)[:10] == T1[1000:1010] and file.read1(7) == T1[1000:1007]
         buffer = bytearray(100_000)
         assert file.readinto(buffer) == 100_000 and buffer == T1[1007:101_007]
-    with pytest.raises(ValueError, match="closed"):
-        file.read()
+    for use in (file.read, file.tell, file.readline, lambda: file.seek(0)):
+        with pytest.raises(ValueError, match="closed"):
+            use()
     assert dvk.read_bytes("data/t.csv") == T2
     assert dvk.read_bytes("models/a/best.bin", rev="HEAD~1") == MODEL
     assert list(dvk.open("data/t.csv", rev="v1")) == T1.splitlines(keepends=True)
@@ -205,7 +208,7 @@ def _interrupted(_out: object) -> None:
 _MAKE = """
 import os, sys
 from blake3 import blake3
-from dvk.commands.file_cache import FileCache
+from dvk.commands.file_cache import FileCache, _let_go
 cache = FileCache(os.fsencode(sys.argv[1]), 1_000_000)
 for i in map(int, sys.argv[2:]):
     data = bytes([i]) * 300_000
@@ -242,6 +245,19 @@ def test_the_cache_keeps_its_bound_and_what_a_process_was_given(tmp_path: Path) 
     fourth.communicate("")
     assert [os.path.exists(p) for p in [*held, *rest, *new, *newest]] == [True, False, False, True, True]
     holder.communicate("")
+
+
+def test_a_full_cache_is_not_looked_through_for_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    plain = FileCache._places
+    monkeypatch.setattr(FileCache, "_places", lambda self: looks.append(1) or plain(self))
+    cache = FileCache(os.fsencode(tmp_path / "files"), 4_000_000)
+    for i in range(600):
+        data = i.to_bytes(4) * 2048
+        path = cache.get(blake3(data).digest(), len(data), b"f.bin", lambda out, data=data: out(data))
+        os.utime(os.path.dirname(path), (i + 1, i + 1))
+        _let_go(os.path.dirname(path))
+    assert sum(held for _, held, _ in plain(cache)) <= 4_000_000 and len(looks) < 300
 
 
 def test_processes_that_want_the_same_file_at_once_all_get_it(here: Flow) -> None:
@@ -296,3 +312,91 @@ def test_threads_that_share_a_file_each_read_where_they_sought(here: Flow) -> No
     thread.start()
     thread.join()
     assert wrong == [100] and file.read(5) == T2[100:105]
+
+
+def test_what_others_add_is_read_from_here_though_no_remote_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook reads on while the terminal beside it makes versions: each is had from the local store at once."""
+    flow = Flow(tmp_path / "writer", tmp_path, remote="s3://acme-away/x")
+    for name, value in {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(flow.top)
+    for seed in range(3):
+        data = noise(50_000, seed)
+        flow.version({"x.bin": data}, "x.bin")
+        assert dvk.read_bytes("x.bin") == data
+
+
+def test_an_open_file_is_read_on_after_its_data_was_packed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dvk gc` beside a reader takes a pack away that holds what nobody needs beside what the reader reads."""
+    flow = Flow(tmp_path / "packed", tmp_path)
+    keep, drop = noise(3_000_000, 11), noise(4_000_000, 12)
+    flow.version({"keep.bin": keep, "drop.bin": drop}, "keep.bin", "drop.bin")
+    monkeypatch.chdir(flow.top)
+    with dvk.open("keep.bin") as file:
+        assert file.read(10) == keep[:10]
+        flow.dvk("rm", "drop.bin")
+        flow.git("commit", "-q", "--amend", "-m", "only one")
+        flow.git("reflog", "expire", "--expire=now", "--all")
+        flow.git("gc", "-q", "--prune=now")
+        before = {p.name for p in (flow.top / ".git/dvk/store").glob("p/*/*")}
+        flow.dvk("gc", "-y", "--young", "0s", "--exclusive")
+        assert {p.name for p in (flow.top / ".git/dvk/store").glob("p/*/*")}.isdisjoint(before)
+        assert file.read() == keep[10:]
+    assert dvk.read_bytes("keep.bin") == keep
+
+
+def test_a_folder_that_is_called_like_a_url_is_not_what_a_url_means(
+    here: Flow, flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a stranger's repository could stand in for the one that a script names, when it runs in there."""
+    here.git("clone", "-q", os.fsdecode(flow.top), "nobody@localhost.invalid:acme")
+    with pytest.raises(DvkError, match="cannot be read"):
+        dvk.open("data/t.csv", repo="nobody@localhost.invalid:acme")
+    assert dvk.open("notes/readme.md", repo="./nobody@localhost.invalid:acme").read(4) == b"zwei"
+
+
+def test_a_repository_in_the_place_of_a_deleted_one_is_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for content in (b"first", b"second"):
+        subprocess.run(["git", "init", "-q", "again"], check=True)
+        (tmp_path / "again/x.txt").write_bytes(content)
+        subprocess.run(["git", "-C", "again", "add", "x.txt"], check=True)
+        subprocess.run(["git", "-C", "again", "commit", "-qm", "x"], check=True)
+        assert dvk.read_bytes("x.txt", repo="again") == content
+        (tmp_path / "again").rename(tmp_path / content.decode())
+
+
+def test_a_file_is_held_though_the_cache_was_emptied_or_is_being_emptied(tmp_path: Path) -> None:
+    """What a process was given stays while it lives, also what it got again after somebody removed the cache."""
+    folder = tmp_path / "files"
+    cache = FileCache(os.fsencode(folder), 1_000_000)
+    data = b"x" * 300_000
+    for _ in range(2):
+        path = os.fsdecode(cache.get(blake3(data).digest(), len(data), b"f.bin", lambda out: out(data)))
+        place = os.path.dirname(path)
+        os.utime(place, (1, 1))
+        other, _ = _making(folder, 1, 2, 3, 4)
+        other.communicate("")
+        assert os.path.exists(path)
+        shutil.rmtree(folder)
+    os.makedirs(place)
+    (Path(place) / "f.bin").write_bytes(data)
+    remover = os.open(place, os.O_RDONLY)
+    fcntl.flock(remover, fcntl.LOCK_EX)
+    getting: list[bytes] = []
+    thread = threading.Thread(
+        target=lambda: getting.append(cache.get(blake3(data).digest(), len(data), b"f.bin", lambda out: out(data)))
+    )
+    thread.start()
+    time.sleep(0.1)
+    assert not getting  # it waits for who removes the folder
+    shutil.rmtree(place)
+    os.close(remover)
+    thread.join()
+    assert Path(os.fsdecode(getting[0])).read_bytes() == data
