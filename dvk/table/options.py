@@ -97,11 +97,8 @@ class CompareOptions:
         ):
             if value not in allowed:
                 raise UsageError(f"{word} is one of {', '.join(allowed)}, not {value!r}")
-        if (
-            self.tolerance.absolute < 0
-            or self.tolerance.relative < 0
-            or min(self.tolerance.columns.values(), default=0) < 0
-        ):
+        tolerance = self.tolerance
+        if not all(value >= 0 for value in (tolerance.absolute, tolerance.relative, *tolerance.columns.values())):
             raise UsageError("a tolerance is 0 or more")
         if self.memory_bytes is not None and self.memory_bytes < LEAST_MEMORY_BYTES:
             raise UsageError(

@@ -17,8 +17,10 @@ from dvk.errors import TableError, UsageError
 from dvk.table.compare import compare
 from dvk.table.contract import Aligned, Plan, Region, Tolerance
 from dvk.table.memory import Limits
+from dvk.table.open import open_table
 from dvk.table.options import CompareOptions
 from dvk.table.result import RowCounts
+from dvk.table.source import BytesSource
 
 NAN = float("nan")
 
@@ -204,6 +206,51 @@ def test_tolerance_of_numbers_in_text() -> None:
     b = text({"id": ["1", "2", "3"], "x": ["1.01", "y", "9007199254740992"]})
     with compare(a, b, CompareOptions(key=("id",), tolerance=Tolerance(absolute=0.5))) as diff:
         assert [c.key["id"] for c in diff.changes()] == ["2", "3"]
+
+
+def test_tolerance_is_exact_at_its_border() -> None:
+    """A cent is a cent wherever it was spent: what floats make of decimals, texts and large numbers decides nothing."""
+    old = ["1.10", "0.3", "9.99", "100.00", "-0.30", "9007199254740993", "1.10", "1e-3"]
+    new = ["1.11", "0.31", "10.00", "100.01", "-0.29", "9007199254740993.01", "1.110000000000000000001", "0.0110001"]
+    a, b = (text({"id": list("12345678"), "x": x}) for x in (old, new))
+    with compare(a, b, CompareOptions(key=("id",), tolerance=Tolerance(columns={"x": 0.01}))) as diff:
+        assert [c.key["id"] for c in diff.changes()] == ["7", "8"]
+        assert diff.columns[0].within_tolerance == 6
+    with compare(a, b, CompareOptions(key=("id",), tolerance=Tolerance(absolute=0.00999999999))) as diff:
+        assert diff.rows.modified == 8
+    money = pa.decimal128(6, 2)
+    a, b = (
+        table({"id": [1, 2, 3], "x": pa.array([Decimal(v) for v in x], money)})
+        for x in (("1.10", "1.10", "10.00"), ("1.11", "1.12", "11.00"))
+    )
+    with compare(a, b, CompareOptions(key=("id",), tolerance=Tolerance(absolute=0.01))) as diff:
+        assert [c.key["id"] for c in diff.changes()] == [2, 3]
+    with compare(a, b, CompareOptions(key=("id",), tolerance=Tolerance(relative=1 / 11))) as diff:
+        assert diff.rows.equal  # 1 of 11
+    a, b = table({"id": [1, 2], "x": [2**53 + 1, 0]}), table({"id": [1, 2], "x": [2**53 + 2, 2]})
+    with compare(a, b, CompareOptions(key=("id",), tolerance=Tolerance(absolute=1))) as diff:
+        assert [c.key["id"] for c in diff.changes()] == [2]
+    a, b = table({"id": [1, 2], "x": [0.0, 1.10]}), table({"id": [1, 2], "x": [0.01, 1.11]})
+    with compare(a, b, CompareOptions(key=("id",), tolerance=Tolerance(absolute=0.01))) as diff:
+        assert [c.key["id"] for c in diff.changes()] == [2]  # floats are what they are: 0.01000000000000000888 apart
+
+
+@pytest.mark.parametrize("bad", [NAN, -0.1])
+def test_a_tolerance_is_a_number_from_0(bad: float) -> None:
+    for tolerance in (Tolerance(absolute=bad), Tolerance(relative=bad), Tolerance(columns={"x": bad})):
+        with pytest.raises(UsageError, match="0 or more"):
+            CompareOptions(tolerance=tolerance)
+
+
+def test_half_a_surrogate_pair_equals_nothing_of_another_format() -> None:
+    """Text that only JSON can hold is compared with a table of text, by value, and is no failure."""
+    lines = b'{"id": 1, "x": "\\ud800"}\n{"id": 2, "x": "\\ud83d\\ude00"}\n{"id": 3, "x": "a\\tb"}\n'
+    a, b = (
+        open_table(BytesSource(lines, name=b"a.jsonl")),
+        open_table(BytesSource("id,x\n1,\ufffd\n2,\U0001f600\n3,a\tb\n".encode(), name=b"b.csv")),
+    )
+    with compare(a, b, CompareOptions(key=("id",), coerce=True)) as diff:
+        assert [(c.key["id"], c.cells["x"][1]) for c in diff.changes()] == [("1", "\ufffd")]
 
 
 def test_schema_changes() -> None:

@@ -20,6 +20,7 @@ from dvk.table.contract import Plan, ReadOptions
 from dvk.table.open import open_table
 from dvk.table.skip.plan import plan
 from dvk.table.skip.text import Run, align, cut_text
+from dvk.table.skip.trim import Ends, Gap, common_ends, trim
 from dvk.table.source import BytesSource, FileSource
 from dvk.table.text.index import build_index
 from dvk.table.text.table import TextTable
@@ -165,6 +166,70 @@ def test_a_wrong_cache_entry_is_no_entry(tmp_path: Path) -> None:
     opened = open_table(cut)
     assert isinstance(opened, TextTable)
     assert len(opened.build_index(cache=cache).index.first) == len(other)
+
+
+def test_equal_bytes_within_quotes_are_no_rows() -> None:
+    """Chunks of a version that are rows there and the inside of one text in the other are not the same."""
+    rows = b"".join(b"row %d\n" % (i * i) for i in range(400))
+    one, two = b"a\nx\n" + rows + b"z\n", b'a\n"x\n' + rows + b'z"\n'
+    for data in ((one, two), (two, one), (one + two[2:], two + one[2:])):
+        a, b = (open_text_table(text, chunk_mean=60) for text in data)
+        check(a, b, plan(a, b))
+
+
+@pytest.mark.parametrize("changed", [(1, 2), (397, 398, 399), (0, 200, 399)])
+@pytest.mark.parametrize("last", [b"\n", b"", b"\r\n"])
+def test_gaps_at_the_ends_of_the_texts_are_cut_as_well(changed: tuple[int, ...], last: bytes) -> None:
+    """What the first and the last chunks have in common is not parsed either; their line ends may be missing."""
+    lines = [b"%d,%d" % (i, i * i) for i in range(400)]
+    edited = [line + b"!" if i in changed else line for i, line in enumerate(lines)]
+    a, b = (
+        open_text_table(b"\xef\xbb\xbfid,x\n" + b"\n".join(text) + last, chunk_mean=400) for text in (lines, edited)
+    )
+    made = plan(a, b)
+    assert made.level == "L1"
+    assert {n for r in made.b for n in range(r.first, r.first + r.rows)} >= set(changed)
+    assert sum(r.rows for r in made.a) == sum(r.rows for r in made.b) <= len(changed) + 1
+    check(a, b, made)
+
+
+def test_what_ends_have_in_common_never_overlaps() -> None:
+    """Repeated bytes belong to the head or to the tail of a gap, not to both."""
+    assert common_ends(b"aaa", b"aa") == (2, 0)
+    assert common_ends(b"abab", b"ab") == (2, 0)
+    assert common_ends(b"abXab", b"abab") == (2, 2)
+    assert common_ends(b"", b"a") == (0, 0)
+    same = b"id\n" + b"".join(b"%d\n" % i for i in range(300))
+    for at in (400, 900):
+        more = same[:at] + same[at - 40 : at] * 7 + same[at:]
+        for data in ((same, more), (more, same)):
+            a, b = (open_text_table(text, chunk_mean=50) for text in data)
+            check(a, b, plan(a, b))
+
+
+def test_trimming_says_nothing_of_what_does_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records that were counted otherwise before, or another state of the quotes: no row is skipped for it."""
+    texts = [b"a\n" + b"".join(b"%d\n" % (i + (i == 50) * shift) for i in range(100)) for shift in (0, 1000)]
+
+    def tables() -> tuple[TextTable, TextTable, list[Gap]]:
+        a, b = (open_text_table(text, chunk_mean=30) for text in texts)
+        a.build_index()
+        b.build_index(like=a)
+        return a, b, [Gap(0, len(a.index.first), 0, len(b.index.first))]
+
+    a, b, gaps = tables()
+    assert trim(a, b, gaps) == [Ends(51, 50)]
+    assert a._held and b._held
+    a, b, gaps = tables()
+    a.index.before[5:] += 1
+    assert trim(a, b, gaps) == [Ends()]
+    a, b, gaps = tables()
+    b.index.open_at_end = True
+    assert trim(a, b, gaps) == [Ends()]
+    monkeypatch.setattr("dvk.table.skip.trim._HELD_BYTES", 0)
+    a, b, gaps = tables()
+    assert trim(a, b, gaps) == [Ends(51, 50)]
+    assert not a._held and not b._held  # what is held is bounded; the reader reads it again
 
 
 def test_many_changes_in_a_chunk_are_one_gap_and_errors_in_it_name_their_place() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Context, Decimal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,8 @@ F64 = npt.NDArray[np.float64]
 CHUNK_ROWS = 1 << 16
 _INTEGERS = pa.decimal128(21, 0)  # of 64 bits, with or without a sign
 _EXACT_FLOAT = 2.0**52  # integers up to here are exact as floats
+_NEARLY = 2.0**-49  # of a number: further apart than this, floats say which of two differences is larger
+_EXACT = Context(prec=2_000)  # enough for any two numbers that are floats, nearly
 
 #: After so many changed cells of a column, only the pairs of values that were the most frequent so far are counted on.
 _TOP_CELLS = 1_000_000
@@ -259,15 +261,33 @@ def _within(pair: Pair, old: pa.Array, new: pa.Array, absolute: float, relative:
         return np.asarray(apart.cast(pa.float64()).fill_null(np.inf).to_numpy(zero_copy_only=False)) <= absolute
     x, y = _as_floats(pair.a.type, old), _as_floats(pair.b.type, new)
     with np.errstate(invalid="ignore", over="ignore"):
-        allowed = np.maximum(absolute, relative * np.maximum(np.abs(x), np.abs(y)))
-        within = (np.abs(x - y) <= allowed) & np.isfinite(x) & np.isfinite(y)
-        doubtful = within & (np.maximum(np.abs(x), np.abs(y)) > _EXACT_FLOAT)
-    for k in np.flatnonzero(doubtful).tolist():
-        p, q = (_exactly(v[k].as_py()) for v in (old, new))
-        limit = max(Decimal(absolute), Decimal(relative) * max(abs(p), abs(q)))
-        within[k] = abs(p - q) <= limit
+        apart, largest = np.abs(x - y), np.maximum(np.abs(x), np.abs(y))
+        allowed = np.maximum(absolute, relative * largest)
+        finite = np.isfinite(x) & np.isfinite(y)
+        within = (apart <= allowed) & finite
+        # Floats are nearly what was written: 1.11 - 1.10 comes to more than 0.01. Where that decides, it is worked out.
+        doubtful = finite & (np.abs(apart - allowed) <= _NEARLY * largest)
+    if not relative and all(T.is_integer(kind) or T.is_floating(kind) for kind in (kind_a, kind_b)):
+        doubtful &= largest > _EXACT_FLOAT
+    at = np.flatnonzero(doubtful)
+    pick = pa.array(at)
+    of_floats = T.is_floating(kind_a) or T.is_floating(kind_b)
+    most, share = _limit(absolute, of_floats), _limit(relative, of_floats)
+    for k, p, q in zip(at.tolist(), _exactly(old.take(pick)), _exactly(new.take(pick)), strict=True):
+        limit = max(most, _EXACT.multiply(share, max(p.copy_abs(), q.copy_abs())))
+        within[k] = _EXACT.subtract(p, q).copy_abs() <= limit
     return within
 
 
-def _exactly(number: object) -> Decimal:
-    return Decimal(number.strip() if isinstance(number, str) else number)  # type: ignore[arg-type]
+def _exactly(numbers: pa.Array) -> list[Decimal]:
+    """Numbers as they are, or as they were written."""
+    values_ = values.plain(numbers)
+    if T.is_float16(values_.type):
+        values_ = values_.cast(pa.float64())
+    return [Decimal(v.strip() if isinstance(v, str) else v) for v in values_.to_pylist()]
+
+
+def _limit(tolerance: float, of_floats: bool) -> Decimal:
+    """What was written (0.01); of floats the float that stands for it, if that is more: 0.01 - 0.0 is within 0.01."""
+    written = Decimal(repr(float(tolerance)))
+    return max(written, Decimal(tolerance)) if of_floats else written

@@ -52,16 +52,24 @@ def flat(array: pa.Array, form: Form, *, untyped: bool = False) -> pa.Array:
 
 
 def unquoted(texts: pa.Array) -> pa.Array:
-    """JSON texts as the values that a table without JSON would hold: strings without quotes, null as no value."""
+    """JSON texts as the values that a table without JSON would hold: strings without quotes, null as no value.
+
+    Half of a surrogate pair is no text in any other format: a string with one stays as JSON says it.
+    """
     texts = texts.cast(pa.string())
     quoted = pc.match_substring_regex(texts, r'^"[^\\]*"$')
     out = pc.if_else(quoted, pc.utf8_slice_codeunits(texts, 1, -1), texts)
     out = pc.if_else(pc.equal(texts, "null"), _NOTHING, out)
     escaped = encode.to_mask(pc.fill_null(pc.match_substring_regex(texts, r'^".*\\.*"$'), False))
     if escaped.any():
-        found = [json.loads(text) for text in texts.filter(pa.array(escaped)).to_pylist()]
+        found = [_unescaped(text) for text in texts.filter(pa.array(escaped)).to_pylist()]
         out = pc.replace_with_mask(out, pa.array(escaped), pa.array(found, pa.string()))
     return out
+
+
+def _unescaped(text: str) -> str:
+    found: str = json.loads(text)
+    return text if any("\ud800" <= c <= "\udfff" for c in found) else found
 
 
 def plain(array: pa.Array) -> pa.Array:
