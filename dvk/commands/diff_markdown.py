@@ -43,7 +43,7 @@ MOST_CHARS = 65_536
 DEFAULT_CHARS = 60_000
 LEAST_CHARS = 200
 _MOST_ROWS = 2_000  #: more cannot fit
-_ACTIVE = re.compile(r"[&<>|`*_\[\]\\~#!@:$\"'^=]")
+_ACTIVE = re.compile(r"[&<>|`*_\[\]\\~#!@:$\"'^=]|w(?=ww\.)")  # forges make a link of www. as well
 _SIGNS = {"added": "+", "removed": "-", "modified": "~", "moved": ">", "renamed": ">"}
 
 

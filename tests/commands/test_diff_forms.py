@@ -376,6 +376,11 @@ def test_markdown_holds_nothing_that_acts(value: str) -> None:
     assert len(table) == 1 and table[0].count("|") == 5
 
 
+def test_markdown_makes_no_links() -> None:
+    """A forge takes `www.` for an address as it takes `://`, inside of `<code>` too."""
+    assert escape("www.a.example http://b.example") == "&#119;ww.a.example http&#58;//b.example"
+
+
 # ---------------------------------------------------------------- HTML
 
 

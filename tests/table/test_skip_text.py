@@ -193,6 +193,20 @@ def test_gaps_at_the_ends_of_the_texts_are_cut_as_well(changed: tuple[int, ...],
     check(a, b, made)
 
 
+@pytest.mark.parametrize("header", [True, False])
+def test_a_version_that_is_the_inside_of_another(header: bool) -> None:
+    """The first chunk of a text may be one in the middle of the other, the last one too, and lines go on there."""
+    options = ReadOptions(header=header, delimiter=",")
+    rows = b"".join(b"%d\n" % (i * 7919 % 1000) for i in range(60))
+    for n in range(40):
+        before, after = b"new%d\n" % n, b"%d\nend\n" % n
+        for data in ((rows, before + rows), (rows[:-1], rows[:-1] + after), (rows[:-1], before + rows[:-1] + after)):
+            for pair in (data, data[::-1]):
+                a, b = (open_text_table(text, chunk_mean=3, options=options) for text in pair)
+                if a.reading == b.reading:
+                    check(a, b, plan(a, b))
+
+
 def test_what_ends_have_in_common_never_overlaps() -> None:
     """Repeated bytes belong to the head or to the tail of a gap, not to both."""
     assert common_ends(b"aaa", b"aa") == (2, 0)
