@@ -78,7 +78,7 @@ def choose_sides(repo: Repo, a: str | None, b: str | None, *, staged: bool) -> S
             base = repo.workspace.need_git("revisions").merge_base(left, right)
             if base is None:
                 raise NotFound("these two have no commit in common", subject=f"{left}...{right}")
-            return Sides(Version(repo, base), Version(repo, right), f"{left}...{right}", right, False)
+            return Sides(Version(repo, base), Version(repo, right), f"merge base {base[:12]}", right, False)
         return Sides(Version(repo, left), Version(repo, right), left, right, False)
     if b is not None:
         return Sides(Version(repo, a), Version(repo, b), a or INDEX, b, False)

@@ -251,13 +251,23 @@ def _scratch(repo: Repo) -> Iterator[bytes]:
             if row.name.startswith(_PREFIX):
                 with contextlib.suppress(OSError), _locked(os.path.join(base, row.name)):
                     shutil.rmtree(os.path.join(base, row.name))
-    folder = os.path.join(base, _PREFIX + secrets.token_hex(8).encode())
-    os.mkdir(folder, 0o700)
-    try:
-        with _locked(folder):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.ExitStack() as held:
+        folder = _new_folder(base, held)
+        held.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
+
+
+def _new_folder(base: bytes, held: contextlib.ExitStack) -> bytes:
+    """A new folder, locked for as long as `held` is."""
+    while True:
+        folder = os.path.join(base, _PREFIX + secrets.token_hex(8).encode())
+        os.mkdir(folder, 0o700)
+        try:
+            held.enter_context(_locked(folder))
+            os.stat(folder)
+            return folder
+        except (FileNotFoundError, BlockingIOError):
+            held.close()  # another import, which begins just now, took it for a leftover before it was locked
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from dvk.backend.locate import RemoteUrl, parse_remote_url
@@ -267,12 +267,12 @@ class _Import:
                     subject=shown,
                     hint=f"without --rev it is brought up to date; `dvk import URL -o {shown} --force` takes another",
                 )
-            url = parse_origin_url(then.url, cwd=b"/")
+            url = _recorded(lambda: parse_origin_url(then.url, cwd=b"/"), shown)
             self._check_trust(url, shown)
             with _about(shown, then):
                 made = self.content.from_url(path, url, old=pointer, dry_run=dry_run, ready=ready)
         else:
-            place = _place_of_repo(then.repo)
+            place = _recorded(lambda: _place_of_repo(then.repo), shown)
             self._check_trust(place, shown, always=True)
             with _about(shown, then if rev is None else replace(then, rev=rev)):
                 there = self.elsewhere(then.repo, then.rev if rev is None else rev)
@@ -370,6 +370,22 @@ def _about(shown: str, source: FromRepo | FromUrl) -> Iterator[None]:
         where = f" ({error.subject})" if error.subject and error.subject != shown else ""
         error.args, error.message, error.subject = (error.message + where,), error.message + where, shown
         raise
+
+
+def _recorded(parse: Callable[[], RemoteUrl], shown: str) -> RemoteUrl:
+    """The place that a pointer names, which nobody typed here.
+
+    Raises:
+        FormatError: it is none.
+    """
+    try:
+        return parse()
+    except UsageError as error:
+        raise FormatError(
+            f"its pointer names a place that cannot be one: {error.subject}: {error.message}",
+            subject=shown,
+            hint="take the pointer as it was committed, or `dvk import` the data again",
+        ) from error
 
 
 def _place_of_repo(where: str) -> RemoteUrl:

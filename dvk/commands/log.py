@@ -112,7 +112,10 @@ def log(
     out.versions = list(versions if limit is None else islice(versions, limit))
     out.more = limit is not None and next(versions, None) is not None
     if not out.versions:
-        near = near_misses(wanted, Version(repo, rev).names())
+        names = Version(repo, rev).names()
+        near = "" if wanted in names else near_misses(wanted, names)
+        if tags and not near:
+            near = "`git tag` lists the tags; without --tags the versions of all commits are shown"
         raise NotFound(
             "no tag has a version of it" if tags else f"no commit up to {rev} has a version of it",
             subject=show(wanted),

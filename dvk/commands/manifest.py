@@ -186,7 +186,7 @@ def read_manifest(file: bytes | str) -> Manifest:
     for number, line in enumerate(text.splitlines(), 1):
         try:
             row = _parse(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FormatError(f"line {number} is none that dvk wrote", subject=subject) from error
         rows.setdefault((row.repo, row.path, row.parts, row.id), row)
     return _manifest(sorted(rows.values(), key=lambda r: (r.repo, r.path, r.parts, r.id or b"")))

@@ -99,6 +99,9 @@ def tagged_versions(program: GitProgram, top: bytes, path: bytes) -> list[Tagged
     names: dict[CommitId, list[str]] = {}
     for line in program.check(["for-each-ref", "--sort=-creatordate", form, "refs/tags/"], cwd=top).splitlines():
         kind, oid, inner_kind, inner, name = line.split(b"\0", 4)
+        if inner_kind == b"tag":  # a tag of a tag, which git before 2.45 opens once only
+            done = program.run(["rev-parse", "--verify", "--quiet", inner + b"^{commit}"], cwd=top)
+            inner_kind, inner = (b"commit", done.out.strip()) if done.ok else (b"", b"")
         if b"commit" in (kind, inner_kind):  # others name a file or folder
             names.setdefault(CommitId((inner or oid).decode("ascii")), []).append(os.fsdecode(name))
     found = dict(zip(names, _blobs(program, top, path, list(names)), strict=True))

@@ -89,7 +89,8 @@ def test_two_revisions_a_range_and_what_a_branch_did_since_it_left(flow: Flow) -
     assert statuses(flow, a="main...side") == {"a": "changed", "gone": "removed"}
     assert statuses(flow, a=f"{first}..") == {"a": "unchanged", "gone": "unchanged", "new": "added"}
     with compared(flow, a="main...side") as result:
-        assert (result.a, result.b) == ("main...side", "side")
+        base = flow.git("merge-base", "main", "side")[:12]
+        assert (result.a, result.b) == (f"merge base {base}", "side"), "not A...B, which would read as A...B against B"
 
 
 def test_revisions_that_make_no_sense_are_refused(flow: Flow) -> None:

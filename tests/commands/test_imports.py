@@ -411,6 +411,47 @@ def test_source_lines_that_contradict_each_other_are_refused(home: Project) -> N
     assert provenance_of(parse(home_pointer((("note", "ours"),)), subject="x"), subject="x") is None
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (("commit", "1" * 40), ("path", "x"), ("repo", "ext::sh -c 'touch ran'")),
+        (("commit", "1" * 40), ("path", "x"), ("repo", "--upload-pack=touch ran")),
+        (("commit", "1" * 40), ("path", "x"), ("repo", "../registry")),
+        (("url", "https://user:secret@example.invalid/x"),),
+    ],
+)
+def test_a_place_in_a_pointer_that_cannot_be_one_is_told_with_the_path(
+    home: Project, lines: tuple[tuple[str, str], ...]
+) -> None:
+    home.version({"x": b"abc"}, "x")
+    (home.top / "x.dvk").write_bytes(home_pointer(lines))
+    with home.repo() as repo:
+        [failure] = update(repo).failures
+    assert failure.subject == "x" and "names a place that cannot be one" in failure.message and failure.hint
+    assert "secret" not in str(failure) and not (home.top / "ran").exists()
+
+
+def test_a_scratch_folder_that_another_import_took_for_a_leftover_is_made_again(
+    home: Project, web: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its lock it looks like what a killed run left."""
+    made: list[bytes] = []
+    mkdir = os.mkdir
+
+    def taken(path: bytes | str, *args: object, **kwargs: object) -> None:
+        mkdir(path, *args, **kwargs)  # type: ignore[arg-type]
+        name = os.fsencode(path)
+        if os.path.basename(name).startswith(b"import-"):
+            made.append(name)
+            if len(made) == 1:
+                os.rmdir(path)
+
+    monkeypatch.setattr(os, "mkdir", taken)
+    with home.repo() as repo:
+        assert import_url(repo, web.url("/d/iris.csv")).paths[0].state == "imported"
+    assert len(made) == 2 and not any(map(os.path.exists, made))
+
+
 def home_pointer(source: tuple[tuple[str, str], ...]) -> bytes:
     from dvk.workspace.pointer import Pointer, format_pointer
 

@@ -158,6 +158,12 @@ def test_tags_name_the_versions_that_they_released(project: Project) -> None:
     assert [set(v.tags) for v in logged(project, "t.csv", tags=True, limit=1).versions] == [{"side-1"}]
     with pytest.raises(NotFound, match="no tag has a version"):
         logged(project, "other.csv", tags=True)
+    project.git("tag", "-a", "-m", "again", "twice", "first")
+    assert "twice" in next(v for v in logged(project, "t.csv", tags=True).versions if v.subject == "one").tags
+    project.version({"new.csv": CSV}, "new.csv", message="not tagged")
+    with pytest.raises(NotFound) as none:
+        logged(project, "new.csv", tags=True)
+    assert "did you mean" not in none.value.hint and "without --tags" in none.value.hint
 
 
 def test_a_part_of_a_folder_at_tags(project: Project) -> None:

@@ -164,6 +164,7 @@ def test_commands_of_a_job_that_run_at_once_share_the_file(project: Project, tmp
         '{"path": "x", "kind": "link", "id": "00", "size": 1, "files": null, "parts": []}',
         "null",
         '"x"',
+        "[" * 100_000,
     ],
 )
 def test_a_file_of_something_else_is_no_manifest(tmp_path: Path, text: str) -> None:
