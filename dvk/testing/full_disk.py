@@ -38,6 +38,7 @@ PLACES: Mapping[str, Sequence[str]] = {
     "work": ("add", "checkout", "pull", "update", "rm", "mv"),
     "remote": ("push", "condemn", "sweep"),
     "out": ("get",),
+    "tmp": ("add", "checkout", "pull"),  # they need no temporary folder, and a full one must not stop them
 }
 
 
@@ -148,6 +149,8 @@ def sweep(
                     stage = build(verb, os.path.join(base, f"{place}-{verb}"))
                     if place == "store":
                         _move_store(stage)
+                    if place == "tmp":
+                        stage.environ["TMPDIR"] = os.path.join(stage.place, "tmp")
                     fill(program, stage, os.path.join(stage.place, place), sizes, report, say)
                     stage.remove()
         return report

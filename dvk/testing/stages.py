@@ -59,7 +59,14 @@ def table(rows: int, seed: int = 0) -> bytes:
     return b"id,price,note\n" + b"".join(b"%d,%.4f,n%d\n" % (i, source.random(), i % 17) for i in range(rows))
 
 
-def files_of(top: str) -> Files:
+def content_of(path: str) -> tuple[str, int]:
+    """BLAKE3 and length of a file."""
+    with open(path, "rb") as f:
+        data = f.read()
+    return blake3(data).hexdigest(), len(data)
+
+
+def files_of(top: str, *, content: Callable[[str], tuple[str, int]] = content_of) -> Files:
     """What lies below `top` and is neither Git's nor dvk's own, temporary files of the killed left out."""
     found = {}
     for folder, folders, names in os.walk(top):
@@ -68,9 +75,7 @@ def files_of(top: str) -> Files:
             path = os.path.join(folder, name)
             if name.endswith(_MINE) or _TEMPORARY.fullmatch(name) or os.path.islink(path):
                 continue
-            with open(path, "rb") as f:
-                data = f.read()
-            found[os.path.relpath(path, top)] = (blake3(data).hexdigest(), len(data))
+            found[os.path.relpath(path, top)] = content(path)
     return found
 
 
@@ -186,7 +191,7 @@ class Stage:
         """
         found = files_of(self.top)
         if found != self.after:
-            raise Broken(f"after the same command again: {_differences(found, self.after)}")
+            raise Broken(f"after the same command again: {differences(found, self.after)}")
         self.check_objects()
         self.check_versions(None)
         if self.argv[0] in ("add", "checkout", "pull", "push"):
@@ -206,7 +211,7 @@ class Stage:
         if run.code in (1, 16, 17) and re.search(r"^error: [A-Z][a-z/ ]+$", run.said, re.MULTILINE):
             raise Broken(f"an error that does not say which object: {run.said}")
         if run.code == 0 and files_of(self.top) != self.after:
-            raise Broken(f"success, and not done: {_differences(files_of(self.top), self.after)}: {run.said}")
+            raise Broken(f"success, and not done: {differences(files_of(self.top), self.after)}: {run.said}")
 
     def _check_files(self) -> None:
         found = files_of(self.top)
@@ -296,7 +301,7 @@ class Stage:
                     raise Broken(f"an acknowledged version is not to be had from {where}: {failures[0]}")
                 wanted = {p: x for p, x in self.versions[commit].items() if p == path or p.startswith(path + "/")}
                 if files_of(out) != wanted:
-                    raise Broken(f"{where} gives wrong bytes: {_differences(files_of(out), wanted)}")
+                    raise Broken(f"{where} gives wrong bytes: {differences(files_of(out), wanted)}")
         shutil.rmtree(out, ignore_errors=True)
 
     def _check_leftovers(self) -> None:
@@ -310,7 +315,8 @@ class Stage:
             raise Broken(f"{len(left)} temporary files are left: {left[0]}")
 
 
-def _differences(found: Files, wanted: Files) -> str:
+def differences(found: Files, wanted: Files) -> str:
+    """In which files two trees differ, in words."""
     wrong = sorted(p for p in {*found, *wanted} if found.get(p) != wanted.get(p))
     return f"{len(wrong)} files are not as they should be: {', '.join(wrong[:3])}"
 
@@ -318,7 +324,8 @@ def _differences(found: Files, wanted: Files) -> str:
 # ---------------------------------------------------------------- the stages
 
 
-def _environ(place: str) -> dict[str, str]:
+def environ_of(place: str) -> dict[str, str]:
+    """The environment of a user whose home is `place/home`, without this process's Git, dvk and cloud settings."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVK_", "XDG_", "AWS_"))}
     git = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     who = {f"GIT_{w}_{x}": y for w in ("AUTHOR", "COMMITTER") for x, y in (("NAME", "A"), ("EMAIL", "a@example"))}
@@ -330,7 +337,7 @@ def _two_versions(place: str, scale: int) -> Stage:
     """A table and a folder in two committed versions; the first is on the remote."""
     os.makedirs(os.path.join(place, "work"))
     os.makedirs(os.path.join(place, "home"))
-    stage = Stage(place, environ=_environ(place))
+    stage = Stage(place, environ=environ_of(place))
     stage.git("init", "-q", "-b", "main")
     with open(os.path.join(stage.top, "dvk.toml"), "w", encoding="utf-8") as f:
         f.write(f'format = 1\n[remote.origin]\nurl = "file://{place}/remote"\n')

@@ -138,6 +138,7 @@ class Program:
         boot: str = "",
         sync: bool = True,
         clock_s: float = 0.0,
+        kill_after_s: float = 0.0,
     ) -> Ran:
         """Run `dvk ARGV` in `cwd`.
 
@@ -150,6 +151,7 @@ class Program:
             boot: what the machine calls its time since it was started; its own word by default.
             sync: False lets every fsync do nothing.
             clock_s: how far the program's clock is off.
+            kill_after_s: SIGKILL after so long, when it is still running.
         """
         scope = scope or os.path.dirname(cwd)
         request = {
@@ -163,6 +165,7 @@ class Program:
             "boot": boot,
             "sync": sync,
             "clock_s": clock_s,
+            "kill_after_s": kill_after_s,
         }
         assert self._child.stdin is not None and self._child.stdout is not None
         self._child.stdin.write(json.dumps(request).encode() + b"\n")
@@ -210,7 +213,9 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
             tracer.stderr.readline()  # attached
         os.write(go_w, b"x")
         os.close(go_w)
-        watch = threading.Timer(LIMIT_S, os.kill, (pid, signal.SIGABRT))
+        after_s = request["kill_after_s"]
+        how = (after_s, signal.SIGKILL) if after_s else (LIMIT_S, signal.SIGABRT)
+        watch = threading.Timer(how[0], os.kill, (pid, how[1]))
         watch.start()
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         watch.cancel()
@@ -240,6 +245,7 @@ def _child(request: dict[str, Any], said: int, notes: int) -> None:
         os.chdir(request["cwd"])
         os.environ.clear()
         os.environ.update(request["environ"])
+        tempfile.tempdir = None  # looked for anew, in this environment
         sys.argv = ["dvk", *request["argv"]]
         strike = None if request["strike"] is None else Strike(**request["strike"])
         if strike or request["record"]:
