@@ -18,6 +18,7 @@ from dvk.commands.diff_words import (
     row_cells,
     row_number,
     schema_text,
+    signed,
     sizes,
     table_summary,
     tensor_cost,
@@ -166,11 +167,11 @@ def _about(c: ColumnChange) -> str:
     ):
         if n:
             parts.append(f"{n:,} {words}")
-    if c.movement is not None and c.movement.count:
+    if c.movement is not None and c.movement.count and c.changed > 1:  # of one change both values say all
         m = c.movement
-        ends = [f"up to {m.largest_rise:+.4g}"] if m.largest_rise > 0 else []
-        ends += [f"down to {m.largest_fall:+.4g}"] if m.largest_fall < 0 else []
-        parts.append(", ".join([f"new - old: mean {m.mean:+.4g}", *ends]))
+        ends = [f"up to {signed(m.largest_rise)}"] if m.largest_rise > 0 else []
+        ends += [f"down to {signed(m.largest_fall)}"] if m.largest_fall < 0 else []
+        parts.append(", ".join([f"new - old: mean {signed(m.mean)}", *ends]))
     return ", ".join(parts)
 
 

@@ -137,10 +137,10 @@ def _version(v: AffectedVersion, here: Here, state: Piece) -> Iterator[Line]:
 
 def _sum(result: VerifyResult) -> Line:
     where = result.remote or result.store
-    read = f", {plural(result.packs_read, 'pack')} read to the last byte" if result.packs_read else ""
+    read = f", {count(result.packs_read)} of them to the last byte" if result.packs_read else ""
     not_here = f", {count(result.not_here)} not here (never fetched, or only in part)" if result.not_here else ""
     versions = f"{count(result.whole)} of {plural(result.versions, 'version')} whole{not_here}"
-    packs = f"{plural(result.packs, 'pack')}{read} ({size(result.read_bytes)})"
+    packs = f"{plural(result.packs, 'pack')}{read} ({size(result.read_bytes)} read)"
     if result.summary:
         return dim(f"{where}: {versions}; {packs}")
     return (green("all is well"), f" in {where}: {versions}; {packs}")

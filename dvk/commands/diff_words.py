@@ -60,6 +60,17 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def signed(value: float) -> str:
+    """A difference as people write it: whole numbers whole, anything else with at least four digits.
+
+    >>> signed(-18721), signed(0.5), signed(-18720.6), signed(1e-9), signed(3e20)
+    ('-18,721', '+0.5', '-18,721', '+1e-09', '+3e+20')
+    """
+    if 999.95 <= abs(value) < 1e15:  # below, four digits hold a whole number
+        return f"{value:+,.0f}"
+    return f"{value:+.4g}"
+
+
 # ---------------------------------------------------------------- values
 
 
@@ -303,7 +314,7 @@ def tensors_summary(diff: TensorDiff) -> str:
     parts = [f"{n:,} {kind}" for kind, n in kinds.items()]
     if diff.metadata:
         parts.append(plural(len(diff.metadata), "entry of the metadata", "entries of the metadata"))
-    return f"{', '.join(parts)}; {diff.unchanged:,} tensors unchanged"
+    return f"{', '.join(parts)}; {plural(diff.unchanged, 'tensor')} unchanged"
 
 
 def tensor_shape(shape: TensorShape | None) -> str:

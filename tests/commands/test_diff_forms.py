@@ -32,7 +32,7 @@ from dvk.commands.diff_html import html_fragment, html_page
 from dvk.commands.diff_json import Show, document, lines
 from dvk.commands.diff_markdown import MOST_CHARS, escape, markdown
 from dvk.commands.diff_result import DiffResult, Item, PathDiff
-from dvk.commands.diff_words import value_json, value_text
+from dvk.commands.diff_words import signed, value_json, value_text
 from dvk.errors import DataMissing, TableError, UsageError
 from dvk.store.listing import Entries, Kind
 from dvk.table.result import RowChange
@@ -144,6 +144,31 @@ def test_text_golden() -> None:
         "kind-changed  caf\\xe9/  link, link -> folder, 2 files, 5 B\n"
         "5 paths of 6 differ\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (-18721.0, "-18,721"),
+        (-18720.6, "-18,721"),
+        (999.96, "+1,000"),
+        (0.5, "+0.5"),
+        (-29.0, "-29"),
+        (123.456, "+123.5"),
+        (1e-9, "+1e-09"),
+        (3e20, "+3e+20"),
+        (math.inf, "+inf"),
+    ],
+)
+def test_differences_are_written_as_people_write_them(value: float, words: str) -> None:
+    assert signed(value) == words
+
+
+def test_one_is_not_many() -> None:
+    changes = (TensorChange("w", "added", b=TensorShape("F32", (4, 2), 32)),)
+    diff = TensorDiff(("safetensors",) * 2, (2, 2), changes, (), 1, 1, 10, 90, 0.25)
+    both = PathDiff(b"m.safetensors", "changed", Item("file", 9, 1), Item("file", 9, 1), tensors=diff)
+    assert "1 added; 1 tensor unchanged" in text(DiffResult("HEAD", "workspace", [both]))
 
 
 def test_levels_of_detail() -> None:
