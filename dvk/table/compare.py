@@ -174,7 +174,7 @@ class _Comparison:
     def _pair(self, matched: Match) -> tuple[Pairing, ChosenKey, tuple[SideSpec, SideSpec]]:
         """Pair rows by the first key that holds, else without."""
         where = None if self.options.where is None else Where.parse(self.engine, self.options.where, matched)
-        renamed = any(p.a.label != p.b.label for p in matched.pairs)
+        renamed = any(p.renamed for p in matched.pairs)
         plan = Plan.everything(self.a, self.b) if where is not None or renamed else self.plan
         for chosen in self._choices(matched):
             specs = self._specs(matched, chosen.columns, where)

@@ -11,7 +11,8 @@ must never see a user's column name, since engines fold case and rename duplicat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -80,18 +81,46 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column as the file declares it. Two may share a name: `occurrence` tells them apart (0 for the first)."""
+    """A column as the file declares it. Two may share a name: `occurrence` tells them apart (0 for the first).
+
+    `mark` stands between a repeated name and its number, and is such that labels of a table are never equal.
+    """
 
     index: int
     name: str
     type: pa.DataType
     occurrence: int = 0
     nullable: bool = True
+    mark: str = "#"
 
     @property
     def label(self) -> str:
         """The name as it is shown and as options name it: `x`, the second one `x#2`."""
-        return self.name if self.occurrence == 0 else f"{self.name}#{self.occurrence + 1}"
+        return self.name if self.occurrence == 0 else f"{self.name}{self.mark}{self.occurrence + 1}"
+
+    @property
+    def identity(self) -> tuple[str, int]:
+        """By which columns of two tables correspond. Labels do not say it: the mark depends on the other names."""
+        return self.name, self.occurrence
+
+
+def columns_of(fields: Iterable[tuple[str, pa.DataType, bool]]) -> tuple[Column, ...]:
+    """Columns of these (name, type, whether nullable), repeated names numbered.
+
+    >>> [c.label for c in columns_of((name, pa.string(), True) for name in ("x", "x", "x#2"))]
+    ['x', 'x##2', 'x#2']
+    """
+    fields = list(fields)
+    counts = Counter(name for name, _, _ in fields)
+    mark = "#"
+    while any(f"{name}{mark}{k}" in counts for name, n in counts.items() if n > 1 for k in range(2, n + 1)):
+        mark += "#"
+    seen: Counter[str] = Counter()
+    out = []
+    for index, (name, kind, nullable) in enumerate(fields):
+        out.append(Column(index, name, kind, seen[name], nullable, mark))
+        seen[name] += 1
+    return tuple(out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from dvk.store.pages import Chunks
-from dvk.table.contract import I64, Column, Plan, Region
+from dvk.table.contract import I64, Plan, Region, columns_of
 from dvk.table.result import Notice
 
 
@@ -54,12 +54,7 @@ class MemoryTable:
         self.source = MemorySource(label, data.nbytes)
         self.format = "csv" if text else "parquet"
         self.is_text = text
-        seen: dict[str, int] = {}
-        columns = []
-        for i, field in enumerate(data.schema):
-            columns.append(Column(i, field.name, field.type, seen.get(field.name, 0), field.nullable))
-            seen[field.name] = seen.get(field.name, 0) + 1
-        self.columns = tuple(columns)
+        self.columns = columns_of((field.name, field.type, field.nullable) for field in data.schema)
         self.declared_key = tuple(key)
         self.notices: tuple[Notice, ...] = ()
         self.rows_decoded = 0

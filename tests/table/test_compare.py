@@ -15,7 +15,7 @@ from tablekit import MemoryTable, table, text
 
 from dvk.errors import TableError, UsageError
 from dvk.table.compare import compare
-from dvk.table.contract import Aligned, Plan, Region, Tolerance
+from dvk.table.contract import Aligned, Plan, ReadOptions, Region, Tolerance
 from dvk.table.memory import Limits
 from dvk.table.open import open_table
 from dvk.table.options import CompareOptions
@@ -251,6 +251,33 @@ def test_half_a_surrogate_pair_equals_nothing_of_another_format() -> None:
     )
     with compare(a, b, CompareOptions(key=("id",), coerce=True)) as diff:
         assert [(c.key["id"], c.cells["x"][1]) for c in diff.changes()] == [("1", "\ufffd")]
+
+
+def test_names_that_look_like_numbers_of_repeated_ones() -> None:
+    """`x`, `x` and `x#2` are three columns, each paired with itself, also where the other version lacks one."""
+    header, rows = b"id,x,x,x#2\n", (b"1,a,b,c\n2,a,b,c\n", b"1,a,b,d\n2,a,e,c\n")
+    a, b = (open_table(BytesSource(header + part, name=b"t.csv")) for part in rows)
+    with compare(a, b, CompareOptions(key=("id",))) as diff:
+        assert not diff.schema
+        assert [c.cells for c in diff.changes()] == [{"x#2": ("c", "d")}, {"x##2": ("b", "e")}]
+    a, b = (
+        open_table(BytesSource(text, name=b"t.csv"))
+        for text in (b"id,x,x\n1,a,b\n2,c,d\n", b"id,x,x#2,x\n1,a,!,b\n2,c,!,D\n")
+    )
+    with compare(a, b, CompareOptions(key=("id",))) as diff:
+        assert [(c.kind, c.b and c.b.name) for c in diff.schema] == [("added", "x#2")]
+        assert [c.cells for c in diff.changes()] == [{"x##2": ("d", "D")}]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row() -> None:
+    """Also where the first record is a row, and in JSON Lines."""
+    for name, plain, options in (
+        (b"t.csv", b"1,a\n2,b\n", ReadOptions(header=False)),
+        (b"t.jsonl", b'{"id": 1}\n{"id": 2}\n', ReadOptions()),
+    ):
+        a, b = (open_table(BytesSource(text, name=name), options) for text in (plain, b"\xef\xbb\xbf" + plain))
+        with compare(a, b, CompareOptions(infer=False)) as diff:
+            assert diff.equal and diff.rows.unchanged == 2
 
 
 def test_schema_changes() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -21,7 +20,7 @@ from dvk.errors import DvkError, TableError
 from dvk.table.broken import broken
 from dvk.table.cache import Cache
 from dvk.table.columnar.types import batch_of, plain_array, plain_type
-from dvk.table.contract import I64, Column, Region, Source
+from dvk.table.contract import I64, Column, Region, Source, columns_of
 from dvk.table.file_table import FileTable
 from dvk.table.skip.segments import SegmentBuilder, Segments, spec_of
 
@@ -46,14 +45,10 @@ class ColumnarTable(FileTable, ABC):
         self._record_to: Cache | None = None
 
     def _take_schema(self, schema: pa.Schema) -> None:
-        seen: Counter[str] = Counter()
-        columns = []
         with reading(self._source):
-            for i, field in enumerate(schema):
-                columns.append(Column(i, field.name, plain_type(field.type), seen[field.name], field.nullable))
-                seen[field.name] += 1
-            self._declared_key = pandas_key(schema.metadata, columns)
-        self._columns, self._plain = tuple(columns), tuple(c.type for c in columns)
+            self._columns = columns_of((field.name, plain_type(field.type), field.nullable) for field in schema)
+            self._declared_key = pandas_key(schema.metadata, self._columns)
+        self._plain = tuple(c.type for c in self._columns)
 
     @abstractmethod
     def count_rows(self) -> int:

@@ -1,6 +1,8 @@
 """Which columns of two tables correspond, which are compared, and what changed in the schema.
 
->>> a, b = columns_of(["id", "x", "x"]), columns_of(["x", "id", "y"])
+>>> import pyarrow as pa
+>>> from dvk.table.contract import columns_of
+>>> a, b = (columns_of((name, pa.string(), True) for name in names) for names in (["id", "x", "x"], ["x", "id", "y"]))
 >>> [(p.label, p.a.index, p.b.index) for p in match(a, b, CompareOptions()).pairs]
 [('x', 1, 0), ('id', 0, 1)]
 
@@ -12,12 +14,11 @@ in case only are different names. Other correspondences come from the user (`ren
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
-import pyarrow as pa
 
 from dvk.errors import TableError
 from dvk.table.contract import Column
@@ -41,6 +42,11 @@ class Pair:
     def label(self) -> str:
         """As the new version calls it."""
         return self.b.label
+
+    @property
+    def renamed(self) -> bool:
+        """Whether it has another name on each side."""
+        return self.a.identity != self.b.identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +78,6 @@ class Match:
         return [pair.label for pair in self.pairs]
 
 
-def columns_of(names: Iterable[str], kind: pa.DataType | None = None) -> tuple[Column, ...]:
-    """Columns of these names with occurrences counted; for tests and headers."""
-    seen: dict[str, int] = {}
-    out = []
-    for i, name in enumerate(names):
-        out.append(Column(i, name, pa.string() if kind is None else kind, seen.get(name, 0)))
-        seen[name] = seen.get(name, 0) + 1
-    return tuple(out)
-
-
 def match(
     a: Sequence[Column],
     b: Sequence[Column],
@@ -100,6 +96,7 @@ def match(
     equality = equality_of(options)
     by_label_a = {c.label: c for c in a}
     by_label_b = {c.label: c for c in b}
+    by_identity = {c.identity: c for c in a}
     partner: dict[int, Column] = {}  # index in B -> column of A
     taken: set[int] = set()
     for old, new in (*options.rename, *renames):
@@ -112,7 +109,7 @@ def match(
         partner[y.index] = x
         taken.add(x.index)
     for column in b:
-        same = by_label_a.get(column.label)
+        same = by_identity.get(column.identity)
         if column.index not in partner and same is not None and same.index not in taken:
             partner[column.index] = same
             taken.add(same.index)
@@ -154,7 +151,7 @@ def changes(matched: Match, *, formats: tuple[str, str], scores: dict[str, float
     out += [SchemaChange("removed", a=c) for c in matched.removed]
     out += [SchemaChange("added", b=c) for c in matched.added]
     for pair in matched.pairs:
-        if pair.a.label != pair.b.label:
+        if pair.renamed:
             out.append(SchemaChange("renamed", pair.a, pair.b, scores.get(pair.b.label)))
     for pair in matched.pairs:
         if pair.a.type != pair.b.type:

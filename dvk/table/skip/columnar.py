@@ -127,9 +127,9 @@ def _by_chunks(a: ParquetTable, b: ParquetTable) -> Plan | None:
 
 
 def _pair_columns(a: ParquetTable, b: ParquetTable) -> _Pairs | None:
-    """Columns by their labels; of those that only one side has, each may be a renamed one of the other's."""
-    there = {c.label: c.index for c in b.columns}
-    pairs = [(c.index, there.pop(c.label)) for c in a.columns if c.label in there]
+    """Columns by their names; of those that only one side has, each may be a renamed one of the other's."""
+    there = {c.identity: c.index for c in b.columns}
+    pairs = [(c.index, there.pop(c.identity)) for c in a.columns if c.identity in there]
     paired = {i for i, _ in pairs}
     loose_a = [c.index for c in a.columns if c.index not in paired]
     if len(loose_a) * len(there) > _MOST_LOOSE_PAIRS:
@@ -392,7 +392,7 @@ def _without(regions: Sequence[Region], skips: Sequence[Region]) -> tuple[Region
 
 
 def _same_columns(a: ColumnarTable, b: ColumnarTable) -> bool:
-    return [(c.label, c.type) for c in a.columns] == [(c.label, c.type) for c in b.columns]
+    return [(c.identity, c.type) for c in a.columns] == [(c.identity, c.type) for c in b.columns]
 
 
 def _names(segments: Segments) -> list[bytes]:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 
 from dvk.errors import TableError, UsageError
-from dvk.table.contract import Column, Notice, ReadOptions, Source
+from dvk.table.contract import Column, Notice, ReadOptions, Source, columns_of
 from dvk.table.text.index import MAX_RECORD_BYTES, Marks, TextIndex
 from dvk.table.text.scan import CR, LF, QUOTE, Flaw, field_counts, find_flaw, last_record_end, outside
 from dvk.table.text.spool import Rewrite, Text
@@ -84,7 +84,7 @@ class CsvTable(TextTable):
 
     @property
     def reading(self) -> tuple[object, ...]:
-        return self.format, self.dialect, tuple(c.label for c in self._columns), self.header, self._null_values
+        return self.format, self.dialect, tuple(c.identity for c in self._columns), self.header, self._null_values
 
     def _make_convert_options(self, columns: tuple[int, ...]) -> pc.ConvertOptions:
         wanted = [f"c{i}" for i in columns]
@@ -214,12 +214,7 @@ def open_csv(
 
 def to_columns(names: Sequence[str], kind: pa.DataType) -> tuple[Column, ...]:
     """Columns of these names, repeated ones numbered."""
-    seen: dict[str, int] = {}
-    columns = []
-    for index, name in enumerate(names):
-        columns.append(Column(index, name, kind, seen.get(name, 0)))
-        seen[name] = seen.get(name, 0) + 1
-    return tuple(columns)
+    return columns_of((name, kind, True) for name in names)
 
 
 # ---------------------------------------------------------------- dialect and header
