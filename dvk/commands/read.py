@@ -77,6 +77,7 @@ class VersionFile(io.BufferedIOBase):
         if self._pid != os.getpid() and not self.closed:
             with _restarting:
                 if self._pid != os.getpid():
+                    _left.append(self._buffered)
                     self._start(_Raw(self.where, self.node), self._buffered.tell())
         return self._lock
 
@@ -137,7 +138,10 @@ class VersionFile(io.BufferedIOBase):
     def close(self) -> None:
         buffered = getattr(self, "_buffered", None)  # none where it could not be opened
         if buffered is not None and not self.closed:
-            buffered.close()
+            if self._pid == os.getpid():
+                buffered.close()
+            else:
+                _left.append(buffered)
         super().close()
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -148,6 +152,9 @@ class VersionFile(io.BufferedIOBase):
 
 
 _restarting = threading.Lock()
+#: In a forked child the buffers of its parent: a thread there may have been reading, and then closing one, which also
+#: its last reference does, would wait forever.
+_left: list[object] = []
 
 
 def _after_fork() -> None:

@@ -400,3 +400,44 @@ def test_a_file_is_held_though_the_cache_was_emptied_or_is_being_emptied(tmp_pat
     os.close(remover)
     thread.join()
     assert Path(os.fsdecode(getting[0])).read_bytes() == data
+
+
+_FORK_AMID_A_READ = """
+import os, signal, threading, warnings, dvk
+warnings.simplefilter("ignore")
+file = dvk.open("models/a/best.bin")
+raw, begun, go_on = file._buffered.raw, threading.Event(), threading.Event()
+plain = raw._source.readinto
+raw._source.readinto = lambda *a: (begun.set(), go_on.wait(), plain(*a))[2]
+thread = threading.Thread(target=file.read, args=(10,))
+thread.start()
+begun.wait()
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    file.close()
+    del file, raw
+    os._exit(0)
+status = os.waitpid(child, 0)[1]
+go_on.set()
+thread.join()
+print(status)
+"""
+
+
+def test_a_child_closes_a_file_that_a_thread_of_its_parent_was_reading(here: Flow) -> None:
+    done = subprocess.run([sys.executable, "-c", _FORK_AMID_A_READ], capture_output=True, text=True, check=False)
+    assert done.stdout == "0\n", done.stderr
+
+
+def test_a_pointer_that_lies_about_the_size_gives_no_part_of_another_file(here: Flow) -> None:
+    """Also where the file of that id is open already, with the size that it has."""
+    assert dvk.read_bytes("data/t.csv") == T2
+    text = here.read("data/t.csv.dvk")
+    for name, size in (("short", 100), ("long", 10**11)):
+        here.write({f"data/{name}.csv.dvk": text.replace(b"size %d" % len(T2), b"size %d" % size)})
+        here.git("add", "-f", f"data/{name}.csv.dvk")
+    here.git("commit", "-q", "-m", "lies")
+    for name in ("short", "long"):
+        with pytest.raises(DvkError):
+            dvk.open(f"data/{name}.csv").readline()
