@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -257,10 +256,10 @@ def test_tags_deleted_branches_and_things_that_are_no_commits(flow: Flow) -> Non
 def test_more_than_the_limit_is_refused_at_once_and_counts_what_is_new(flow: Flow) -> None:
     flow.version({"a": noise(300_000, 1), "im/1": noise(90_000, 2)}, "a", "im")
     flow.environ["DVK_HOOKS_PUSH_LIMIT"] = "200 kB"
-    began = time.monotonic()
+    began = sum(os.times()[:4])  # of processor, this one's and git's: the machine may be busy with something else
     with pytest.raises(Refused, match="390,000 bytes of new data") as refused:
         push(flow, "main")
-    assert time.monotonic() - began < 1 and "`dvk push`" in refused.value.hint and not flow.remote_dir.exists()
+    assert sum(os.times()[:4]) - began < 1 and "`dvk push`" in refused.value.hint and not flow.remote_dir.exists()
     flow.push()
     flow.version({"a": noise(300_000, 1) + noise(1000, 3), "im/2": noise(90_000, 4)}, "a", "im")
     assert push(flow, "main") == 2, "two versions of 481,000 bytes, most of which the remote has"

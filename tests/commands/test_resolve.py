@@ -186,6 +186,9 @@ def test_edits_by_hand_stay_where_a_version_is_chosen(flow: Flow) -> None:
     done = run(flow, "a", side="theirs", ok=False)
     assert "would be overwritten" in str(done.failures[0]) and flow.read("a") == b"my own"
     assert flow.git("ls-files", "-u") == "" and flow.one("a").modified
+    flow.add("a")
+    assert flow.read("a") == b"my own"
+    ended(flow)
 
 
 def test_lists_that_are_not_here_are_fetched_and_files_are_not(tmp_path: Path) -> None:

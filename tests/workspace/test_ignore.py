@@ -256,12 +256,12 @@ def test_names_of_any_bytes_are_matched_as_bytes() -> None:
 )
 def test_no_pattern_takes_long(pattern: bytes) -> None:
     """A30: a hostile .dvkignore costs no time to speak of."""
-    started = time.perf_counter()
+    started = time.process_time()
     parsed = Pattern.parse(pattern)
     for path in (b"a" * 255, b"/".join([b"a"] * 2000), b"/".join([b"a" * 50] * 80)):
         if parsed:
             assert not parsed.matches(path, is_dir=False)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_rules_are_loaded_from_the_top_and_bounded(tmp_path: Path) -> None:
