@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from dvk.commands.pathwork import in_other_worktree
 from dvk.commands.placed import Placed
 from dvk.commands.replaceable import Replaceable
 from dvk.commands.repo import Repo
@@ -409,9 +410,11 @@ class Materializer:
             return
         hidden = excluded_paths(git.common_dir)
         owned = git.tracked_among(hidden) if git.has_program else set()
-        if owned and not self.result.dry_run:
+        # What Git tracks is Git's, and no rule of ours hides it; but the rules are one for all worktrees.
+        shown = [path for path in owned if not in_other_worktree(self.repo, path)]
+        if shown and not self.result.dry_run:
             with self.ws.lock():
-                self.ws.hide(remove=owned)  # what Git tracks is Git's, and no rule of ours hides it
+                self.ws.hide(remove=shown)
         for path in hidden:
             if path in owned or not is_there(self.repo.root_fd, path):
                 continue

@@ -184,6 +184,25 @@ def test_a_new_worktree_has_its_data(history: History, tmp_path: Path) -> None:
     history.is_at(19)
 
 
+def test_data_of_a_worktree_stays_out_of_git_while_another_has_the_path_from_before_dvk(
+    history: History, tmp_path: Path
+) -> None:
+    """The ignore rule is one for all worktrees: without it `git add -A` would take the data into Git."""
+    history.git("checkout", "-q", "-b", "before", "v0")
+    history.git("rm", "-q", "a.bin.dvk")
+    history.remove("a.bin")
+    history.write({"a.bin": b"in Git itself"})
+    history.git("add", "-f", "a.bin")
+    history.git("commit", "-q", "-m", "as it was before dvk")
+    history.git("checkout", "-q", "main")
+    history.is_at(19)
+    history.git("worktree", "add", "-q", str(tmp_path / "w"), "before")
+    tree = Flow(tmp_path / "w", tmp_path, remote=history.environ["DVK_TRUST_REMOTES"], init=False)
+    tree.checkout()
+    assert tree.read("a.bin") == b"in Git itself"
+    history.is_at(19)
+
+
 def test_pull_brings_what_is_here_and_names_what_is_behind(history: History, tmp_path: Path) -> None:
     clone = history.clone(tmp_path / "clone")
     history.push()
