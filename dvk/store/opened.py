@@ -348,7 +348,8 @@ class Opened:
             hint = "`dvk fetch` gets it again" if self._local else "`dvk push` of whoever has this version mends it"
             named: DvkError = DataMissing(f"a pack with its data is gone{where}", subject=self._label, hint=hint)
         elif isinstance(error, FormatError):
-            hint = error.hint or ("`dvk repair` brings it back from wherever a good copy is" if self._local else "")
+            repair = "`dvk repair`" if self._local else "`dvk repair --remote` in a clone that has this version"
+            hint = error.hint or f"{repair} brings it back"
             named = type(error)(f"{error.message}{where}", subject=self._label, hint=hint)
         else:
             return error

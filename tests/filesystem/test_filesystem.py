@@ -371,8 +371,9 @@ def test_a_pack_that_is_gone_is_an_error_and_so_is_a_damaged_one(flow: Flow, tmp
         with reading(other.environ):
             fs = DvkFileSystem(str(other.top))
             for name in ("data/t.csv", "images/train/001.bin"):
-                with pytest.raises(DvkError):
+                with pytest.raises(DvkError) as error:
                     fs.cat_file(name)
+                assert "`dvk repair --remote`" in error.value.hint
             assert fs.cat_file("code.py") == b"print(1)\n"
     finally:
         for pack, data in kept.items():
