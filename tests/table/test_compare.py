@@ -253,6 +253,16 @@ def test_half_a_surrogate_pair_equals_nothing_of_another_format() -> None:
         assert [(c.key["id"], c.cells["x"][1]) for c in diff.changes()] == [("1", "\ufffd")]
 
 
+def test_rows_of_a_gap_are_paired_only_where_both_sides_have_as_many() -> None:
+    """Without a key nothing says which of two rows became which of three, so none did."""
+    options = CompareOptions(infer=False, align="sequence")
+    a = table({"x": ["k1", "p", "q", "k2", "k3"]})
+    for new, expected in (("rst", (3, 2, 0, 3)), ("rs", (0, 0, 2, 3)), ("r", (1, 2, 0, 3)), ("", (0, 2, 0, 3))):
+        with compare(a, table({"x": ["k1", *new, "k2", "k3"]}), options) as diff:
+            assert counts(diff.rows) == expected
+            assert [(c.a_row, c.b_row) for c in diff.changes(kinds=("modified",))] == [(1, 1), (2, 2)][: expected[2]]
+
+
 def test_names_that_look_like_numbers_of_repeated_ones() -> None:
     """`x`, `x` and `x#2` are three columns, each paired with itself, also where the other version lacks one."""
     header, rows = b"id,x,x,x#2\n", (b"1,a,b,c\n2,a,b,c\n", b"1,a,b,d\n2,a,e,c\n")

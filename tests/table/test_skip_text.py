@@ -197,14 +197,31 @@ def test_gaps_at_the_ends_of_the_texts_are_cut_as_well(changed: tuple[int, ...],
 def test_a_version_that_is_the_inside_of_another(header: bool) -> None:
     """The first chunk of a text may be one in the middle of the other, the last one too, and lines go on there."""
     options = ReadOptions(header=header, delimiter=",")
-    rows = b"".join(b"%d\n" % (i * 7919 % 1000) for i in range(60))
     for n in range(40):
+        rows = b"".join(b"%d\n" % ((i + n) * 7919 % 1000) for i in range(60))
         before, after = b"new%d\n" % n, b"%d\nend\n" % n
         for data in ((rows, before + rows), (rows[:-1], rows[:-1] + after), (rows[:-1], before + rows[:-1] + after)):
             for pair in (data, data[::-1]):
                 a, b = (open_text_table(text, chunk_mean=3, options=options) for text in pair)
                 if a.reading == b.reading:
                     check(a, b, plan(a, b))
+
+
+@pytest.mark.parametrize("changed", [(500,), (0,), (999,), (200, 201, 700)])
+def test_a_change_in_the_middle_of_a_text_of_several_lines(changed: tuple[int, ...]) -> None:
+    """The common head and the common tail may end and begin within quotes, where a line end ends no record."""
+
+    def version(word: str) -> bytes:
+        lines = (f'{i},"first\nsays {word if i in changed else i} ""\nmore\n\n",{i * i}' for i in range(1000))
+        return ("id,x,y\n" + "\n".join(lines)).encode()
+
+    a, b = (open_text_table(version(word), chunk_mean=400) for word in ("old", "something new"))
+    made = plan(a, b)
+    assert [list(range(r.first, r.first + r.rows)) for r in made.a] == [
+        list(range(r.first, r.first + r.rows)) for r in made.b
+    ]
+    assert sum(r.rows for r in made.a) == len(changed)
+    check(a, b, made)
 
 
 def test_what_ends_have_in_common_never_overlaps() -> None:
