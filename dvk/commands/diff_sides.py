@@ -161,6 +161,7 @@ def iter_revisions(repo: Repo, words: Sequence[str]) -> Iterator[str]:
 
     Raises:
         UsageError: one names a revision and also something on disk.
+        NotFound: a range that is no path has an end that is no revision.
     """
     git = repo.workspace.git
     if git is None:
@@ -169,6 +170,9 @@ def iter_revisions(repo: Repo, words: Sequence[str]) -> Iterator[str]:
         is_range = split_range(word) is not None
         ends = split_range(word) or (word, "HEAD", False)
         if not all(_is_revision(repo, end) for end in ends[:2]):
+            if is_range and word is words[0] and not _is_path(repo, word) and not _leads_up(word):
+                for end in ends[:2]:
+                    repo.workspace.resolve(end)
             return
         if not is_range and _is_path(repo, word):
             raise UsageError(
@@ -185,6 +189,11 @@ def _is_revision(repo: Repo, word: str) -> bool:
     except (NotFound, UsageError):
         return False
     return True
+
+
+def _leads_up(word: str) -> bool:
+    """Whether the dots of what may be a range are those of a path: `../x`."""
+    return ".." in word.split("/")
 
 
 def _is_path(repo: Repo, word: str) -> bool:

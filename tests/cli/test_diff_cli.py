@@ -77,6 +77,10 @@ def test_words_before_paths_are_revisions_as_in_git(project: Project) -> None:
     assert project.dvk("diff", "v1", "b", folder="im").out.splitlines()[0].startswith("changed  b  2 B -> 3 B")
     done = project.dvk("diff", "nope", "HEAD")
     assert done.code == 6 and "nope: dvk does not track it" in done.err
+    for words in ("v9..HEAD", "HEAD...v9"):
+        done = project.dvk("diff", words)
+        assert done.code == 6 and "v9: no such revision" in done.err and "did you mean v1" in done.err
+    assert ": nope: dvk does not track it" in project.dvk("diff", "../nope", folder="im").err
     assert project.dvk("diff", "v1", "HEAD", "HEAD", "--").code == 2
 
 
