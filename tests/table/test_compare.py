@@ -253,6 +253,23 @@ def test_half_a_surrogate_pair_equals_nothing_of_another_format() -> None:
         assert [(c.key["id"], c.cells["x"][1]) for c in diff.changes()] == [("1", "\ufffd")]
 
 
+@pytest.mark.parametrize("width", ["f4", "f8"])
+def test_nans_of_any_bits_are_one_value(width: str) -> None:
+    """0/0 has another sign on the next machine; as a value, in a list and in a key it is NaN all the same."""
+    bits = [0x7FF8_0000_0000_0000, 0xFFF8_0000_0000_0000, 0x7FF8_0000_0000_1000]
+    if width == "f4":
+        bits = [0x7FC0_0000, 0xFFC0_0000, 0x7FC0_0001]
+    nans = np.array(bits, width.replace("f", "u")).view(width)
+    a, b = (
+        table({"id": [1, 2, 3], "x": pa.array(x), "l": [[v] for v in x.tolist()]}) for x in (nans, np.roll(nans, 1))
+    )
+    with compare(a, b, CompareOptions(key=("id",))) as diff:
+        assert diff.rows.equal
+    a, b = (table({"k": pa.array(nans[n : n + 1]), "x": [1]}) for n in (0, 1))
+    with compare(a, b, CompareOptions(key=("k",))) as diff:
+        assert counts(diff.rows) == (0, 0, 0, 1)
+
+
 def test_rows_of_a_gap_are_paired_only_where_both_sides_have_as_many() -> None:
     """Without a key nothing says which of two rows became which of three, so none did."""
     options = CompareOptions(infer=False, align="sequence")
