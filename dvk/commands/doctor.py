@@ -274,6 +274,7 @@ def _store(repo: Repo) -> Iterator[Check]:
     if repo.store.describe() is None:
         yield Check("store", INFO, f"{folder}: nothing is stored yet")
         return
+    repo.store.tolerate_unreadable()
     repo.store.refresh()
     packs = len(repo.store.list_packs())
     damaged = repo.store.damaged

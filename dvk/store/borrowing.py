@@ -49,6 +49,10 @@ class BorrowingStore(Store):
     def create(self) -> Descriptor:
         return self._mine.create()
 
+    def tolerate_unreadable(self) -> None:
+        for store in self._stores:
+            store.tolerate_unreadable()
+
     def refresh(self) -> None:
         for store in self._stores:
             store.refresh()

@@ -72,12 +72,20 @@ class Catalog:
         self._notes = DamageNotes()
         self._vanished: list[Segment] = []  # what segments say of packs that are not there
         self._loaded = False
+        self._tolerant = False
 
     @property
     def damaged(self) -> tuple[DvkError, ...]:
         """What is wrong with packs that could not be read; their chunks count as not here, so that adding heals."""
         with self._lock:
             return tuple(self._damaged.values())
+
+    def tolerate_unreadable(self) -> None:
+        """From now on a pack that the medium refuses to read counts as damaged, for who judges a store.
+
+        Otherwise the error ends whatever looks for something in it.
+        """
+        self._tolerant = True
 
     # ------------------------------------------------------------ what is there
 
@@ -423,6 +431,8 @@ class Catalog:
                 raise
             return None  # collected since; another copy, or a refresh, will tell
         except (Corrupt, StorageError) as error:
+            if isinstance(error, StorageError) and not self._tolerant:
+                raise  # "not here" would be a lie: a push would leave it out and say that all was sent
             with self._lock:
                 self._damaged[name] = error
             return None

@@ -37,7 +37,6 @@ FULL_PAGE_BYTES = 786_432  # an entry takes at most 8,235 bytes, so no page reac
 MIN_ENTRIES = 1024
 MAX_ENTRIES = 6144
 MAX_LEVEL = 8
-_CUT_BELOW = (1 << 64) // 2048
 
 PAGE_HEADER = struct.Struct("<4sBBBBIIQQQ")
 _MAGIC = b"dvkP"

@@ -93,6 +93,7 @@ class Wholeness:
     def __init__(self, store: Store, *, salvageable: npt.NDArray[np.uint64] | None = None) -> None:
         """`salvageable`: ascending prefixes of what is in damaged packs and can be saved from them."""
         self.store = store
+        store.tolerate_unreadable()
         self._salvageable = np.zeros(0, np.uint64) if salvageable is None else salvageable
         self.used: set[bytes] = set()  #: data packs that hold something of a version that was looked at
         self.gone: list[U8] = []  #: uint8[n, 32] each: ids that versions need and no pack gives

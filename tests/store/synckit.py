@@ -21,7 +21,7 @@ from dvk.backend.wrappers import CountingBackend
 from dvk.errors import DvkError
 from dvk.events import Event, Note
 from dvk.ids import FileId, PageId
-from dvk.store import locator, pack, packwriter, pages, push_known, push_sections
+from dvk.store import locator, pack, packwriter, pages, pagewriter, push_known, push_sections
 from dvk.store.content import StoreContent
 from dvk.store.fetch import Wanted, fetch, is_here
 from dvk.store.listing import Entries, Kind
@@ -70,7 +70,9 @@ def small_pages(monkeypatch: pytest.MonkeyPatch, *, inline_chunks: int = 6) -> N
     """Lists end pages after 8 to 16 entries, and files of more than `inline_chunks` stand on their own."""
     monkeypatch.setattr(pages, "MIN_ENTRIES", 8)
     monkeypatch.setattr(pages, "MAX_ENTRIES", 16)
-    monkeypatch.setattr(pages, "_CUT_BELOW", (1 << 64) // 6)
+    monkeypatch.setattr(pagewriter, "MIN_ENTRIES", 8)
+    monkeypatch.setattr(pagewriter, "MAX_ENTRIES", 16)
+    monkeypatch.setattr(pagewriter, "_CUT_BELOW", (1 << 64) // 6)
     monkeypatch.setattr(push_known, "MIN_ENTRIES", 8)
     monkeypatch.setattr(push_sections, "MAX_INLINE_CHUNKS", inline_chunks)
     monkeypatch.setattr(locator, "MAX_INLINE_CHUNKS", inline_chunks)
