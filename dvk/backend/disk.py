@@ -12,7 +12,9 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from dvk.backend.contract import Buffer
 from dvk.errors import StorageError, StorageFull
@@ -29,6 +31,12 @@ _DIRECT: int = getattr(os, "O_DIRECT", 0)  # Linux
 _DIRECT_FROM = 8 << 20
 _DIRECT_STEP = 16 << 20
 _DIRECT_ALIGN = 4096
+#: Errors that say nothing of the bytes and may be gone a moment later.
+_PASSING = frozenset(
+    {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT}
+)
+_PAUSES_S = (0.02, 0.2)
+_T = TypeVar("_T")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}")  # starts with a dot, so it can never be a key
 
 
@@ -206,3 +214,26 @@ def storage_error(e: OSError, subject: str) -> StorageError:
                 hint="the disk or its connection may be failing; look at the system log",
             )
     return StorageError(what, subject=subject)
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Whether an error of a medium says nothing of what lies there, so that the same read may succeed."""
+    return isinstance(error, OSError) and error.errno in _PASSING
+
+
+def patiently(read: Callable[[], _T]) -> _T:
+    """What `read` gives; where the medium refuses it for a reason that may pass, it is tried again, twice.
+
+    For whoever judges what is read: an object that could not be read is not damaged.
+
+    Raises:
+        StorageError: it cannot be read now.
+    """
+    for pause in _PAUSES_S:
+        try:
+            return read()
+        except StorageError as error:
+            if not is_passing(error.__cause__):
+                raise
+            time.sleep(pause)
+    return read()

@@ -11,7 +11,7 @@ import typer
 from dvk.cli.names import Here
 from dvk.cli.text import Line, Piece, bold, count, cyan, dim, green, plural, red, size, yellow
 from dvk.cli.verb import Run, verb
-from dvk.errors import Damaged, DataMissing, DvkError, UsageError
+from dvk.errors import Damaged, DataMissing, DvkError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from dvk.commands.repair_report import RepairResult
@@ -57,7 +57,7 @@ def verify(
     """Look whether every version can be had, and name exactly what cannot.
 
     Looks at the local store and the work tree, or with --remote at what a fresh clone could restore from there. Ends
-    with 23 for damage, and with 7 for what was never pushed.
+    with 23 for damage, with 16 for what cannot be read, and with 7 for what was never pushed.
     """
     from dvk.commands.repo import Repo
     from dvk.commands.verify import Level
@@ -90,6 +90,10 @@ def _judge(run: Run, result: VerifyResult) -> None:
     where = result.remote or "this clone"
     if result.damaged:
         run.failure = Damaged(f"{where} is not whole: {result.summary}")
+    elif result.unread:
+        what = f"{plural(len(result.unread), 'object')} could not be read: {result.unread[0].message}"
+        subject = f"{result.remote or result.store}/{result.unread[0].key}"
+        run.failure = StorageError(what, subject=subject, hint=result.unread[0].hint)
     elif result.missing:
         what = f"{plural(sum(v.state in ('not-pushed', 'unprotected') for v in result.affected), 'version')}"
         run.failure = DataMissing(f"{what} that these revisions point to were never pushed to {result.remote}")
@@ -100,11 +104,11 @@ def _judge(run: Run, result: VerifyResult) -> None:
 def _verified(result: VerifyResult, here: Here) -> Iterator[Line]:
     if result.summary:
         yield bold(result.summary)
-    style = {"lost": red, "unreachable": yellow, "not-pushed": yellow, "unprotected": yellow}
+    style = {"lost": red, "unreachable": yellow, "not-pushed": yellow, "unprotected": yellow, "unsure": yellow}
     for v in result.affected:
         yield from _version(v, here, style[v.state](v.state.replace("-", " ")))
     for o in result.objects[:_OBJECTS_SHOWN]:
-        mark = red("damaged") if o.certain else dim("unsure")
+        mark = red("damaged") if o.certain else yellow("unread") if o.unread else dim("unsure")
         need = "" if o.needed or not o.certain else " (no version that was looked at needs it)"
         yield (mark, f" {o.kind} ", cyan(o.key), f": {o.message}{need}")
         if o.others:
@@ -171,7 +175,8 @@ def repair(
 
     Deletes nothing: salvages what is good in damaged packs, puts them aside under quarantine/, writes the index anew,
     and brings the rest from the files on disk, the remotes, or --from. With --remote the same for a remote, from this
-    clone. Interrupted, the same command goes on. Ends with 23 when something is still damaged or lost.
+    clone. Interrupted, the same command goes on. Ends with 23 when something is still damaged or lost, with 16 when
+    something could not be read: that is left alone.
     """
     from dvk.commands.repair import repair as command
     from dvk.commands.repo import Repo

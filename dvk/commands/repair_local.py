@@ -1,30 +1,33 @@
 """`dvk repair` of the local store. Each step leaves a store that is no worse than before, whenever it is killed:
 
-note what is lost            so that a later look still knows that it was here
+note what is lost            durably, so that a later look still knows that it was here; else nothing is moved
 salvage                      what is good in damaged packs, into new packs, durably
 put aside                    the damaged packs: a copy first, the object last
 index                        anew from footers; then the old segments go
 heal                         from the files on disk, then from `source` and the remotes, each byte proven
 look again                   and drop the notes of what is back
+
+What cannot be read is tried again, then named and left alone: of its versions what others have is brought all the same.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
 
 from dvk.commands.good_copies import Source, quiet, sources
-from dvk.commands.repair_report import Mended, RepairResult, describe
+from dvk.commands.repair_report import Mended, RepairResult, describe, name_what_is_left
 from dvk.commands.repo import Repo
 from dvk.commands.tracked import look, read_unknown
 from dvk.commands.verify import wanted_versions
 from dvk.commands.verify_local import LocalCheck
-from dvk.commands.verify_report import VerifyResult, Wanted
-from dvk.errors import DvkError
+from dvk.commands.verify_report import UNSURE, VerifyResult, Wanted, affected_version
+from dvk.errors import DvkError, StorageError
 from dvk.events import Note, OnEvent
 from dvk.store.descriptor import KEY, Descriptor, format_descriptor
 from dvk.store.examine import Level
@@ -35,7 +38,7 @@ from dvk.store.mend import Quarantine, salvage
 from dvk.store.names import show
 from dvk.store.pack import pack_key
 from dvk.store.pagewriter import write_listing
-from dvk.store.root import FOLDER
+from dvk.store.root import FOLDER, Root
 from dvk.store.wholeness import NAMED, Found, State, Wholeness
 from dvk.store.writer import Writer
 from dvk.workspace.selection import Selection
@@ -53,6 +56,7 @@ def repair_local(repo: Repo, *, source: str | None, level: Level, dry_run: bool,
     with repo.writing(), sources(repo, source, on_event=on_event) as asked:
         with LocalCheck(repo, wanted, level, on_event=on_event) as check:
             out.before = check.run([])
+            held = {(w.path, w.root): found.state for w, found in check.found}
             run = _Local(repo, check, out, on_event)
             if dry_run:
                 run.plan(asked)
@@ -66,6 +70,28 @@ def repair_local(repo: Repo, *, source: str | None, level: Level, dry_run: bool,
             return out
         with LocalCheck(repo, wanted, Level.NORMAL, on_event=on_event) as check:
             out.after = check.run([])
+            _name_forgotten(out.after, held, check)
+        name_what_is_left(out.after, run.quarantine.left, out.before.unread)
+    return out
+
+
+def _name_forgotten(after: VerifyResult, held: Mapping[tuple[bytes, Root], State], check: LocalCheck) -> None:
+    """Call lost what was here before and is taken for never fetched now: no repair may end well by forgetting."""
+    for w, found in check.found:
+        before = held[w.path, w.root]
+        if found.state in (State.ABSENT, State.PARTLY) and (
+            before is State.WHOLE or (before is not State.ABSENT and found.state is State.ABSENT)
+        ):
+            state = UNSURE if check.packs.unread else "lost"
+            after.affected.append(affected_version(w, found, state, [], "it was here before this repair"))
+            after.not_here -= 1
+
+
+def _not_noted(error: DvkError) -> DvkError:
+    """Without a durable note nothing may move: the note is what tells lost from never fetched."""
+    out = copy.copy(error)
+    out.message = f"damage could not be noted, so nothing was put aside: {error.message}"
+    out.args = (out.message,)
     return out
 
 
@@ -95,14 +121,20 @@ class _Local:
     def objects(self) -> None:
         """Salvage what is good, put aside what is not, and index what is there then."""
         store, check = self.store, self.check
+        if check.packs.problems:
+            raise _not_noted(check.packs.problems[0])
         if check.damage:
             self._descriptor()
-        damaged = [x for x in check.packs.found.values() if x.error is not None]
+        unread = {name for _, name in check.packs.unread}
+        damaged = [x for x in check.packs.found.values() if x.error is not None and x.name not in unread]
         # A pack that another one was written over has a footer, and what the index says of it is gone all the same.
         lost = {x.name for x in damaged} | set(check.vanished)
         if lost:
-            store.note_losses(lost)
-        segments = {d.key for d in check.index_damage()}
+            try:
+                store.note_losses(lost)
+            except StorageError as error:
+                raise _not_noted(error) from error
+        segments = {d.key for d in check.index_damage() if not d.unread}
         if not damaged and not lost and not segments:
             return
         for x in damaged:
@@ -117,7 +149,7 @@ class _Local:
         for x in damaged:
             self._aside(pack_key(x.kind, x.name), str(x.error))
         # Whatever the index says of packs that are gone now, or wrongly, goes with it.
-        old = store.rebuild_index()
+        old = store.rebuild_index(keep=unread)
         for key in old:
             if key in segments:
                 self._aside(key, "the index was written anew from footers")
@@ -183,7 +215,7 @@ class _Local:
                 more = any(found.lost_files >= NAMED for _, found in left)
                 if not done.new_bytes or not more or sum(f.lost_files for _, f in left) >= before:
                     break
-        self.store.prune_notes()
+        self.store.prune_notes(self.check.proven)
 
     def _look(self, left: Sequence[tuple[Wanted, Found]], source: str) -> list[tuple[Wanted, Found]]:
         """Look again at what was lost, and say what came back."""

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dvk.commands.good_copies import Source, quiet, sources
 from dvk.commands.push import as_push_versions, owner_of
-from dvk.commands.repair_report import Mended, RepairResult, describe
+from dvk.commands.repair_report import Mended, RepairResult, describe, name_what_is_left
 from dvk.commands.repo import Remote, Repo
 from dvk.commands.verify import wanted_versions
 from dvk.commands.verify_remote import RemoteCheck
@@ -67,6 +67,7 @@ def repair_remote(
         return out
     again = repo.remote(target.name, write=False)
     out.after = RemoteCheck(repo, again, wanted, min(level, Level.NORMAL), narrow=False, on_event=on_event).run()
+    name_what_is_left(out.after, run.quarantine.left, out.before.unread)
     return out
 
 
@@ -78,13 +79,20 @@ class _Remote:
         records = check.records
         assert records is not None
         self.records: Records = records
-        self.bad = {pack_key(*key): str(x.error) for key, x in check.packs.found.items() if x.error is not None}
+        self.bad = {
+            pack_key(*key): str(x.error)
+            for key, x in check.packs.found.items()
+            if x.error is not None and x.unread is None
+        }
+        self.unread = {o.key for o in out.before.unread}
         self.bad |= dict.fromkeys(check.lost, "a record promises it and it is not there")
 
     def _say(self, what: str, subject: str, detail: str = "") -> None:
         self.out.done.append(Mended(what, subject, detail))
 
     def _aside(self, key: str, why: str) -> None:
+        if key in self.unread:
+            return
         if self.quarantine.take(key):
             self.out.quarantine = self.quarantine.prefix
             self._say("quarantine", key, why)
@@ -129,7 +137,7 @@ class _Remote:
         again = self._to_send()
         self._fetch(again, asked)
         for w, seen in again:
-            if seen.unreachable or seen.state is not State.WHOLE:
+            if seen.unreachable or (seen.state is not State.WHOLE and not self.unread):
                 self._locator(w, seen)
         for root, damage in self.check.locators.items():
             if damage is not None and root not in {w.root.text for w, _ in again}:
@@ -150,7 +158,12 @@ class _Remote:
         for d in self.check.damage:
             name, _, mark = d.key.removeprefix("j/").partition(".")
             # A confirmation that is gone is not given again: its record is, by another one over what it promised.
-            if d.key.startswith("j/") and mark in ("ok", "x", "e") and name not in self.check.unconfirmed:
+            if (
+                d.key.startswith("j/")
+                and not d.unread
+                and mark in ("ok", "x", "e")
+                and name not in self.check.unconfirmed
+            ):
                 self.backend.put(d.key, [format_mark(bytes.fromhex(name))])
                 self._say("mark", d.key, "written again as it was")
 
@@ -217,6 +230,10 @@ class _Remote:
     def _drop_records(self) -> None:
         """Put aside records that cannot be read, with their marks; retire those that relied on one and are replaced."""
         records = self.records
+        unread = [d.key for d in records.damage if d.unread]
+        if unread:
+            self.on_event(Note("cannot be read now, so no record was put aside", subject=unread[0]))
+            return
         shaky = records.shaky()
         sound = {root for rid in records.live - shaky for root in records.all[rid].roots}
         replaced = {rid for rid in shaky if sound.issuperset(records.all[rid].roots)}

@@ -6,12 +6,14 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from dvk.commands.repo import Repo
-from dvk.commands.verify_report import VerifyResult, Wanted
+from dvk.commands.verify_report import DamagedObject, VerifyResult, Wanted, damaged_object, summarize
+from dvk.errors import Corrupt
 from dvk.events import Note, OnEvent
+from dvk.store.examine import Damage
 from dvk.store.names import show
 
 
@@ -39,8 +41,25 @@ class RepairResult:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is damaged or lost any more."""
-        return not self.after.damaged
+        """Whether nothing is damaged or lost any more, and everything could be read."""
+        return not self.after.damaged and not self.after.unread
+
+
+def name_what_is_left(after: VerifyResult, left: Mapping[str, str], unread: Iterable[DamagedObject]) -> None:
+    """Add to the last look what it may not see: a damaged pack looks sound to whoever does not read it whole.
+
+    Args:
+        left: damaged objects that could not be put aside, and why.
+        unread: what could not be read before.
+    """
+    known = {o.key: o for o in after.objects}
+    for o in unread:
+        known.setdefault(o.key, o)
+    for key, why in left.items():
+        damage = Damage(key, Corrupt(f"is damaged and could not be put aside: {why}"))
+        known[key] = damaged_object(damage, hint="`dvk repair` again, when the cause is gone", needed=False)
+    after.objects = list(known.values())
+    after.summary = summarize(after)
 
 
 def describe(w: Wanted) -> str:

@@ -17,11 +17,14 @@ import numpy.typing as npt
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import look, read_unknown
 from dvk.commands.verify_report import (
+    READ_AGAIN,
+    UNSURE,
     WORK_TREE,
     DamagedObject,
     VerifyResult,
     Wanted,
     affected_version,
+    damaged_object,
     summarize,
     who_to_ask,
 )
@@ -121,7 +124,12 @@ class LocalCheck:
 
     def index_damage(self) -> list[Damage]:
         """What is wrong with the index. Where a pack is not what it was, that is why they disagree."""
-        return self.index.all_damage(but={x.name for x in self.packs.found.values() if x.error is not None})
+        return self.index.all_damage(but={x.name for x in self.packs.found.values() if x.trouble is not None})
+
+    @property
+    def proven(self) -> set[bytes]:
+        """Packs that were read to the last byte and are right."""
+        return {x.name for x in self.packs.found.values() if x.level is Level.DATA and x.trouble is None}
 
     def _read(self) -> bool:
         """Read packs to the last byte; whether that brought damage to light that changes what versions are."""
@@ -131,10 +139,11 @@ class LocalCheck:
         sizes = {key: self.packs.sizes[key] for key in scope if key in self.packs.sizes}
         last = checked.read()
         chosen = choose(sizes, {key: last[key[1]] for key in sizes if key[1] in last}, self.percent)
-        before = {key for key, x in self.packs.found.items() if x.error is not None}
+        before = {key for key, x in self.packs.found.items() if x.trouble is not None}
         self.packs.examine(chosen, Level.DATA)
-        checked.update((name for _, name in chosen), int(time.time()), there=(name for _, name in self.packs.sizes))
-        return any(x.error is not None for key, x in self.packs.found.items() if key not in before)
+        read = (key[1] for key in chosen if key not in self.packs.unread)
+        checked.update(read, int(time.time()), there=(name for _, name in self.packs.sizes))
+        return any(x.trouble is not None for key, x in self.packs.found.items() if key not in before)
 
     def _versions(self) -> None:
         self.whole = Wholeness(self.store, salvageable=self.packs.salvageable())
@@ -174,6 +183,8 @@ class LocalCheck:
                 elsewhere = self.elsewhere(w, found)
                 state = "unreachable" if elsewhere else "lost"
                 hint = f"`dvk repair` brings it back from {elsewhere[0]}" if elsewhere else who_to_ask(w)
+                if self.packs.unread:
+                    state, hint = UNSURE, READ_AGAIN
                 out.affected.append(affected_version(w, found, state, elsewhere, hint))
             else:
                 out.not_here += 1
@@ -196,15 +207,14 @@ class LocalCheck:
         for name, kind, rows_, mine in self.store.noted():
             key = pack_key(kind, name)
             x = self.packs.found.get((kind, name))
-            if x is not None and x.error is None and rows_:
+            if x is not None and x.trouble is None and rows_:
                 known = Corrupt(
                     f"an earlier look found {rows_:,} of its chunks damaged", subject=f"{self.store.name}/{key}"
                 )
                 rows.append((Damage(key, known), bool(np.isin(mine, self._gone()).any())))
         hint = "`dvk repair` puts it aside, keeps what is good in it, and brings back the rest"
         return [
-            DamagedObject(d.key, d.kind, d.error.message, d.error.hint or hint, d.bytes, need, d.certain)
-            for d, need in {d.key: (d, need) for d, need in rows}.values()
+            damaged_object(d, hint=hint, needed=need) for d, need in {d.key: (d, need) for d, need in rows}.values()
         ]
 
     def vanished_keys(self) -> set[str]:

@@ -18,11 +18,14 @@ from dvk.commands.repo import Remote, Repo
 from dvk.commands.sources import expect_store
 from dvk.commands.verify_local import WORDS
 from dvk.commands.verify_report import (
+    READ_AGAIN,
+    UNSURE,
     WORK_TREE,
     DamagedObject,
     VerifyResult,
     Wanted,
     affected_version,
+    damaged_object,
     summarize,
     who_to_ask,
 )
@@ -140,10 +143,11 @@ class RemoteCheck:
         checked = CheckedPacks(os.path.join(self.repo.remotes_state, f"checked-{name}"))
         last = checked.read()
         chosen = choose(sizes, {key: last[key[1]] for key in sizes if key[1] in last}, self.percent)
-        before = {key for key, x in self.packs.found.items() if x.error is not None}
+        before = {key for key, x in self.packs.found.items() if x.trouble is not None}
         self.packs.examine(chosen, Level.DATA)
-        checked.update((name for _, name in chosen), int(time.time()), there=(name for _, name in self.packs.sizes))
-        return any(x.error is not None for key, x in self.packs.found.items() if key not in before)
+        read = (key[1] for key in chosen if key not in self.packs.unread)
+        checked.update(read, int(time.time()), there=(name for _, name in self.packs.sizes))
+        return any(x.trouble is not None for key, x in self.packs.found.items() if key not in before)
 
     # ------------------------------------------------------------ versions
 
@@ -202,6 +206,8 @@ class RemoteCheck:
 
     def _judge(self, seen: Seen, named: bool, elsewhere: Sequence[str], w: Wanted) -> tuple[str, str]:
         name = self.remote.name
+        if named and seen.state is not State.WHOLE and self.packs.unread:
+            return UNSURE, READ_AGAIN
         commit = next((r for r in w.revisions if r != WORK_TREE), "")
         push = f"`dvk push --remote {name}" + (f" --rev {commit[:9]}`" if commit else "`")
         mend = f"`dvk repair --remote {name}`"
@@ -236,11 +242,7 @@ class RemoteCheck:
         for key, d in sorted(rows.items()):
             others = sorted(self._roots_of(key) - known)
             needed = key in self.blamed or (key[0] == "l" and f"{key[2]}:{key.rsplit('/', 1)[-1]}" in affected)
-            out.append(
-                DamagedObject(
-                    key, d.kind, d.error.message, d.error.hint or hint, d.bytes, needed, d.certain, others[:100]
-                )
-            )
+            out.append(damaged_object(d, hint=hint, needed=needed, others=others[:100]))
         return out
 
     def _roots_of(self, key: str) -> set[str]:

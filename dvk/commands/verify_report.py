@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dvk.errors import DvkError
+from dvk.store.examine import Damage
 from dvk.store.names import show
 from dvk.store.root import FOLDER, Root
 from dvk.store.wholeness import Found
 
 WORK_TREE = "work tree"  #: as a revision
+UNSURE = "unsure"  #: a state of versions: not found whole, and not everything could be read
+READ_AGAIN = "something could not be read, so it cannot be told: run it again; if it stays so, look at the disk"
 _EXAMPLES = 3
 
 
@@ -48,8 +51,8 @@ class AffectedVersion:
     kind: str  #: "file" or "dir"
     id: bytes
     size: int
-    #: "lost", "unreachable"; of a remote also "not-pushed" (no record promises it), "unprotected" (the same, and all
-    #: of it is there)
+    #: "lost", "unreachable", "unsure" (not found whole, and not all could be read); of a remote also "not-pushed"
+    #: (no record promises it), "unprotected" (the same, and all of it is there)
     state: str
     revisions: list[str]  #: commits that brought it, "index", "work tree"
     files: int = 0  #: how many of its files cannot be had; of a file 1
@@ -71,6 +74,7 @@ class DamagedObject:
     bytes: int = 0  #: of data in it that is damaged, where that is known
     needed: bool = False  #: some affected version needs it
     certain: bool = True  #: false where something that was cut short looks the same
+    unread: bool = False  #: it could not be read: nobody knows whether it is damaged
     others: list[str] = field(default_factory=list)  #: versions that need it and that no revision here names, as roots
 
 
@@ -110,6 +114,11 @@ class VerifyResult:
         return certain or bool(self.workspace) or any(v.state in ("lost", "unreachable") for v in self.affected)
 
     @property
+    def unread(self) -> list[DamagedObject]:
+        """The objects that could not be read."""
+        return [o for o in self.objects if o.unread]
+
+    @property
     def missing(self) -> bool:
         """Whether a remote lacks something that it never promised."""
         return any(v.state in ("not-pushed", "unprotected") for v in self.affected)
@@ -141,6 +150,23 @@ def affected_version(w: Wanted, found: Found, state: str, elsewhere: list[str], 
     )
 
 
+def damaged_object(d: Damage, *, hint: str, needed: bool, others: Sequence[str] = ()) -> DamagedObject:
+    """What is wrong with an object, as the report has it."""
+    if d.unread:
+        hint = READ_AGAIN
+    return DamagedObject(
+        key=d.key,
+        kind=d.kind,
+        message=d.error.message,
+        hint=d.error.hint or hint,
+        bytes=d.bytes,
+        needed=needed,
+        certain=d.certain and not d.unread,
+        unread=d.unread,
+        others=list(others),
+    )
+
+
 def who_to_ask(w: Wanted) -> str:
     """The next step for a version that nobody known has."""
     commit = next((r for r in w.revisions if r != WORK_TREE), "")
@@ -161,6 +187,7 @@ def summarize(r: VerifyResult) -> str:
             ("unreachable", "unreachable"),
             ("not-pushed", "never pushed"),
             ("unprotected", "there, but promised by no record"),
+            (UNSURE, "cannot be told"),
         )
         if r.state(state)
     ]
@@ -170,6 +197,8 @@ def summarize(r: VerifyResult) -> str:
     spare = [o for o in certain if not o.needed]
     if spare:
         parts.append(f"damaged, and no version looked at needs it: {_count(len(spare), 'object')}")
+    if r.unread:
+        parts.append(f"could not be read: {_count(len(r.unread), 'object')}")
     if r.workspace:
         parts.append(f"in the work tree: {_count(len(r.workspace), 'problem')}")
     if not parts:
@@ -182,8 +211,10 @@ def _todo(r: VerifyResult) -> str:
     # Whatever else there is to do, what nobody has must be asked for.
     if any(v.state == "lost" for v in r.affected):
         return f"dvk repair{option} --from REMOTE-OR-CLONE that has it; each version below says whom to ask"
-    if r.damaged and (r.objects or any(v.state == "unreachable" for v in r.affected)):
+    if r.damaged and (any(o.certain for o in r.objects) or any(v.state == "unreachable" for v in r.affected)):
         return f"dvk repair{option}"
+    if r.unread:
+        return "run it again; if it stays so, look at the disk"
     if r.workspace:
         return "see below"
     return f"dvk push{option}" if r.missing else "see below"

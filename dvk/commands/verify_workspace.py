@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from dvk.backend.disk import is_passing, patiently, storage_error
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import look, read_unknown
 from dvk.commands.verify_report import WorkspaceProblem
@@ -56,11 +57,11 @@ def workspace_problems(
     except DvkError as error:
         yield WorkspaceProblem(b"selection.json", "selection", error.message, error.hint)
     for path, _ in tracked:
-        if is_damaged(repo.state, path):
+        if patiently(lambda path=path: is_damaged(repo.state, path)):  # type: ignore[misc]
             what = "what is remembered of its files is damaged; they are read again"
             yield WorkspaceProblem(path, "stat cache", what, "`dvk repair` drops it; nothing is lost")
     for name, cost in _STATE:
-        if _is_broken(os.path.join(repo.state, name)):
+        if patiently(lambda name=name: _is_broken(os.path.join(repo.state, name))):  # type: ignore[misc]
             yield WorkspaceProblem(name, "state", f"is damaged: {cost}", "`dvk repair` drops it; nothing is lost")
     if read:
         for path, _ in tracked:
@@ -73,7 +74,11 @@ def _is_broken(path: bytes) -> bool:
             json.load(file)
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, RecursionError):
+    except OSError as error:
+        if is_passing(error):
+            raise storage_error(error, show(path)) from error
+        return True
+    except (ValueError, RecursionError):
         return True
     return False
 

@@ -9,7 +9,7 @@ its data. What is added here is stored here, whatever the others have: nobody wh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence, Set
 
 import numpy as np
 import numpy.typing as npt
@@ -98,14 +98,14 @@ class BorrowingStore(Store):
     def note_losses(self, packs: Container[bytes]) -> None:
         self._mine.note_losses(packs)
 
-    def prune_notes(self) -> int:
-        return self._mine.prune_notes()
+    def prune_notes(self, proven: Set[bytes] = frozenset()) -> int:
+        return self._mine.prune_notes(proven)
 
     def knew(self, ids: U8, *, recipes: bool = False) -> Mask:
         return self._mine.knew(ids, recipes=recipes)
 
-    def rebuild_index(self) -> list[str]:
-        return self._mine.rebuild_index()
+    def rebuild_index(self, *, keep: Set[bytes] = frozenset()) -> list[str]:
+        return self._mine.rebuild_index(keep=keep)
 
     def drop_from_index(self, names: Collection[bytes]) -> None:
         self._mine.drop_from_index(names)

@@ -14,13 +14,14 @@ import re
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from dvk.backend.contract import Backend, KeyMissing
+from dvk.backend.contract import Backend, Buffer, KeyMissing
+from dvk.backend.disk import patiently
 from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, StorageError, StorageFull
 from dvk.ids import ID_BYTES
 from dvk.store import pack as packs
@@ -120,7 +121,7 @@ class Catalog:
         segments: list[tuple[str, Segment]] = []
         unverified: set[str] = set()
         notes: dict[str, Segment] = {key: s for key, s in self._notes.segments.items() if key.startswith("i/unkept-")}
-        for item in self.backend.list("i/"):
+        for item in patiently(lambda: list(self.backend.list("i/"))):
             key = item.key
             if _NOTE_KEY.fullmatch(key):
                 self._load_note(key, notes)
@@ -131,7 +132,7 @@ class Catalog:
                 segments.append((key, old[key]))
                 continue
             try:
-                data = self.backend.view(key, max_bytes=_MAX_SEGMENT_BYTES)
+                data = self._view(key)
                 segments.append((key, parse_segment(data, subject=f"{self.name}/{key}")))
             except FormatError:  # one bit may make it a newer version's, and footers tell all that it could
                 self._bad_segments.add(key)  # what it covered is read from footers until the next `save_index`
@@ -160,12 +161,15 @@ class Catalog:
             notes[key] = known
             return
         try:
-            data = self.backend.get(key, max_bytes=_MAX_SEGMENT_BYTES)
+            data = self._view(key)
             notes[key] = parse_segment(data, subject=f"{self.name}/{key}", check=True)
         except FormatError:
             return  # what it warned of is found again by whoever reads it; `verify` names it
         except KeyMissing:
             return  # what it spoke of has been healed
+
+    def _view(self, key: str) -> Buffer:
+        return patiently(lambda: self.backend.view(key, max_bytes=_MAX_SEGMENT_BYTES))
 
     def list_packs(self) -> dict[bytes, PackKind]:
         """All packs that are there now."""
@@ -194,8 +198,8 @@ class Catalog:
             return dict(self._notes.segments)
 
     def noted(self) -> Iterator[tuple[bytes, PackKind, int, npt.NDArray[np.uint64]]]:
-        """What notes say of packs: name, kind, how many rows are not to be relied on, prefixes of all that is named."""
-        for note in self.notes.values():
+        """What kept notes say of packs: name, kind, how many rows are not to be relied on, prefixes of all named."""
+        for note in (note for key, note in self.notes.items() if _NOTE_KEY.fullmatch(key)):
             for p, (name, kind) in enumerate(zip(note.packs, note.kinds, strict=True)):
                 mine = [t.prefix[t.pack == p] for t in (note.chunks, note.recipes)]
                 yield name, kind, len(self._notes.rows(name, recipes=False)), np.concatenate(mine)
@@ -251,20 +255,28 @@ class Catalog:
 
     def _add_note(self, note: Segment, *, keep: bool) -> None:
         with self._lock:
-            key = f"i/{'bad' if keep else 'unkept'}-{secrets.token_hex(16)}"
-            self._notes.replace({**self._notes.segments, key: note})
-            if keep:
-                self.backend.put(key, [format_segment(note)])
+            name, kept = secrets.token_hex(16), False
+            try:
+                if keep:
+                    self.backend.put(f"i/bad-{name}", [format_segment(note)])
+                    kept = True
+            finally:
+                key = f"i/{'bad' if kept else 'unkept'}-{name}"
+                self._notes.replace({**self._notes.segments, key: note})
 
-    def prune_notes(self) -> int:
+    def prune_notes(self, proven: Set[bytes] = frozenset()) -> int:
         """Forget damage that is no more: what a note names and some pack can give again. How many notes are left.
+
+        What is said of a pack stands as long as the pack is there, unless it is among `proven`: read whole, and right.
 
         Raises:
             StorageError: a note could not be replaced; the old one stands.
         """
         with self._lock:
             for key, note in self.notes.items():
-                left = (self._lacking(note.chunks, recipes=False), self._lacking(note.recipes, recipes=True))
+                if not _NOTE_KEY.fullmatch(key):
+                    continue
+                left = (self._lacking(note, proven, recipes=False), self._lacking(note, proven, recipes=True))
                 rest = Segment(note.level, note.packs, note.kinds, *left)
                 if len(left[0].row) + len(left[1].row) == len(note.chunks.row) + len(note.recipes.row):
                     continue
@@ -275,8 +287,9 @@ class Catalog:
                 self._notes.replace({k: s for k, s in self._notes.segments.items() if k != key})
             return len(self._notes.segments)
 
-    def _lacking(self, table: Table, *, recipes: bool) -> Table:
+    def _lacking(self, note: Segment, proven: Set[bytes], *, recipes: bool) -> Table:
         """The rows of a note of which no sound pack has the like, or whose damaged pack is still there."""
+        table = note.recipes if recipes else note.chunks
         found = np.zeros(len(table.prefix), np.bool_)
         for segment in self.segments():
             theirs = segment.recipes if recipes else segment.chunks
@@ -288,8 +301,10 @@ class Catalog:
                 if name in self._damaged:
                     continue
                 rows = theirs.row[at[members]].astype(np.int64)
-                sound = ~np.isin(rows, self._notes.rows(name, recipes=recipes))
+                sound = ~np.isin(rows, self._notes.rows(name, recipes=recipes)) | (name in proven)
                 found[which[members][sound]] = True
+        there = (self._covered | self._damaged.keys()) - proven
+        found &= ~np.array([name in there for name in note.packs], np.bool_)[table.pack]
         return Table(table.prefix[~found], table.pack[~found], table.row[~found])
 
     def knew(self, ids: U8, *, recipes: bool = False) -> Mask:
@@ -298,22 +313,31 @@ class Catalog:
             known = [*self.segments(), *self._vanished, *self._notes.segments.values()]
         return stands_in((s.recipes if recipes else s.chunks for s in known), ids)
 
-    def rebuild_index(self) -> list[str]:
+    def rebuild_index(self, *, keep: Set[bytes] = frozenset()) -> list[str]:
         """Write the index anew from footers, and return the keys of the segments that it replaces.
 
         The old ones still stand: what they say of packs is not believed by this process any more.
 
+        Args:
+            keep: packs that cannot be read now; what the index says of them is taken over.
+
         Raises:
-            StorageError: nothing was replaced.
+            StorageError: nothing was replaced; a footer of another pack could not be read, say.
         """
         with self._lock:
+            said = [note_of_segment(s, keep & set(s.packs)) for s in self.segments()]
             old = [item.key for item in self.backend.list("i/") if not _NOTE_KEY.fullmatch(item.key)]
             self._segments, self._covered, self._bad_segments = [], set(), {*self._bad_segments, *old}
             self._footers.clear()
             self._footer_bytes = 0
             self._damaged.clear()
             self.refresh()
+            unread = {name: e for name, e in self._damaged.items() if isinstance(e, StorageError)}
+            for name, error in unread.items():
+                if name not in keep:
+                    raise error
             loose = [s for key, s in self._segments if not key and s.packs]
+            loose += [s for s in (note_of_segment(s, keep & unread.keys() & set(s.packs)) for s in said) if s.packs]
             if loose:
                 self._replace([item for item in self._segments if not item[0]], Segment.merge(loose), level=0)
             return old
@@ -425,7 +449,7 @@ class Catalog:
             if name in self._damaged:
                 return None
         try:
-            return self.footer(name, kind)
+            return patiently(lambda: self.footer(name, kind))
         except KeyMissing:
             if vanished:
                 raise

@@ -12,6 +12,9 @@ that is asked for.
 | quick | its trailer against its size | the same | is there |
 | default | its footer, too | read whole | read whole |
 | data | read whole: its name, every block, every chunk id | the same | the same |
+
+Damage is what was read and is not what it should be. What cannot be read is tried again, and then is *unread*: nobody
+knows what it is, so nobody may act on it.
 """
 
 from __future__ import annotations
@@ -20,13 +23,14 @@ import json
 import re
 from collections.abc import Callable, Container, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
 from blake3 import blake3
 
 from dvk.backend.contract import Backend, KeyMissing
+from dvk.backend.disk import patiently
 from dvk.errors import Corrupt, DvkError, FormatError, NotOurs, Refused, RemoteError, StorageError
 from dvk.store.catalog import file_column
 from dvk.store.codec import decode_block, known_codecs
@@ -84,6 +88,11 @@ class Damage:
     certain: bool = True  #: False where something that was cut short looks the same
 
     @property
+    def unread(self) -> bool:
+        """Whether the object could not be read: then this is no damage that anybody knows of."""
+        return isinstance(self.error, StorageError)
+
+    @property
     def kind(self) -> str:
         """What the object is, in a word."""
         first = self.key.partition("/")[0]
@@ -99,6 +108,8 @@ class Examined:
         bad: int64[k], rows of the footer whose data is not what their ids say.
         unusable: int64[m], those and all others of a block that fails its checksum: no reader takes them, and `salvage`
             saves them.
+        unread: why some of it could not be read; nothing is known of that.
+        unread_rows: int64[n], the rows that lie there.
     """
 
     name: bytes
@@ -109,17 +120,24 @@ class Examined:
     footer: Footer | None = None
     bad: I64 = field(default_factory=lambda: _NO_ROWS)
     unusable: I64 = field(default_factory=lambda: _NO_ROWS)
+    unread: StorageError | None = None
+    unread_rows: I64 = field(default_factory=lambda: _NO_ROWS)
+
+    @property
+    def trouble(self) -> DvkError | None:
+        """What is wrong with it, or why that cannot be told."""
+        return self.error or self.unread
 
     @property
     def unreadable(self) -> bool:
         """Whether nothing in it can be found any more."""
-        return self.error is not None and self.footer is None
+        return self.trouble is not None and self.footer is None
 
     @property
     def damage(self) -> Damage | None:
         """The same as damage of an object."""
         if self.error is None:
-            return None
+            return None if self.unread is None else Damage(pack_key(self.kind, self.name), self.unread)
         size = 0 if self.footer is None else int(self.footer.chunk_len[self.bad].sum(dtype=np.int64))
         return Damage(pack_key(self.kind, self.name), self.error, size)
 
@@ -164,25 +182,27 @@ def examine_pack(
             advance(TRAILER.size)
             return Examined(name, kind, size, level)
         trailer = parse_trailer(end, subject=subject)
-        data = backend.get_range(pack_key(kind, name), trailer.footer_offset, trailer.footer_len)
+        data = patiently(lambda: backend.get_range(pack_key(kind, name), trailer.footer_offset, trailer.footer_len))
         footer = parse_footer(data, trailer, subject=subject)
     except RemoteError:
         raise
-    except (FormatError, KeyMissing, StorageError) as error:
+    except StorageError as failed:
+        return Examined(name, kind, size, level, unread=failed)
+    except (FormatError, KeyMissing) as error:
         return Examined(name, kind, size, level, error)
     look(footer)
     if not whole:
         advance(len(data) + TRAILER.size)
         return Examined(name, kind, size, level)
-    wrong, bad, unusable = _content(store, kind, name, footer, [data, end], subject, advance)
-    return Examined(name, kind, size, level, wrong, footer if wrong is not None else None, bad, unusable)
+    found = _content(store, kind, name, footer, [data, end], subject, advance)
+    return replace(found, size=size, level=level, footer=None if found.trouble is None else footer)
 
 
 def _end(backend: Backend, kind: PackKind, name: bytes, size: int, subject: str) -> bytes:
     """The trailer, which must be that of a pack of this kind and length."""
     if size < TRAILER.size:
         raise Corrupt("a pack is shorter than its trailer", subject=subject)
-    end = backend.get_range(pack_key(kind, name), size - TRAILER.size, TRAILER.size)
+    end = patiently(lambda: backend.get_range(pack_key(kind, name), size - TRAILER.size, TRAILER.size))
     trailer = parse_trailer(end, subject=subject)
     if trailer.pack_len != size or trailer.kind is not kind:
         raise Corrupt("a pack has not the length or kind it states", subject=subject)
@@ -191,33 +211,46 @@ def _end(backend: Backend, kind: PackKind, name: bytes, size: int, subject: str)
 
 def _content(
     store: Store, kind: PackKind, name: bytes, footer: Footer, end: list[bytes], subject: str, advance: Advance
-) -> tuple[DvkError | None, I64, I64]:
-    """Read a pack from its first to its last byte: what is wrong, the rows that are damaged and the unusable ones."""
+) -> Examined:
+    """Read a pack from its first to its last byte. What is found has no size, level and footer yet."""
     key, backend = pack_key(kind, name), store.backend
     hasher = blake3()
     error: DvkError | None = None
-    bad, unusable = [_NO_ROWS], [_NO_ROWS]
+    unread: StorageError | None = None
+    bad, unusable, dark = [_NO_ROWS], [_NO_ROWS], [_NO_ROWS]
+
+    def read(offset: int, length: int) -> memoryview | None:
+        """A piece of the pack; empty where the pack ends before it, None where it cannot be read."""
+        nonlocal error, unread
+        try:
+            return memoryview(patiently(lambda: backend.get_range(key, offset, length)))
+        except StorageError as failed:
+            unread = unread or failed
+            return None
+        except (FormatError, KeyMissing) as failed:
+            error = error or failed
+        return memoryview(b"")
+
     try:
-        head = backend.get_range(key, 0, HEADER.size)
+        head = bytes(read(0, HEADER.size) or b"")
         hasher.update(head)
-        if check_header(head, subject=subject) is not kind:
+        if head and check_header(head, subject=subject) is not kind:
             error = Corrupt("a pack is of another kind than it states", subject=subject)
-    except (FormatError, StorageError, KeyMissing) as failed:
+    except FormatError as failed:
         error = failed
     for start, stop in _runs(footer):
         first = int(footer.block_offset[start])
         length = int(footer.block_offset[stop - 1]) + BLOCK_HEADER.size + int(footer.packed_len[stop - 1]) - first
-        try:
-            run = memoryview(backend.get_range(key, first, length))
+        run = read(first, length)
+        if run:
             hasher.update(run)
-        except (FormatError, StorageError, KeyMissing) as failed:
-            error, run = error or failed, memoryview(b"")
         for b in range(start, stop):
             offset = int(footer.block_offset[b])
             span = BLOCK_HEADER.size + int(footer.packed_len[b])
-            piece = run[offset - first : offset - first + span]
-            if not run:
-                piece = _alone(backend, key, offset, span)
+            piece = run[offset - first : offset - first + span] if run else read(offset, span)
+            if piece is None:
+                dark.append(np.arange(*block_rows(footer, b), dtype=np.int64))
+                continue
             rows, wrong = damaged_rows(footer, b, piece, subject=f"{subject} at {offset:,}")
             bad.append(rows)
             # A checksum that fails speaks for the whole block.
@@ -228,17 +261,10 @@ def _content(
     for part in end:
         hasher.update(part)
     advance(HEADER.size + sum(map(len, end)))
-    if error is None and hasher.digest() != name:
+    if error is None and unread is None and hasher.digest() != name:
         error = Corrupt("a pack fails its hash", subject=subject)
-    return error, np.concatenate(bad), np.concatenate(unusable)
-
-
-def _alone(backend: Backend, key: str, offset: int, length: int) -> memoryview:
-    """One block of a run that could not be read; empty where it cannot be read either."""
-    try:
-        return memoryview(backend.get_range(key, offset, length))
-    except (FormatError, StorageError, KeyMissing):
-        return memoryview(b"")
+    parts = [np.concatenate(x) for x in (bad, unusable, dark)]
+    return Examined(name, kind, 0, Level.DATA, error, None, parts[0], parts[1], unread, parts[2])
 
 
 def _runs(footer: Footer) -> Iterator[tuple[int, int]]:
@@ -308,7 +334,7 @@ class IndexCheck:
                 continue
             subject = f"{store.name}/{item.key}"
             try:
-                data = store.backend.view(item.key, max_bytes=_MAX_SEGMENT_BYTES)
+                data = patiently(lambda key=item.key: store.backend.view(key, max_bytes=_MAX_SEGMENT_BYTES))  # type: ignore[misc]
                 segment = parse_segment(data, subject=subject, check=True)
                 if int(match[1] or 0) != segment.level:
                     raise Corrupt("an index segment is of another level than its name says", subject=subject)
@@ -411,11 +437,11 @@ def examine_store(store: Store) -> list[Damage]:
     """What is wrong with `dvk.json`.
 
     Raises:
-        RemoteError: the remote does not answer.
+        RemoteError: the remote does not answer. StorageError: it cannot be read, so nobody knows.
     """
     try:
-        found = store.describe_again()
-    except (FormatError, StorageError, NotOurs, Refused) as error:
+        found = patiently(store.describe_again)
+    except (FormatError, NotOurs, Refused) as error:
         return [Damage("dvk.json", error)]
     if found is None:
         return [Damage("dvk.json", Corrupt("there is none", subject=f"{store.name}/dvk.json"))]
@@ -457,10 +483,7 @@ def examine_records(store: Store, pool: Executor, *, packs: set[str], any_store:
     def look(key: str) -> Damage | None:
         rid, mark_ = keys[key]
         try:
-            if mark_:
-                mark(key)
-            else:
-                record(rid)
+            patiently(lambda: mark(key) if mark_ else record(rid))
         except (FormatError, StorageError, KeyMissing) as error:
             if not mark_:
                 out.bad.add(rid)
@@ -514,7 +537,7 @@ def examine_locators(store: Store, pool: Executor) -> dict[str, Damage | None]:
         assert match is not None
         subject = f"{store.name}/{key}"
         try:
-            data = store.backend.get(key, max_bytes=MAX_LOCATOR_BYTES)
+            data = patiently(lambda: store.backend.get(key, max_bytes=MAX_LOCATOR_BYTES))
             parse_locator(data, kind=1 if match[1] == "f" else 2, wanted=bytes.fromhex(match[3]), subject=subject)
         except (FormatError, StorageError) as error:
             return Damage(key, error)

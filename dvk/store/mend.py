@@ -14,6 +14,7 @@ import secrets
 import numpy as np
 
 from dvk.backend.contract import Backend, KeyMissing
+from dvk.backend.disk import patiently
 from dvk.errors import FormatError, StorageError
 from dvk.ids import PageId
 from dvk.store.codec import decode_block
@@ -30,18 +31,18 @@ class Quarantine:
         self._backend = backend
         self.prefix = f"quarantine/{secrets.token_hex(16)}"
         self.taken: list[str] = []  #: keys that were put aside
-        self.left: list[tuple[str, str]] = []  #: keys that could not be, and why
+        self.left: dict[str, str] = {}  #: keys that could not be, and why
 
     def take(self, key: str) -> bool:
         """Put an object aside; whether that was done. One that cannot be read, or copied, stays where it is."""
         try:
-            data = self._backend.get(key, max_bytes=MAX_PACK_BYTES)
+            data = patiently(lambda: self._backend.get(key, max_bytes=MAX_PACK_BYTES))
             self._backend.put(f"{self.prefix}/{key}", [data])
             self._backend.delete(key)
         except KeyMissing:
             return False
         except (StorageError, FormatError) as error:
-            self.left.append((key, str(error)))
+            self.left[key] = error.message
             return False
         self.taken.append(key)
         return True
@@ -66,7 +67,7 @@ def salvage(store: Store, writer: Writer, found: Examined) -> int:
             continue
         start = int(footer.block_offset[b]) + BLOCK_HEADER.size
         codec, raw_len = int(footer.codec[b]), int(footer.raw_len[b])
-        payload = store.backend.get_range(key, start, int(footer.packed_len[b]))
+        payload = patiently(lambda at=start, n=int(footer.packed_len[b]): store.backend.get_range(key, at, n))  # type: ignore[misc]
         raw = memoryview(decode_block(codec, payload, raw_len))
         ids = [footer.ids[i].tobytes() for i in rows.tolist()]
         lengths = footer.chunk_len[rows].tolist()

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from dvk.backend.contract import KeyMissing
+from dvk.backend.disk import patiently
 from dvk.errors import DvkError, FormatError, StorageError
 from dvk.events import Meter
 from dvk.store.content import Content
@@ -75,6 +76,11 @@ class Packs:
         """What is wrong with those that were examined."""
         return [d for x in self.found.values() if (d := x.damage) is not None]
 
+    @property
+    def unread(self) -> dict[Key, StorageError]:
+        """Those of which something could not be read, and why."""
+        return {key: x.unread for key, x in self.found.items() if x.unread is not None}
+
     def examine(self, keys: Iterable[Key], level: Level | None = None) -> None:
         """Look at those of some packs that nobody looked at so closely."""
         level = self.level if level is None else level
@@ -96,12 +102,14 @@ class Packs:
                     self.store.note_damage(key[1], found.footer, found.unusable, keep=self._keep)
                 except StorageError as error:
                     self.problems.append(error)
-            elif found.error is not None and found.footer is None:
-                self.store.distrust(key[1], found.error)
+            if found.footer is not None and len(found.unread_rows):  # not here for now; that is no damage to be noted
+                self.store.note_damage(key[1], found.footer, found.unread_rows, keep=False)
+            if found.trouble is not None and found.footer is None:
+                self.store.distrust(key[1], found.trouble)
 
     def _is_news(self, key: Key, level: Level) -> bool:
         known = self.found.get(key)
-        return known is None or (known.level < level and known.error is None)
+        return known is None or (known.level < level and known.trouble is None)
 
     def _advance(self, size: int) -> None:
         self._meter.advance(bytes_=size)
@@ -273,7 +281,7 @@ class Restorable:
         out = np.zeros(len(block), np.bool_)
         for b in np.unique(block).tolist():
             try:
-                raw = memoryview(read_blocks(self.remote.backend, blocks, [b])[b])
+                raw = memoryview(patiently(lambda b=b: read_blocks(self.remote.backend, blocks, [b]))[b])  # type: ignore[misc]
             except (KeyMissing, FormatError, StorageError):
                 continue
             for i in np.flatnonzero(block == b).tolist():

@@ -33,9 +33,10 @@ import numpy.typing as npt
 from blake3 import blake3
 from xxhash import xxh3_128, xxh3_128_digest
 
+from dvk.backend.disk import is_passing, storage_error
 from dvk.ids import ID_BYTES
 from dvk.store.listing import Kind
-from dvk.store.names import I64, U8, Names
+from dvk.store.names import I64, U8, Names, show
 from dvk.timings import Stage, stage
 from dvk.workspace.align import align
 from dvk.workspace.host import boot_id, sync_filesystem
@@ -303,13 +304,19 @@ def sync_and_clear(state_dir: bytes, paths: list[bytes], *, folder_fd: int) -> i
 
 
 def is_damaged(state_dir: bytes, path: bytes) -> bool:
-    """Whether the tracked `path` has a cache that is not what was written."""
+    """Whether the tracked `path` has a cache that is not what was written.
+
+    Raises:
+        StorageError: the disk does not give it out.
+    """
     try:
         with open(cache_file(state_dir, path), "rb", buffering=0) as file:
             return _decode(np.fromfile(file, np.uint8), path) is None
     except FileNotFoundError:
         return False
-    except OSError:
+    except OSError as error:
+        if is_passing(error):
+            raise storage_error(error, show(path)) from error
         return True
 
 

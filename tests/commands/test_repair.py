@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flowkit import Flow, failure_of, noise
 from test_verify import change, flip, look, objects, remote_objects, said, store
@@ -14,7 +16,8 @@ from test_verify import change, flip, look, objects, remote_objects, said, store
 from dvk.backend.local import LocalBackend
 from dvk.commands.remove import remove
 from dvk.commands.repair import Level, RepairResult, repair
-from dvk.errors import DataMissing, NotFound, NotOurs, Refused
+from dvk.errors import DataMissing, NotFound, NotOurs, Refused, StorageError, StorageFull
+from dvk.store.pack import PackKind
 
 
 @pytest.fixture
@@ -263,6 +266,124 @@ def test_a_repair_that_is_cut_short_anywhere_loses_nothing_and_goes_on(
         assert bad <= set(bytes_of(where))
         at += 1
     assert at > 4
+
+
+# ---------------------------------------------------------------- the disk itself fails
+
+
+def failing_reads(patch: pytest.MonkeyPatch, where: Path, *, times: int, number: int = errno.EIO) -> None:
+    """The next reads of the object at `where` fail, so many of them."""
+    read, left = LocalBackend._read, [times]
+
+    def fail(self: LocalBackend, file: object, key: str, offset: int, length: int) -> bytes:
+        if key.endswith(where.name) and left[0]:
+            left[0] -= 1
+            raise OSError(number, "struck")
+        return read(self, file, key, offset, length)  # type: ignore[arg-type]
+
+    patch.setattr(LocalBackend, "_read", fail)
+
+
+def notes(flow: Flow) -> list[Path]:
+    return objects(store(flow), "i/bad-*")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE])
+@pytest.mark.parametrize("pattern", ["p/*/*", "m/*/*", "i/*"])
+def test_a_read_that_fails_once_is_tried_again_and_is_no_damage(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch, pattern: str, number: int
+) -> None:
+    for at in objects(store(flow), pattern):
+        with monkeypatch.context() as patch:
+            failing_reads(patch, at, times=2, number=number)
+            assert not look(flow, level=Level.DATA).summary
+        with monkeypatch.context() as patch:
+            failing_reads(patch, at, times=2, number=number)
+            assert not mend(flow).done
+    assert not notes(flow)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+@pytest.mark.parametrize("pattern", ["p/*/*", "m/*/*"])
+def test_what_cannot_be_read_is_named_and_left_alone(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch, pattern: str, indexed: bool
+) -> None:
+    """The versions that others have come all the same, beside what is damaged; the pack itself is not touched."""
+    dark, bad = objects(store(flow), pattern)[0], objects(store(flow), "p/*/*")[-1]
+    kept = dark.read_bytes()
+    if not indexed:
+        shutil.rmtree(store(flow) / "i")
+    with monkeypatch.context() as patch:
+        failing_reads(patch, dark, times=10**9)
+        seen = look(flow, level=Level.DATA)
+        assert [o.key.rsplit("/")[-1] for o in seen.unread] == [dark.name] and not seen.damaged and not notes(flow)
+        assert {v.state for v in seen.affected} <= {"unsure"} and "could not be read: 1 object" in seen.summary
+        change(bad, flip(1000))
+        done = mend(flow)
+        assert not done.whole and [o.key.rsplit("/")[-1] for o in done.after.unread] == [dark.name]
+        assert dark.read_bytes() == kept and not bad.exists()
+        assert not done.after.damaged
+    again = mend(flow)
+    assert again.whole and again.after.whole == again.after.versions
+    assert dark.read_bytes() == kept
+
+
+def test_without_a_durable_note_nothing_is_moved_and_nothing_forgotten(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = small_pack(store(flow))
+    change(bad, flip(1000))
+    shutil.rmtree(store(flow) / "i")
+    flow.write({"a.bin": b"something else"})
+    put = LocalBackend.put
+
+    def full(self: LocalBackend, key: str, *a: object, **k: object) -> None:
+        if key.startswith("i/bad-"):
+            raise StorageFull("no space left", subject=key)
+        put(self, key, *a, **k)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalBackend, "put", full)
+        with pytest.raises(StorageFull, match="could not be noted, so nothing was put aside"):
+            mend(flow)
+        assert look(flow, level=Level.DATA).damaged
+    assert bad.exists() and not (store(flow) / "quarantine").exists()
+    shutil.rmtree(flow.remote_dir)
+    after = mend(flow).after
+    assert [v.state for v in after.affected] == ["unreachable"] and after.damaged
+
+
+def test_what_cannot_be_put_aside_is_named_and_noted_until_it_can(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = small_pack(store(flow))
+    change(bad, flip(1000))
+    delete = LocalBackend.delete
+
+    def stuck(self: LocalBackend, key: str) -> None:
+        if key.endswith(bad.name):
+            raise StorageError("permission denied", subject=key)
+        delete(self, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalBackend, "delete", stuck)
+        done = mend(flow)
+    assert not done.whole and done.after.damaged
+    (left,) = done.after.objects
+    assert left.key.endswith(bad.name) and "could not be put aside: permission denied" in left.message
+    assert bad.exists() and notes(flow), "readers must pass it over as long as it lies there"
+    assert done.after.whole == done.after.versions
+    assert mend(flow).whole and not bad.exists() and not notes(flow)
+
+
+def test_a_note_on_a_pack_that_is_right_is_dropped_once_it_was_read_whole(flow: Flow) -> None:
+    good = small_pack(store(flow))
+    with flow.repo() as repo:
+        name = bytes.fromhex(good.name)
+        repo.store.note_damage(name, repo.store.footer(name, PackKind.DATA), np.array([0], np.int64), keep=True)
+    shutil.rmtree(flow.remote_dir)
+    flow.write({"a.bin": b"something else"})
+    assert look(flow).damaged
+    done = mend(flow)
+    assert not notes(flow) and good.exists() and not look(flow, level=Level.DATA).damaged, done.done
 
 
 # ---------------------------------------------------------------- bad input, and who relies on damage
