@@ -270,6 +270,26 @@ def test_nans_of_any_bits_are_one_value(width: str) -> None:
         assert counts(diff.rows) == (0, 0, 0, 1)
 
 
+def test_a_plan_is_set_aside_where_other_rows_or_columns_are_asked_for() -> None:
+    """Skipped rows are equal as a whole, which says nothing of one column against another or of who takes part."""
+    a = table({"id": list(range(10)), "x": list(range(10)), "y": [5] * 10})
+    b = table({"id": list(range(10)), "x": list(range(10)), "y": [5] * 9 + [6]})
+    most = Plan("L1", (Region(9, 1),), (Region(9, 1),), skipped=9, ordered=True)
+    with compare(a, b, CompareOptions(key=("id",), where="id >= 5"), plan=most) as diff:
+        assert (diff.rows.a, diff.rows.b) == (5, 5) and counts(diff.rows) == (0, 0, 1, 4)
+    with compare(a, b, CompareOptions(key=("id",)), plan=most) as diff:
+        assert counts(diff.rows) == (0, 0, 1, 9) and diff.cost.level == "L1"
+    same = table({"id": list(range(10)), "x": list(range(10)), "y": [5] * 10})
+    everything = Plan("L0", (), (), skipped=10, ordered=True)
+    with compare(a, same, CompareOptions(key=("id",), rename=(("x", "y"),)), plan=everything) as diff:
+        assert counts(diff.rows) == (0, 0, 9, 1)  # x of A and y of B are both 5 in one row
+        assert [c.kind for c in diff.schema if c.kind in ("renamed", "added", "removed")] == [
+            "removed",
+            "added",
+            "renamed",
+        ]
+
+
 def test_rows_of_a_gap_are_paired_only_where_both_sides_have_as_many() -> None:
     """Without a key nothing says which of two rows became which of three, so none did."""
     options = CompareOptions(infer=False, align="sequence")
