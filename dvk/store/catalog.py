@@ -72,6 +72,7 @@ class Catalog:
         self._damaged: dict[bytes, DvkError] = {}
         self._notes = DamageNotes()
         self._vanished: list[Segment] = []  # what segments say of packs that are not there
+        self._narrowed: dict[str, Segment] = {}  # as they are written: segments that name packs that are not there
         self._loaded = False
         self._tolerant = False
 
@@ -117,7 +118,8 @@ class Catalog:
             self.refresh()
 
     def _load(self) -> None:
-        old = {key: s for key, s in self._segments if key}
+        # As they are written, or what is not there would be forgotten when one looks again.
+        old = {key: self._narrowed.get(key, s) for key, s in self._segments if key}
         segments: list[tuple[str, Segment]] = []
         unverified: set[str] = set()
         notes: dict[str, Segment] = {key: s for key, s in self._notes.segments.items() if key.startswith("i/unkept-")}
@@ -143,7 +145,8 @@ class Catalog:
         covered = {p for _, s in segments for p in s.packs}
         gone = covered - present.keys()
         self._notes.replace(notes)
-        self._vanished = [note_of_segment(s, gone) for _, s in segments if not gone.isdisjoint(s.packs)]
+        self._narrowed = {key: s for key, s in segments if not gone.isdisjoint(s.packs)}
+        self._vanished = [note_of_segment(s, gone) for s in self._narrowed.values()]
         if gone:
             segments = [(k, s if gone.isdisjoint(s.packs) else s.without(gone)) for k, s in segments]
         new = [(name, kind) for name, kind in present.items() if name not in covered]

@@ -467,3 +467,21 @@ def test_memory_does_not_follow_the_size_of_a_file(tmp_path: Path) -> None:
 def test_the_id_of_an_empty_file_is_that_of_no_bytes() -> None:
     ids, _ = add(Store(MemoryBackend()), [b""])
     assert ids[0].tobytes() == EMPTY_FILE == b3(b"")
+
+
+@pytest.mark.parametrize("again", ["refresh", "look_again"])
+def test_what_the_index_says_of_a_pack_that_is_gone_is_known_however_often_one_looks(
+    backend: Backend, again: str
+) -> None:
+    """Else a version that lost its pack would pass for one that was never here."""
+    ids, _ = add(Store(backend), [noise("lost", 5 * KIB)])
+    (gone,) = [key for key in keys(backend) if key.startswith("p/")]
+    backend.delete(gone)
+    store = Store(backend)
+    for _ in range(3):
+        getattr(store, again)()
+        assert [name.hex() for name in store.vanished] == [gone[-64:]]
+        assert store.knew(ids).all()
+    add(store, [noise("lost", 5 * KIB)])
+    getattr(store, again)()
+    assert store.knew(ids).all() and store.has_chunks(ids).all()
