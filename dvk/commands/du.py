@@ -119,7 +119,7 @@ def all_versions(repo: Repo) -> Iterator[Named]:
         if os.path.realpath(top) == ws.top:
             yield from staged(repo)
             yield from _pointers(repo)
-        elif os.path.isdir(top):  # one on a disk that is not mounted, or was deleted, has nothing to say
+        elif os.path.lexists(os.path.join(top, b".git")):  # one that is not mounted, or was deleted, has nothing to say
             with Repo(os.fsdecode(top), environ=repo.environ) as other:
                 yield from staged(other)
                 yield from _pointers(other)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from dvk.backend.local import LocalBackend
 from dvk.commands.kept import everything
 from dvk.commands.repo import Repo
-from dvk.commands.room import Room, make_room
+from dvk.commands.room import Room, make_room, without
 from dvk.errors import DvkError, Unsafe
 from dvk.events import Note, OnEvent, ignore
 from dvk.store.names import show
@@ -89,7 +89,8 @@ def gc_local(
         young_s: packs that were written later than so many seconds ago stay.
 
     Raises:
-        Unsafe: a repository of the store, or a list of a version, cannot be read; nothing was deleted.
+        Unsafe: a repository of the store, or a list of a version, cannot be read, or the store is somebody's remote;
+            nothing was deleted.
         Busy: others were at work all the time. Refused: there are no locks.
     """
     # What a collection reads is not used for that: by use it is decided what makes room.
@@ -99,7 +100,9 @@ def gc_local(
     out.repositories = [user.top for user in repositories.users(repo.workspace)]
     if store.describe() is None:
         return out
-    roots = _roots(repo, on_event)
+    _check_no_remote(store)
+    needed = _needed(repo, on_event)
+    roots = needed.roots
     marks = mark(store, roots)
     found = survey(store, marks, young_s=young_s, now=_now(repo, clock))
     out.versions, out.packs = len(roots), len(found.packs)
@@ -110,12 +113,12 @@ def gc_local(
         out.over_bytes = max(0, out.store_bytes - found.freeable_bytes - max_size)
     if dry_run:
         return out
-    run = _Run(repo, store, out, marks, frozenset(roots), exclusive=exclusive, on_event=on_event)
+    run = _Run(repo, store, out, marks, needed, exclusive=exclusive, on_event=on_event)
     run.delete(found.dead, Copies())
     run.fold(found)
     if max_size is not None and (over := store_bytes(store) - max_size) > 0:
         now_found = survey(store, run.marks, young_s=young_s, now=_now(repo, clock))
-        run.evict(make_room(repo, store, run.marks, now_found, run.roots, over, on_event=on_event))
+        run.evict(make_room(repo, store, run.marks, now_found, run.needed.roots, over, run.stays, on_event=on_event))
     out.left_bytes = store_bytes(store)
     out.freed_bytes = max(0, out.store_bytes - out.left_bytes)
     return out
@@ -129,21 +132,51 @@ def _now(repo: Repo, clock: Clock) -> float:
         return clock()
 
 
-def _roots(repo: Repo, on_event: OnEvent) -> list[Root]:
+def _check_no_remote(store: Store) -> None:
+    """See that nobody pushes to this folder: records promise packs to people of whom no list of repositories knows.
+
+    Raises:
+        Unsafe: somebody did.
+    """
+    if next(iter(store.backend.list("j/")), None) is not None:
+        raise Unsafe(
+            "this local store is a remote, too: what was pushed there belongs to others; nothing was deleted",
+            subject=store.name,
+            hint="give the local store a folder of its own (DVK_STORE, store.path); --remote collects remotes",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Needed:
+    """What the repositories of a store lead to."""
+
+    roots: frozenset[Root]
+    #: Of these what a repository of another project needs. No remote of this one promises it anything.
+    of_others: frozenset[Root]
+
+    def __or__(self, other: _Needed) -> _Needed:
+        return _Needed(self.roots | other.roots, self.of_others | other.of_others)
+
+
+def _needed(repo: Repo, on_event: OnEvent) -> _Needed:
     """What every repository of the store leads to.
 
     Raises:
         Unsafe: one cannot be opened or read.
     """
-    out: dict[Root, None] = {}
+    roots: set[Root] = set()
+    of_others: set[Root] = set()
     for user in repositories.users(repo.workspace):
         if not user.key and user.top == repo.workspace.top:
-            out |= dict.fromkeys(n.root for n in everything(repo, on_event=on_event))
+            roots |= {n.root for n in everything(repo, on_event=on_event)}
             continue
         try:
             with Repo(os.fsdecode(user.top), environ=repo.environ) as other:
                 _check_is(other, user)
-                out |= dict.fromkeys(n.root for n in everything(other, on_event=on_event))
+                found = {n.root for n in everything(other, on_event=on_event)}
+                roots |= found
+                if not repo.project or other.project != repo.project:
+                    of_others |= found
         except Unsafe:
             raise
         except DvkError as error:
@@ -153,7 +186,7 @@ def _roots(repo: Repo, on_event: OnEvent) -> list[Root]:
                 subject=show(user.top),
                 hint=f"bring it back; if it is gone for good: `dvk gc --forget {show(user.top)}`",
             ) from error
-    return list(out)
+    return _Needed(frozenset(roots), frozenset(of_others))
 
 
 def _check_is(other: Repo, user: repositories.User) -> None:
@@ -174,25 +207,28 @@ class _Run:
         store: Store,
         out: LocalGcResult,
         marks: Marks,
-        roots: frozenset[Root],
+        needed: _Needed,
         *,
         exclusive: bool,
         on_event: OnEvent,
     ) -> None:
-        self.repo, self.store, self.out, self.marks, self._roots = repo, store, out, marks, roots
+        self.repo, self.store, self.out, self.marks, self.needed = repo, store, out, marks, needed
         self._exclusive, self._on_event = exclusive, on_event
 
     @property
-    def roots(self) -> list[Root]:
-        """Everything that was needed at the last look."""
-        return sorted(self._roots, key=lambda r: (r.kind, r.id))
+    def stays(self) -> Marks:
+        """What must not make room, whatever a remote holds, as of the last look."""
+        return mark(self.store, self.needed.of_others)
 
-    def delete(self, packs: Sequence[Pack], copies: Copies) -> int:
+    def delete(self, packs: Sequence[Pack], copies: Copies, *, making_room: bool = False) -> int:
         """Ask again what is needed, now that nobody adds, and delete what is safe; how many packs."""
         with self.repo.collecting(exclusive=self._exclusive, timeout_s=_PATIENCE_S):
-            now = frozenset(_roots(self.repo, ignore))
-            if not now <= self._roots:
-                self.marks, self._roots = mark(self.store, [*now | self._roots]), now | self._roots
+            _check_no_remote(self.store)
+            known, self.needed = self.needed, self.needed | _needed(self.repo, ignore)
+            if self.needed.roots != known.roots:
+                self.marks = mark(self.store, self.needed.roots)
+            if making_room and self.needed.of_others != known.of_others:
+                packs = without(self.store, packs, self.stays)
             if isinstance(backend := self.store.backend, LocalBackend) and not self._exclusive:
                 backend.remove_temporaries()
             count, _ = delete(self.store, self.marks, packs, copies, on_event=self._on_event)
@@ -221,5 +257,5 @@ class _Run:
     def evict(self, room: Room) -> None:
         """Delete what a remote was seen to hold."""
         before = store_bytes(self.store)
-        self.out.evicted_packs = self.delete(room.packs, Copies(data=room.proven))
+        self.out.evicted_packs = self.delete(room.packs, Copies(data=room.proven), making_room=True)
         self.out.evicted_bytes = max(0, before - store_bytes(self.store))

@@ -16,7 +16,7 @@ from typing import Any
 
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.versions import Named, history, staged
-from dvk.errors import DataMissing, DvkError, NewerFormat, NotFound, Unsafe
+from dvk.errors import DataMissing, DvkError, NewerFormat, NotFound, StorageError, Unsafe
 from dvk.events import Note, OnEvent
 from dvk.store.collect_plan import Kept
 from dvk.store.names import show
@@ -81,7 +81,10 @@ def everything(repo: Repo, *, on_event: OnEvent, more: Sequence[CommitId] = ()) 
         found = [n for worktree in _worktrees(repo) for n in _of_worktree(worktree, strict)]
         tips = list(dict.fromkeys([*git.tips(), *git.reflog_tips(), *more]))
         if tips:
-            found += history(repo, tips, on_bad=strict)
+            # What replaces a commit is named by a ref itself, so that this walk finds both.
+            found += history(repo, tips, original=True, on_bad=strict)
+        for tree in git.tree_tips():
+            found += _named(repo.workspace.pointers_at(tree), strict)
     strict.tell(repo)
     return found
 
@@ -94,7 +97,7 @@ class _Strict:
         self._bad: list[DvkError] = []
 
     def __call__(self, error: DvkError) -> None:
-        if isinstance(error, NewerFormat | DataMissing):
+        if isinstance(error, NewerFormat | DataMissing | StorageError):
             raise Unsafe(
                 f"nobody here knows what this pointer needs: {error.message}; nothing was deleted",
                 subject=error.subject,
@@ -130,21 +133,35 @@ class _Reading:
 
 
 def _worktrees(repo: Repo) -> Iterator[Repo]:
-    ws = repo.workspace
-    assert ws.git is not None
-    for top in ws.git.worktrees():
-        if os.path.realpath(top) == ws.top:
-            yield repo
-        elif not os.path.isdir(top):
+    """This worktree and all others.
+
+    Raises:
+        Unsafe: one is not there.
+    """
+    git = repo.workspace.git
+    assert git is not None
+    yield repo
+    for top in git.worktrees():
+        if os.path.realpath(top) == repo.workspace.top:
+            continue
+        # The folder that a disk is mounted on is there without the disk, too.
+        if not os.path.lexists(os.path.join(top, b".git")):
+            elsewhere = os.path.realpath(top) == git.common_dir
             raise Unsafe(
                 "a worktree of this repository is not there, and its index may need data; nothing was deleted",
                 subject=show(top),
-                hint="bring its disk back; if it is gone for good: `git worktree prune`",
+                hint="its Git folder does not say where it is: run this in the main worktree"
+                if elsewhere
+                else "bring its disk back; if it is gone for good: `git worktree prune`",
             )
-        elif os.path.lexists(os.path.join(top, b".git")):
-            with Repo(os.fsdecode(top), environ=repo.environ) as other:
-                yield other
-        # else the folder of a bare repository, which `git worktree list` names first: no work tree
+        with Repo(os.fsdecode(top), environ=repo.environ) as other:
+            if other.workspace.git is None or other.workspace.git.common_dir != git.common_dir:
+                raise Unsafe(
+                    "another repository lies where a worktree of this one did; nothing was deleted",
+                    subject=show(top),
+                    hint="bring it back; if it is gone for good: `git worktree prune`",
+                )
+            yield other
 
 
 def _of_worktree(repo: Repo, strict: _Strict) -> Iterator[Named]:

@@ -10,7 +10,7 @@ and proven by its hash.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -39,18 +39,27 @@ class Room:
 
 
 def make_room(
-    repo: Repo, store: Store, marks: Marks, found: Found, roots: Sequence[Root], over_bytes: int, *, on_event: OnEvent
+    repo: Repo,
+    store: Store,
+    marks: Marks,
+    found: Found,
+    roots: Collection[Root],
+    over_bytes: int,
+    stays: Marks,
+    *,
+    on_event: OnEvent,
 ) -> Room:
     """Choose packs of at least `over_bytes`, as far as all that is needed of them is on a remote. Deletes nothing.
 
     Args:
         store: the local one, opened so that reading does not count as use.
         roots: all versions that are needed.
+        stays: what is needed by somebody to whom no remote of this repository promises anything.
     """
     room = Room()
     wanted = _Wanted(store, marks)
     left = over_bytes
-    for pack in _least_used_first(repo, store, found):
+    for pack in without(store, _least_used_first(repo, store, found), stays):
         if left <= 0:
             break
         wanted.add(pack)
@@ -64,6 +73,11 @@ def make_room(
         note = f"{held:,} packs stay: not all of what is needed of them was seen on a remote"
         on_event(Note(note, subject=store.name, hint="`dvk push` sends it; then run this again"))
     return room
+
+
+def without(store: Store, packs: Sequence[Pack], stays: Marks) -> list[Pack]:
+    """The packs that hold nothing of what is to stay."""
+    return [p for p in packs if not stays.rows(store.footer(p.name, p.kind)).any()]
 
 
 def _least_used_first(repo: Repo, store: Store, found: Found) -> list[Pack]:
@@ -118,7 +132,9 @@ def _remotes(repo: Repo, on_event: OnEvent) -> Iterator[Remote]:
             on_event(Note(f"not asked: {error.message}", subject=name, hint=error.hint))
 
 
-def _prove(repo: Repo, remote: Remote, roots: Sequence[Root], wanted: _Wanted, proven: Safe, on_event: OnEvent) -> None:
+def _prove(
+    repo: Repo, remote: Remote, roots: Collection[Root], wanted: _Wanted, proven: Safe, on_event: OnEvent
+) -> None:
     try:
         described = remote.store.describe()
         if described is None:

@@ -38,9 +38,17 @@ def _pass_over(_error: DvkError) -> None:
 
 
 def history(
-    repo: Repo, revs: Sequence[str], *, paths: Sequence[bytes] = (), on_bad: Callable[[DvkError], None] = _pass_over
+    repo: Repo,
+    revs: Sequence[str],
+    *,
+    paths: Sequence[bytes] = (),
+    original: bool = False,
+    on_bad: Callable[[DvkError], None] = _pass_over,
 ) -> Iterator[Named]:
     """Every version reachable from `revs`, newest first; `on_bad` hears of pointers that cannot be read.
+
+    Args:
+        original: pass over `git replace`.
 
     Raises:
         NotFound: a revision does not exist.
@@ -48,7 +56,7 @@ def history(
     git = repo.workspace.git
     if git is None:
         return
-    versions = [v for v in git.pointer_versions(revs, paths=paths) if v.oid is not None]
+    versions = [v for v in git.pointer_versions(revs, paths=paths, original=original) if v.oid is not None]
     for version, data in zip(versions, git.read_blobs(v.oid or "" for v in versions), strict=True):
         try:
             pointer = parse(data, subject=show(version.path))

@@ -104,6 +104,9 @@ class BorrowingStore(Store):
     def knew(self, ids: U8, *, recipes: bool = False) -> Mask:
         return self._mine.knew(ids, recipes=recipes)
 
+    def known_recipes(self) -> list[npt.NDArray[np.uint64]]:
+        return self._mine.known_recipes()
+
     def rebuild_index(self, *, keep: Set[bytes] = frozenset()) -> list[str]:
         return self._mine.rebuild_index(keep=keep)
 

@@ -26,7 +26,7 @@ from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, StorageError
 from dvk.ids import ID_BYTES
 from dvk.store import pack as packs
 from dvk.store.damage import DamageNotes, join, note_of, note_of_segment, stands_in
-from dvk.store.index import MERGE_FAN_IN, Segment, Table, format_segment, is_checked, parse_segment, prefixes
+from dvk.store.index import MERGE_FAN_IN, U64, Segment, Table, format_segment, is_checked, parse_segment, prefixes
 from dvk.store.names import I64, U8
 from dvk.store.pack import TRAILER, Footer, PackKind, pack_key
 from dvk.timings import Stage, stage
@@ -315,6 +315,12 @@ class Catalog:
         with self._lock:
             known = [*self.segments(), *self._vanished, *self._notes.segments.values()]
         return stands_in((s.recipes if recipes else s.chunks for s in known), ids)
+
+    def known_recipes(self) -> list[U64]:
+        """uint64[n] each: of which files notes or the index say that a recipe is or was here; the first 8 bytes."""
+        with self._lock:
+            known = [*self.segments(), *self._vanished, *self._notes.segments.values()]
+        return [s.recipes.prefix for s in known]
 
     def rebuild_index(self, *, keep: Set[bytes] = frozenset()) -> list[str]:
         """Write the index anew from footers, and return the keys of the segments that it replaces.

@@ -22,7 +22,7 @@ from blake3 import blake3
 
 from dvk.backend.contract import Backend, Buffer, KeyMissing
 from dvk.backend.local import LocalBackend
-from dvk.errors import FormatError, StorageFull, Unsafe
+from dvk.errors import Busy, FormatError, StorageFull, Unsafe
 from dvk.events import Meter, OnEvent, ignore
 from dvk.ids import PackId, PageId
 from dvk.store.catalog import file_column
@@ -63,13 +63,16 @@ class _Needed:
 
     def has(self, ids: U8) -> Mask:
         """bool[n]: which of some ids are in."""
+        return self.has_prefixes(prefixes(ids))
+
+    def has_prefixes(self, wanted: U64) -> Mask:
+        """bool[n]: the same for the first 8 bytes of ids."""
         if self._parts:
             self._all = np.unique(np.concatenate([self._all, *self._parts]))
             self._parts = []
-        wanted = prefixes(ids)
         at = np.searchsorted(self._all, wanted)
         at[at == len(self._all)] = 0
-        return np.asarray(self._all[at] == wanted) if len(self._all) else np.zeros(len(ids), np.bool_)
+        return np.asarray(self._all[at] == wanted) if len(self._all) else np.zeros(len(wanted), np.bool_)
 
 
 class Safe:
@@ -117,7 +120,8 @@ def mark(store: Store, roots: Collection[Root]) -> Marks:
     """Everything here that these versions need; what was never fetched is passed over.
 
     Raises:
-        Unsafe: pages are damaged or gone, so nobody knows what they need.
+        Unsafe: pages or recipes are damaged or gone, so nobody knows what they need.
+        Busy: another collection deletes them right now.
     """
     store.look_again()
     marks = Marks()
@@ -127,14 +131,29 @@ def mark(store: Store, roots: Collection[Root]) -> Marks:
     _walk(store, ListKind.LISTING, folders, marks)
     # Every recipe of a file that is needed: where there are several, nobody says here which one is whole.
     recipes: list[bytes] = []
+    here = _Needed()
     for name, kind in store.list_packs().items():
-        footer = _footer(store, name, kind)
-        if footer is not None and len(footer.recipes):
+        if kind is not PackKind.PAGES:
+            continue
+        try:
+            footer = store.footer(name, kind)
+        except KeyMissing as error:
+            raise Busy(
+                "another collection took a pack away meanwhile; nothing was deleted",
+                subject=store.name,
+                hint="run it again when that has ended",
+            ) from error
+        except FormatError as error:
+            raise _unreadable(store, error) from error  # nobody knows what recipes it has
+        if len(footer.recipes):
+            here.add(file_column(footer))
             recipes += [bytes(root) for root in footer.recipes["root"][marks.recipes(footer)].tolist()]
+    # What the index or a note says of recipes that no pack has any more.
+    gone = sum(int((marks.files.has_prefixes(p) & ~here.has_prefixes(p)).sum()) for p in store.known_recipes())
     _walk(store, ListKind.RECIPE, recipes, marks)
     # A file of one chunk is its chunk.
     marks.chunks.add(plain)
-    lost = int(np.count_nonzero(store.knew(as_column(marks.missing))))
+    lost = gone + int(np.count_nonzero(store.knew(as_column(marks.missing))))
     if lost or (marks.missing and store.damaged):
         raise Unsafe(
             f"{max(lost, 1):,} lists of versions were here and are damaged or lost, so nobody knows what they need; "
@@ -285,6 +304,7 @@ class Copies:
     data: Safe = field(default_factory=Safe)
     pages: Safe = field(default_factory=Safe)
     recipes: Safe = field(default_factory=Safe)
+    packs: set[str] = field(default_factory=set)  #: keys of the packs that hold them
     stored_bytes: int = 0
     full: bool = False  #: the disk had no room for more
     damaged: list[FormatError] = field(default_factory=list)  #: packs that stay since a part cannot be read
@@ -311,6 +331,7 @@ def fold(store: Store, marks: Marks, packs: Sequence[Pack], *, on_event: OnEvent
 
     def published(kind: PackKind, name: PackId, footer: Footer) -> None:
         made.append((name, footer))
+        out.packs.add(pack_key(kind, name))
         out.of(kind).add(footer.ids)
         out.recipes.add(_recipe_ids(footer))
 
@@ -353,6 +374,7 @@ def _prove_copies(store: Store, marks: Marks, packs: Sequence[Pack], out: Copies
                 for number, encoded in _blocks(store, kind, name, footer, rows):
                     decode_block(encoded.codec, encoded.payload, encoded.raw_len)
                     out.of(kind).add(footer.ids[(footer.chunk_block == number) & rows])
+                    out.packs.add(pack_key(kind, name))
             except (KeyMissing, FormatError):
                 continue  # what could not be read there is copied
 
@@ -420,6 +442,9 @@ def delete(
     Args:
         marks: what is needed now.
     """
+    if any(store.backend.stat(key) is None for key in copies.packs):
+        # Another collection took one of two copies for the spare one, as this one does with the other.
+        return 0, 0
     doomed: list[Pack] = []
     for pack in candidates:
         footer = _footer(store, pack.name, pack.kind)

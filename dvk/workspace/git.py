@@ -252,6 +252,12 @@ class GitRepo(GitIndex):
                 found.append(oid)
         return list(dict.fromkeys(oid.decode("ascii") for oid in found))
 
+    def tree_tips(self) -> list[CommitId]:
+        """What tags and other refs name that is a tree and no commit; `pointers_at` takes them like commits."""
+        form = "--format=%(objecttype) %(objectname)%0a%(*objecttype) %(*objectname)"
+        rows = self._need("tags").check(["for-each-ref", form], cwd=self.top).splitlines()
+        return [CommitId(o) for o in dict.fromkeys(r[5:].decode("ascii") for r in rows if r.startswith(b"tree "))]
+
     def reflog_tips(self) -> list[CommitId]:
         """What reflogs (the stash is one) and operations under way lead to, of every worktree: each commit once."""
         return kept_tips(self._need("reflogs"), self.top, self.common_dir)
@@ -347,10 +353,13 @@ class GitRepo(GitIndex):
 
     # -- history ---------------------------------------------------------------------------------
 
-    def pointer_versions(self, revs: Sequence[str], *, paths: Sequence[bytes] = ()) -> Iterator[PointerVersion]:
+    def pointer_versions(
+        self, revs: Sequence[str], *, paths: Sequence[bytes] = (), original: bool = False
+    ) -> Iterator[PointerVersion]:
         """Every version of a pointer that a commit reachable from `revs` brought, newest first.
 
-        `revs` takes `HEAD`, `A..B`, `^origin/main`. `paths` (of data, or of folders above it) narrow it.
+        `revs` takes `HEAD`, `A..B`, `^origin/main`. `paths` (of data, or of folders above it) narrow it. `original`
+        passes over `git replace` and grafts, which hide commits for as long as they stand.
 
         Raises:
             NotFound: a revision does not exist.
@@ -358,6 +367,8 @@ class GitRepo(GitIndex):
             DvkError: history is not all here.
         """
         program = self._need("history")
+        if original:
+            program = program.without_replacements()
         wanted = [check_rev(rev) for rev in revs]
         if not wanted:
             return
@@ -380,7 +391,11 @@ class GitRepo(GitIndex):
     # -- the repository --------------------------------------------------------------------------
 
     def worktrees(self) -> list[bytes]:
-        """The tops of all worktrees that share this repository, the main one first."""
+        """The tops of all worktrees that share this repository, the main one first.
+
+        Of a main one whose Git folder lies elsewhere (a submodule, `--separate-git-dir`) git names that folder. Its top
+        is known if it is this one or if the settings say so, else the Git folder stands for it.
+        """
         program = self._need("worktrees")
         done = program.run(["worktree", "list", "--porcelain", "-z"], cwd=self.top)
         separator = b"\0"
@@ -388,8 +403,21 @@ class GitRepo(GitIndex):
             done, separator = program.run(["worktree", "list", "--porcelain"], cwd=self.top), b"\n"
         if not done.ok:
             raise failure(done, self.top)
-        rows = done.out.split(separator)
-        return [row.removeprefix(b"worktree ") for row in rows if row.startswith(b"worktree ")]
+        tops: list[bytes] = []
+        for row in done.out.split(separator):
+            if row.startswith(b"worktree "):
+                tops.append(self._main_top(row[9:]) if not tops else row[9:])
+            elif row == b"bare":
+                tops.pop()
+        return tops
+
+    def _main_top(self, listed: bytes) -> bytes:
+        if os.path.realpath(self.git_dir) == os.path.realpath(self.common_dir):
+            return self.top
+        if os.path.realpath(listed) != os.path.realpath(self.common_dir):
+            return listed
+        done = self._need("worktrees").run(["config", "--file", "config", "core.worktree"], cwd=self.common_dir)
+        return os.path.normpath(os.path.join(self.common_dir, done.out[:-1])) if done.ok else listed
 
     def alternates(self) -> Alternates:
         """The repositories whose objects this one borrows; none without the git program."""

@@ -18,8 +18,16 @@ from dvk.workspace.git_program import GitProgram, failure
 
 _UNDER_WAY = (
     *("HEAD", "ORIG_HEAD", "MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD", "BISECT_HEAD"),
-    "AUTO_MERGE",
+    "MERGE_AUTOSTASH",
 )
+#: Files of an operation that stopped for the user: what it put aside, where it came from, what it is to do yet.
+_STOPPED = (
+    *("rebase-merge/autostash", "rebase-merge/orig-head", "rebase-merge/onto", "rebase-merge/git-rebase-todo"),
+    *("rebase-merge/done", "rebase-merge/stopped-sha", "rebase-merge/amend", "rebase-merge/rewritten-list"),
+    *("rebase-apply/autostash", "rebase-apply/orig-head", "rebase-apply/onto", "rebase-apply/abort-safety"),
+    *("sequencer/head", "sequencer/todo", "sequencer/abort-safety"),
+)
+_NAMED = re.compile(rb"(?<![0-9A-Za-z_./-])[0-9a-f]{7,64}(?![0-9A-Za-z_./-])")
 _OID = re.compile(rb"^[0-9a-f]{40}(?:[0-9a-f]{24})?(?=\s)", re.MULTILINE)
 
 
@@ -36,6 +44,7 @@ def kept_tips(program: GitProgram, top: bytes, common_dir: bytes) -> list[Commit
     for git_dir, prefix in _worktree_dirs(common_dir):
         names += [f"{prefix}{name}" for name in _UNDER_WAY]
         found += _fetched(git_dir)
+        names += _stopped(git_dir)
     return _commits_among(program, top, [*names, *(oid.decode("ascii") for oid in dict.fromkeys(found))])
 
 
@@ -56,6 +65,16 @@ def _fetched(git_dir: bytes) -> list[bytes]:
             return _OID.findall(file.read())
     except FileNotFoundError:
         return []
+
+
+def _stopped(git_dir: bytes) -> Iterator[str]:
+    """Whatever looks like the name of a commit, short ones too, in the files of an operation under way."""
+    for name in _STOPPED:
+        try:
+            with open(os.path.join(git_dir, os.fsencode(name)), "rb") as file:
+                yield from (found.decode("ascii") for found in _NAMED.findall(file.read()))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
 
 
 def _commits_among(program: GitProgram, top: bytes, names: Iterable[str]) -> list[CommitId]:

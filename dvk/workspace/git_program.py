@@ -106,6 +106,11 @@ class GitProgram:
         variables = {"GIT_DIR": os.fsdecode(git_dir), "GIT_WORK_TREE": os.fsdecode(top)}
         return GitProgram(self.path, {**self.environ, **variables})
 
+    def without_replacements(self) -> GitProgram:
+        """The same program, for history as it was made: without `git replace` and without grafts."""
+        variables = {"GIT_NO_REPLACE_OBJECTS": "1", "GIT_GRAFT_FILE": os.devnull}
+        return GitProgram(self.path, {**self.environ, **variables})
+
     def run(self, arguments: Sequence[bytes | str], *, cwd: bytes, stdin: bytes = b"") -> Finished:
         """Run git to its end and return what it said, whatever that is."""
         with stage(Stage.GIT, count=0), self._start(arguments, cwd) as process:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from dvk.backend.disk import OPEN_DIR, storage_error
-from dvk.errors import DvkError, NotARepository, NotFound, Refused, UsageError
+from dvk.errors import DvkError, NotARepository, NotFound, Refused, StorageError, UsageError
 from dvk.store.names import show
 from dvk.store.paths import check_path, why_bad
 from dvk.timings import Stage, stage
@@ -169,15 +169,20 @@ class Workspace:
                     yield found
 
     def every_pointer(self) -> Iterator[Found]:
-        """As `worktree_pointers`, by looking everywhere: also those that Git ignores."""
-        names = self._walk(())
+        """As `worktree_pointers`, by looking everywhere: also those that Git ignores.
+
+        A folder of this user's that cannot be read stands for the pointers in it, with what is wrong.
+        """
+        unread: list[Found] = []
+        names = self._walk((), unread)
+        yield from unread
         with self._open_top() as top_fd, DirHandles(top_fd) as dirs:
             for name in names:
                 found = _read_named(dirs, name)
                 if not isinstance(found[1], NotFound):
                     yield found
 
-    def _walk(self, under: Sequence[bytes]) -> list[bytes]:
+    def _walk(self, under: Sequence[bytes], unread: list[Found] | None = None) -> list[bytes]:
         """Names of pointers by looking everywhere, where git cannot be asked; links are not followed."""
         found: list[bytes] = []
         with self._open_top() as top_fd, DirHandles(top_fd) as dirs:
@@ -186,10 +191,13 @@ class Workspace:
                 folder = pending.pop()
                 try:
                     entries = _list(dirs, folder)
-                except DvkError:
-                    if folder:
-                        continue  # gone, or not ours to read: then no pointer in it is ours either
-                    raise
+                except DvkError as error:
+                    if not folder:
+                        raise
+                    # Gone, or not ours to read: then no pointer in it is ours either.
+                    if unread is not None and isinstance(error, StorageError) and self._is_ours(folder):
+                        unread.append((folder, error))
+                    continue
                 if folder and b".git" in entries:
                     continue
                 prefix = folder + b"/" if folder else b""
@@ -200,6 +208,14 @@ class Workspace:
                     elif is_dir and name != b".git" and name + SUFFIX not in entries:
                         pending.append(prefix + name)
         return sorted(name for name in found if _is_under(name[: -len(SUFFIX)], under))
+
+    def _is_ours(self, folder: bytes) -> bool:
+        try:
+            return os.lstat(os.path.join(self.top, folder)).st_uid == os.geteuid()
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # it cannot even be asked
 
     def owner_of(self, path: bytes) -> tuple[bytes, bytes] | None:
         """Who tracks `path`: the data path whose pointer is nearest, and the rest (`b""` for the data itself).
