@@ -210,6 +210,8 @@ class Stage:
             raise Broken(f"exit code {run.code} and no error: {run.said}")
         if run.code in (1, 16, 17) and re.search(r"^error: [A-Z][a-z/ ]+$", run.said, re.MULTILINE):
             raise Broken(f"an error that does not say which object: {run.said}")
+        if self.argv[0] == "verify" and run.code == _DAMAGE and not self.damaged:
+            raise Broken(f"a fault is called damage: {run.said}")
         if run.code == 0 and files_of(self.top) != self.after:
             raise Broken(f"success, and not done: {differences(files_of(self.top), self.after)}: {run.said}")
 
