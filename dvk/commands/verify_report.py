@@ -131,6 +131,8 @@ class VerifyResult:
 def affected_version(w: Wanted, found: Found, state: str, elsewhere: list[str], hint: str) -> AffectedVersion:
     """What was found of a version, as the report has it."""
     folder = w.root.kind == FOLDER
+    found_why = str(found.error) if found.error is not None else found.missing[0].why if found.missing else ""
+    dark = "it may be in what cannot be read" if state == UNSURE else ""
     return AffectedVersion(
         path=w.path,
         kind="dir" if folder else "file",
@@ -141,11 +143,11 @@ def affected_version(w: Wanted, found: Found, state: str, elsewhere: list[str], 
         files=found.missing_files,
         bytes=found.missing_bytes,
         missing=[
-            AffectedFile(w.path + b"/" + m.name if folder and m.name else w.path, m.size, m.files, m.why)
+            AffectedFile(w.path + b"/" + m.name if folder and m.name else w.path, m.size, m.files, dark or m.why)
             for m in found.missing
         ],
         elsewhere=elsewhere,
-        why=str(found.error) if found.error is not None else found.missing[0].why if found.missing else "",
+        why=dark or found_why,
         hint=hint,
     )
 

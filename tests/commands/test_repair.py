@@ -317,7 +317,8 @@ def test_what_cannot_be_read_is_named_and_left_alone(
         failing_reads(patch, dark, times=10**9)
         seen = look(flow, level=Level.DATA)
         assert [o.key.rsplit("/")[-1] for o in seen.unread] == [dark.name] and not seen.damaged and not notes(flow)
-        assert {v.state for v in seen.affected} <= {"unsure"} and "could not be read: 1 object" in seen.summary
+        assert {(v.state, v.why) for v in seen.affected} <= {("unsure", "it may be in what cannot be read")}
+        assert "could not be read: 1 object" in seen.summary
         change(bad, flip(1000))
         done = mend(flow)
         assert not done.whole and [o.key.rsplit("/")[-1] for o in done.after.unread] == [dark.name]
