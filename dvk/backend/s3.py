@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -119,13 +120,23 @@ class S3Medium:
         self._run(write, body.size)
 
     async def _watch(self, body: _Body, call: Awaitable[object]) -> None:
-        """Await `call` as long as it takes bytes from `body`: the read timeout starts only after the last of them."""
+        """Await `call` as long as it takes bytes from `body`.
+
+        The client's own read timeout starts only when the connection has the last of them, which it may never have:
+        what was taken can be stuck before a full buffer of the socket. So there is a limit from the last one taken on.
+        """
         task = asyncio.ensure_future(call)
         try:
             pace = Pace(self._grace_s)
+            all_taken_at = None
             while not (await asyncio.wait({task}, timeout=_TICK_S))[0]:
                 if body.taken < body.size:
                     pace.check(body.taken)
+                    all_taken_at = None  # it may be sent once more
+                elif all_taken_at is None:
+                    all_taken_at = time.monotonic()
+                elif time.monotonic() - all_taken_at > 2 * self._grace_s:
+                    raise TimeoutError(f"no answer {2 * self._grace_s:.0f} s after the last byte")
             await task
         finally:
             task.cancel()

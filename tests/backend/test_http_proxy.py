@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -170,3 +171,18 @@ def test_rules_choose_by_method_key_and_turn(proxy: HttpProxy, backend: Backend)
     assert [method for method, _ in proxy.requests].count("GET") >= 5
     with pytest.raises(ValueError, match="no fault"):
         proxy.spoil("nonsense")
+
+
+def test_an_upload_of_which_everything_was_taken_and_nothing_arrives_ends() -> None:
+    """What the client took can be stuck before the buffer of a socket, where its own timeout does not count yet."""
+    from dvk.backend.s3 import S3Medium, _Body
+
+    medium, body = S3Medium.__new__(S3Medium), _Body([b"all of it"])
+    medium._grace_s = 0.2
+
+    async def stuck() -> None:
+        body.read()
+        await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError, match="after the last byte"):
+        asyncio.run(asyncio.wait_for(medium._watch(body, stuck()), 30))

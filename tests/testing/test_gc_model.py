@@ -11,7 +11,8 @@ from dvk.testing.gc_model import REMOVALS, RULES, SCENES, Model, Scene, caught_b
 def test_no_interleaving_and_no_crash_loses_a_promised_pack(scene: Scene) -> None:
     states, verdict = Model(scene).check()
     assert verdict == "safe"
-    assert states > 300, "the scene explores something"
+    # Where all belongs to another project there is nothing to do, in any order.
+    assert states > (20 if scene.may == ("foreign",) else 300), "the scene explores something"
 
 
 @pytest.mark.parametrize("rules", REMOVALS, ids="+".join)
