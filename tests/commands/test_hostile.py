@@ -35,7 +35,7 @@ def hostile_names() -> list[bytes]:
     out = {b"", b".", b"..", b"/", b"a//b", b"a/", b"/a", b"a/.", b"a/..", b"a/../b", b"./a", b"../a", b"a\0b", b"\0"}
     out |= {b"../" * n + b"etc/passwd" for n in range(1, 9)}
     out |= {b"a/" * n + b"../" * (n + 1) + b"x" for n in range(1, 9)}
-    out |= {b"/etc/cron.d/x", b"/root/.ssh/authorized_keys", b"x" * 256, b"/".join([b"d" * 200] * 21)}
+    out |= {b"/etc/cron.d/x", b"/etc/ssh/authorized_keys", b"x" * 256, b"/".join([b"d" * 200] * 21)}
     for name in _GIT:
         text = name.decode()
         spellings = {text, text.upper(), text.title(), text + " ", text + ".", text + " . .", text + ":x"}
@@ -173,7 +173,7 @@ def hostile_urls(port: int) -> list[str]:
     ]
     out += [f"http://{host}/x\\nHost: evil", f"http://{host}\\r\\nX: y", f"  http://{host}/x", f"HTTP://{host}/x"]
     out += [f"s3://{host}/x?endpoint_url=http://{host}", f"s3://acme/x?endpoint={host}", f"http://{host}/" + "x" * 500]
-    out += ["/etc", "/", "/root/.ssh", "/proc/self", "file:///etc", "../../x", "~/x", "$HOME/x", "C:\\\\x", "."]
+    out += ["/etc", "/", "/etc/ssh", "/proc/self", "file:///etc", "../../x", "~/x", "$HOME/x", "C:\\\\x", "."]
     return out
 
 
