@@ -1,12 +1,18 @@
 """A file that is being written under a temporary name: to any place, from any thread, quickly.
 
+    reserve(fd, len(data))
     write_all(fd, data, at=0, subject="train.csv")
     begin_writeback(fd, 0, len(data))
 
-Two things that a plain `write` of everything at once gets wrong, measured with 1 GB on ext4 (Linux 6.18). Such kernels
-look for a run of free memory as long as a write, which for one of several MiB takes up to ten times as long as writing
-the same bytes in small ones. And a file that is renamed over another is sent to the disk at that moment (a rule of ext4
-and btrfs that saves the file in a power cut), 0.25 s during which nothing else happens, unless that was begun earlier.
+Four things that a plain `write` of everything at once gets wrong, measured with 1 GB on ext4 (Linux 6.18):
+
+- a file without room set aside costs 0.25 to 0.35 processor seconds, at times 1.1, and one with room 0.19, since the
+  filesystem sees to it block by block that there will be some;
+- such kernels look for a run of free memory as long as a write, which without that room takes up to ten times as long
+  for one of several MiB as for the same bytes in small ones;
+- a file that is renamed over another is sent to the disk at that moment (a rule of ext4 and btrfs that saves the file
+  in a power cut), 0.25 s during which nothing else happens, unless that was begun earlier;
+- what the system remembers of the file that is replaced is forgotten in that moment, too: another 0.1 s.
 """
 
 from __future__ import annotations
@@ -14,18 +20,40 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
 from collections.abc import Callable
+from typing import Any
 
 from dvk.errors import StorageError, StorageFull
 from dvk.timings import Stage, stage
 
 #: How much is written at a time.
-WRITE_BYTES = 128 << 10
+WRITE_BYTES = 256 << 10
+#: Smaller files are not worth a call of their own.
+_RESERVE_BYTES = 1 << 20
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
+_EXT4 = 0xEF53  # linux/magic.h
 
 
 class CannotWrite(StorageError):
     """A file takes no more bytes, and no other on the same medium would."""
+
+
+def reserve(fd: int, size: int) -> None:
+    """Let ext4 set room aside for a new file of `size` bytes. Does nothing for small files and elsewhere.
+
+    The file may then be as long as `size` already, and reads as zeros. Elsewhere: btrfs would compress nothing of it,
+    and for others nothing was measured. Where there is no room, writing says so.
+    """
+    if size >= _RESERVE_BYTES and _fallocate is not None and _on_ext4(fd):
+        _fallocate(fd, 0, 0, size)
+
+
+def _on_ext4(fd: int) -> bool:
+    answer = ctypes.create_string_buffer(512)  # struct statfs, whose first field is a word that names the filesystem
+    if _fstatfs is None or _fstatfs(fd, answer):
+        return False
+    return ctypes.c_long.from_buffer(answer).value == _EXT4
 
 
 def write_all(fd: int, data: memoryview | bytes, *, at: int = 0, subject: str) -> None:
@@ -64,14 +92,24 @@ def begin_writeback(fd: int, at: int, length: int) -> None:
         _sync_file_range(fd, at, length, _SYNC_FILE_RANGE_WRITE)
 
 
-def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
+def done_with(fd: int, at: int, length: int) -> None:
+    """Let the system forget a range of a file that is about to be replaced."""
+    if _fadvise is not None:
+        _fadvise(fd, at, length, os.POSIX_FADV_DONTNEED)
+
+
+def _find(name: str, *arguments: Any) -> Callable[..., int] | None:
+    call = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
     if call is not None:
-        call.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+        call.argtypes = arguments
     return call
 
 
-_sync_file_range = _find_sync_file_range()
+_sync_file_range = _find("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_fadvise = getattr(os, "posix_fadvise", None)
+_fstatfs = _find("fstatfs", ctypes.c_int, ctypes.c_char_p)
+# Not `os.posix_fallocate`: where a filesystem cannot, the C library writes a byte into each block instead.
+_fallocate = _find("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
 
 
 def _cannot_write(error: OSError, subject: str) -> StorageError:

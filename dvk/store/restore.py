@@ -33,7 +33,7 @@ from dvk.errors import (
 from dvk.events import Meter, OnEvent, ignore
 from dvk.store.content import Content, ContentSource, StoreContent, pieces
 from dvk.store.names import I64, U8
-from dvk.store.outfile import CannotWrite, begin_writeback, empty, write_all
+from dvk.store.outfile import CannotWrite, begin_writeback, empty, reserve, write_all
 from dvk.store.placement import Placement, read_blocks
 from dvk.store.reuse import Old, OldChanged, Reuse, find_shared
 from dvk.store.store import Store
@@ -340,6 +340,7 @@ class _Restore:
     ) -> bool:
         """Write everything; whether it is the file that it should be."""
         name = self.show(i)
+        reserve(fd, int(self.sizes[i]))
         source = stream(
             self.source.backend,
             content,

@@ -28,7 +28,7 @@ import numpy as np
 from blake3 import blake3
 
 from dvk.store.names import I64, U8
-from dvk.store.outfile import WRITE_BYTES, write_all
+from dvk.store.outfile import WRITE_BYTES, done_with, write_all
 from dvk.store.pages import Chunks
 from dvk.timings import Stage, stage
 
@@ -101,6 +101,7 @@ class Reuse:
             self._copy(old_at, new_at, room[:begin])
             _read(self._new_fd, room[begin:end], new_at + begin)
             self._copy(old_at + end, new_at + end, room[end:])
+            done_with(self._old_fd, old_at, len(room))
         if self._prove_chunks:
             with stage(Stage.HASH, bytes_=len(room), count=len(chunks)):
                 _check(chunks, room)
