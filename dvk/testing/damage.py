@@ -47,6 +47,7 @@ from dvk.store.pages import Children, Chunks, ListKind, page_id, parse_page, rea
 from dvk.store.restore import readable
 from dvk.store.root import FILE, Root
 from dvk.store.store import Store, as_column
+from dvk.testing.command import say
 
 _HEAL_EACH = 3
 _SHARE_EACH = 10  # trials in which a fifth of all objects goes
@@ -559,11 +560,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the first trial; each one has the next number")
     options = parser.parse_args(arguments)
     sys.stdout.write(f"seeds {options.seed} to {options.seed + options.trials - 1}\n")
-
-    def say(text: str) -> None:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-
     try:
         run(options.trials, options.seed, say=say)
     except Wrong as error:

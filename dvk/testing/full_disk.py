@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 
 from dvk.cli.exit_codes import for_error
 from dvk.errors import StorageFull
-from dvk.testing.stages import ONCE, ONCE_CODES, Broken, Stage, build
+from dvk.testing.command import Broken, say
+from dvk.testing.stages import ONCE, ONCE_CODES, Stage, build
 from dvk.testing.strike import Program, Ran
 
 _BIG = 1 << 30
@@ -173,11 +174,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sizes", type=int, default=40, help="of each disk, for each verb; default: %(default)s")
     parser.add_argument("--places", default=",".join(PLACES), help="default: %(default)s")
     given = parser.parse_args(argv)
-
-    def say(line: str) -> None:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-
     if not can_mount():
         say("nothing can be mounted here: run it as root")
         return 2

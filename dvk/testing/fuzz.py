@@ -32,6 +32,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dvk.errors import DvkError
+from dvk.testing.command import say, seed_or_new
 from dvk.testing.decoders import DECODERS, Decoder
 
 MAX_BYTES = 1 << 20
@@ -259,12 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with open(given.replay, "rb") as f:
             try_one(DECODERS[given.decoder], f.read())
         return 0
-    seed = random.SystemRandom().getrandbits(32) if given.seed is None else given.seed
-
-    def say(line: str) -> None:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-
+    seed = seed_or_new(given.seed)
     say(f"seed {seed}")
     total, bad = 0, 0
     for name in names:

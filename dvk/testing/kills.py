@@ -30,7 +30,8 @@ from blake3 import blake3
 from dvk.commands.get import get
 from dvk.commands.repo import Repo
 from dvk.errors import DvkError
-from dvk.testing.stages import ONCE_CODES, Broken, Files, Stage, content_of, differences, environ_of, files_of, table
+from dvk.testing.command import Broken, end, say, seed_or_new
+from dvk.testing.stages import ONCE_CODES, Files, Stage, content_of, differences, environ_of, files_of, table
 from dvk.testing.strike import Program, Ran
 
 TURNS = 8  #: kills of one command in a row, at most
@@ -78,8 +79,6 @@ class Kills:
         self._seen: dict[str, tuple[tuple[int, ...], tuple[str, int]]] = {}  # path -> its stat and what it holds
         self._where = "the beginning"
         self._told: dict[str, Files] = {}  # commits whose push was told done
-        os.makedirs(os.path.join(place, "source", "work"))
-        os.makedirs(os.path.join(place, "home"))
         environ = {**environ_of(place), "DVK_TRUST_REMOTES": f"file://{place}/remote"}
         self._source = Stage(os.path.join(place, "source"), environ=environ)
         self._second = Stage(os.path.join(place, "second"), environ=environ)
@@ -174,15 +173,10 @@ class Kills:
 
     def _begin(self, files: int) -> None:
         source, rng = self._source, self._rng
-        source.git("init", "-q", "-b", "main")
-        dvk_toml = f'format = 1\n[remote.origin]\nurl = "file://{self._place}/remote"\n'
-        source.write(
-            {"dvk.toml": dvk_toml.encode(), "model.bin": rng.randbytes(self._model_bytes), "table.csv": table(60_000)}
-        )
+        source.init(f"file://{self._place}/remote")
+        source.write({"model.bin": rng.randbytes(self._model_bytes), "table.csv": table(60_000)})
         for i in range(files):
             source.write({f"data/{i % 40}/{i:05}.bin": rng.randbytes(rng.randrange(120_000))})
-        source.git("add", "dvk.toml")
-        source.git("commit", "-q", "-m", "a remote")
 
     def _edit(self) -> None:
         """Some files new, some gone, many changed; the model in one place, the table at its end."""
@@ -268,7 +262,7 @@ def kills(
     Raises:
         Broken: with the seed in the message.
     """
-    seed = random.SystemRandom().getrandbits(32) if seed is None else seed
+    seed = seed_or_new(seed)
     say(f"seed {seed}")
     place = tempfile.mkdtemp(prefix="dvk-kills-")
     try:
@@ -287,17 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="no new round after so long")
     parser.add_argument("--seed", type=int, default=None, help="of an earlier run, to replay it")
     given = parser.parse_args(argv)
-
-    def say(line: str) -> None:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-
-    try:
-        say(str(kills(given.kills, files=given.files, seed=given.seed, seconds=given.seconds, say=say)))
-    except Broken as error:
-        say(f"BROKEN: {error}")
-        return 1
-    return 0
+    return end(lambda: kills(given.kills, files=given.files, seed=given.seed, seconds=given.seconds, say=say))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from dvk.testing.stages import ONCE, ONCE_CODES, STAGES, Broken, Stage, build
+from dvk.testing.command import Broken, say, seed_or_new
+from dvk.testing.stages import ONCE, ONCE_CODES, STAGES, Stage, build
 from dvk.testing.strike import CAN_STRIKE, FAULTS, KILLS, Call, Program, Ran, Strike
 
 #: the system calls that change something, for strace
@@ -215,12 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for word, known in [(verbs, STAGES), (faults, FAULTS)]:
         if unknown := [w for w in word if w not in known]:
             parser.error(f"{unknown[0]} is none of {', '.join(known)}")
-    seed = random.SystemRandom().getrandbits(32) if given.seed is None else given.seed
-
-    def say(line: str) -> None:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-
+    seed = seed_or_new(given.seed)
     say(f"seed {seed}")
     report = run_matrix(
         verbs,

@@ -30,7 +30,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from dvk.testing.stages import Broken, Stage, build, files_of
+from dvk.testing.command import Broken, say, seed_or_new
+from dvk.testing.stages import Stage, build, files_of
 from dvk.testing.strike import Program, Ran
 
 _SHUTDOWN = 0x8004587D
@@ -226,7 +227,7 @@ def cut_power(
     say: Callable[[str], None] = lambda _line: None,
 ) -> Report:
     """Cut the power so many times in all, with `after` only when a verb is done. Needs `not can_cut()`."""
-    report = Report(random.SystemRandom().getrandbits(32) if seed is None else seed)
+    report = Report(seed_or_new(seed))
     say(f"seed {report.seed}")
     place = tempfile.mkdtemp(prefix="dvk-power-")
     try:
@@ -248,11 +249,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--without-sync", action="store_true", help="skip every fsync: this has to find lost data")
     parser.add_argument("--after", action="store_true", help="cut only when the verb is done")
     given = parser.parse_args(argv)
-
-    def say(line: str) -> None:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-
     if why := can_cut():
         say(f"power cannot be cut here: {why}")
         return 2

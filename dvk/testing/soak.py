@@ -36,20 +36,16 @@ from blake3 import blake3
 from dvk.commands.add import add
 from dvk.commands.get import get
 from dvk.commands.pull import fetch, pull
-from dvk.commands.repo import Repo
 from dvk.errors import DvkError
+from dvk.testing.command import Broken, end, say, seed_or_new
 from dvk.testing.http_proxy import HttpProxy
 from dvk.testing.s3server import S3Server
+from dvk.testing.stages import Files, Stage, differences, environ_of, files_of
 
 Kind = Literal["disk", "before", "after", "time"]
-Files = dict[str, tuple[str, int]]  #: path -> BLAKE3 and length of its content
 PACK_BYTES = 512 << 10
 _LIMIT_S = 300.0
 _DARK_S = 1.5  # how long a killed server stays away, at least
-
-
-class Broken(AssertionError):
-    """A promise was broken; the message says which, with the seed and the round to replay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,40 +117,6 @@ class _Proxy(HttpProxy):
             self._hit()
 
 
-def _digest(data: bytes) -> tuple[str, int]:
-    return blake3(data).hexdigest(), len(data)
-
-
-class _Clone:
-    """A work tree, as Git and dvk see it."""
-
-    def __init__(self, top: str, environ: dict[str, str]) -> None:
-        self.top, self.environ = top, environ
-
-    def git(self, *arguments: str) -> str:
-        """The output of git."""
-        done = subprocess.run(["git", *arguments], cwd=self.top, env=self.environ, capture_output=True, check=False)
-        if done.returncode:
-            raise Broken(f"git {' '.join(arguments)}: {os.fsdecode(done.stderr)}")
-        return os.fsdecode(done.stdout).strip()
-
-    def files(self) -> Files:
-        """What lies in the work tree and is neither Git's nor a pointer; temporary files of the killed left out."""
-        found: Files = {}
-        for folder, folders, names in os.walk(self.top):
-            folders[:] = [f for f in folders if f != ".git"]
-            for name in names:
-                if not name.endswith((".dvk", ".toml", ".gitattributes")) and ".dvk-" not in name:
-                    path = os.path.join(folder, name)
-                    with open(path, "rb") as f:
-                        found[os.path.relpath(path, self.top)] = _digest(f.read())
-        return found
-
-    def repo(self) -> Repo:
-        """As a command sees it."""
-        return Repo(self.top, environ=self.environ)
-
-
 class Soak:
     """One remote and its clones through many kills. Prints a line now and then through `say`."""
 
@@ -211,19 +173,19 @@ class Soak:
         self._check_reader()
         expected = self._new_version()
         self._strike(self._source, "push", server)
-        if self._source.files() != expected:
+        if files_of(self._source.top) != expected:
             raise Broken(f"{self._where}: a push changed the work tree")
         self._again(self._source, "push")
         commit = self._source.git("rev-parse", "HEAD")
         # Every other pull is into an empty clone, which is also the proof of the push; the rest go on from before.
         clone = self._clone("fresh") if n % 2 == 0 else self._follower()
-        before = clone.files()
+        before = files_of(clone.top)
         self._strike(clone, "pull", server)
-        for path, found in clone.files().items():
+        for path, found in files_of(clone.top).items():
             if found not in (expected.get(path), before.get(path)):
                 raise Broken(f"{self._where}: after a killed pull {path} is neither the old file nor the new one")
         self._again(clone, "pull")
-        self._compare(clone.files(), expected, f"{self._where}: after the same pull again")
+        self._compare(files_of(clone.top), expected, f"{self._where}: after the same pull again")
         self._told.append((commit, expected))
         self.report.versions += 1
         if n % 10 == 9:
@@ -234,7 +196,7 @@ class Soak:
     def _draw(self, kinds: Sequence[Kind]) -> Point:
         return Point(self._rng.choice(kinds), self._rng.random())
 
-    def _strike(self, clone: _Clone, verb: str, server: bool) -> None:
+    def _strike(self, clone: Stage, verb: str, server: bool) -> None:
         """Run a verb and kill it, or the server under it, at a point of the seed."""
         point = self._draw(("before", "after") if server else get_args(Kind))
         disk, requests, seconds = self._scale[verb]
@@ -284,7 +246,7 @@ class Soak:
         self._server.start()
 
     @contextlib.contextmanager
-    def _program(self, clone: _Clone, verb: str, at_disk: int) -> Iterator[subprocess.Popen[bytes]]:
+    def _program(self, clone: Stage, verb: str, at_disk: int) -> Iterator[subprocess.Popen[bytes]]:
         argv = [sys.executable, "-c", _CHILD, str(at_disk), str(int(signal.SIGKILL)), verb]
         # What it says fits a pipe that nobody reads for a while: notes, and an error.
         with subprocess.Popen(
@@ -309,11 +271,11 @@ class Soak:
                 if child.wait(_LIMIT_S):
                     raise Broken(f"an undisturbed {verb} failed: {said}")
             self._scale[verb] = (int(said.splitlines()[-1]), self._proxy.count, time.monotonic() - began)
-        self._compare(clones["pull"].files(), expected, "an undisturbed pull")
+        self._compare(files_of(clones["pull"].top), expected, "an undisturbed pull")
         self._told.append((self._source.git("rev-parse", "HEAD"), expected))
         self._say("; ".join(f"{v}: {d} changes, {r} requests, {s:.2f} s" for v, (d, r, s) in self._scale.items()))
 
-    def _again(self, clone: _Clone, verb: str) -> None:
+    def _again(self, clone: Stage, verb: str) -> None:
         """The same command, undisturbed: it has to succeed."""
         done = subprocess.run(
             [sys.executable, "-c", _CHILD, str(1 << 40), "9", verb],
@@ -329,20 +291,12 @@ class Soak:
     # ------------------------------------------------------------ data and clones
 
     def _environ(self, endpoint_url: str) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVK_", "XDG_", "AWS_"))}
-        git = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
-        who = {f"GIT_{w}_{x}": y for w in ("AUTHOR", "COMMITTER") for x, y in (("NAME", "A"), ("EMAIL", "a@example"))}
-        mine = {"HOME": self._place, "DVK_TRUST_REMOTES": self._url, "DVK_HOOKS": "0"}
-        return {**kept, **git, **who, **self._server.env, **mine, "AWS_ENDPOINT_URL": endpoint_url}
+        mine = {"DVK_TRUST_REMOTES": self._url, "DVK_HOOKS": "0", "AWS_ENDPOINT_URL": endpoint_url}
+        return {**environ_of(self._place), **self._server.env, **mine}
 
-    def _first(self) -> _Clone:
-        top = os.path.join(self._place, "source")
-        os.makedirs(os.path.join(top, "data"))
-        clone = _Clone(top, self._environ(self._proxy.endpoint_url))
-        clone.git("init", "-q", "-b", "main")
-        with open(os.path.join(top, "dvk.toml"), "w", encoding="utf-8") as f:
-            f.write(f'format = 1\n[remote.origin]\nurl = "{self._url}"\n')
-        clone.git("add", "dvk.toml")
+    def _first(self) -> Stage:
+        clone = Stage(os.path.join(self._place, "source"), environ=self._environ(self._proxy.endpoint_url))
+        clone.init(self._url)
         rows = "\n".join(f"{i},{self._rng.random()}" for i in range(12_000))
         self._data = {"table.csv": rows.encode(), "model.bin": self._rng.randbytes(900_000)}
         self._data |= {f"data/{i % 4}/{i:03}.bin": self._rng.randbytes(self._rng.randrange(60_000)) for i in range(60)}
@@ -361,31 +315,27 @@ class Soak:
         model, at = bytearray(data["model.bin"]), rng.randrange(500_000)
         model[at : at + 300_000] = rng.randbytes(300_000)
         data["model.bin"] = bytes(model)
-        top = self._source.top
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(top, gone))
-        for path, content in data.items():
-            os.makedirs(os.path.dirname(os.path.join(top, path)), exist_ok=True)
-            with open(os.path.join(top, path), "wb") as f:
-                f.write(content)
+            self._source.write({gone: None})
+        self._source.write(data)
         with self._source.repo() as repo:
             add(repo, ["data", "table.csv", "model.bin"])
         self._source.git("commit", "-q", "-m", "a version")
-        return {path: _digest(content) for path, content in data.items()}
+        return {path: (blake3(content).hexdigest(), len(content)) for path, content in data.items()}
 
-    def _clone(self, name: str) -> _Clone:
+    def _clone(self, name: str) -> Stage:
         """A fresh clone, which holds pointers and no data."""
-        top = os.path.join(self._place, name)
-        shutil.rmtree(top, ignore_errors=True)
-        self._source.git("clone", "-q", self._source.top, top)
-        return _Clone(top, self._source.environ)
+        clone = Stage(os.path.join(self._place, name), environ=self._source.environ)
+        shutil.rmtree(clone.place, ignore_errors=True)
+        os.makedirs(clone.place)
+        self._source.git("clone", "-q", self._source.top, clone.top)
+        return clone
 
-    def _follower(self) -> _Clone:
+    def _follower(self) -> Stage:
         """The clone that stays, with the newest pointers and the data of two versions before."""
-        top = os.path.join(self._place, "follower")
-        if not os.path.isdir(top):
+        clone = Stage(os.path.join(self._place, "follower"), environ=self._source.environ)
+        if not os.path.isdir(clone.top):
             return self._clone("follower")
-        clone = _Clone(top, self._source.environ)
         clone.git("pull", "-q", "--ff-only")
         return clone
 
@@ -393,8 +343,7 @@ class Soak:
 
     def _compare(self, found: Files, expected: Files, when: str) -> None:
         if found != expected:
-            wrong = sorted(p for p in {*found, *expected} if found.get(p) != expected.get(p))
-            raise Broken(f"{when}: {len(wrong)} files are not what was committed: {', '.join(wrong[:5])}")
+            raise Broken(f"{when}: {differences(found, expected)}")
         self.report.compared_files += len(expected)
         self.report.compared_bytes += sum(size for _, size in expected.values())
 
@@ -402,7 +351,7 @@ class Soak:
         """The third clone: versions that were told done, straight from the remote, one after the other."""
         rng = random.Random(self.report.seed + 1)
         clone = self._clone("third")
-        clone = _Clone(clone.top, self._environ(self._server.endpoint_url))
+        clone = Stage(clone.place, environ=self._environ(self._server.endpoint_url))
         out = os.path.join(self._place, "read")
         while self._reading.is_set():
             commit, expected = rng.choice(self._told)
@@ -412,7 +361,7 @@ class Soak:
                 clone.git("fetch", "-q")
                 with clone.repo() as repo:
                     failures = get(repo, f"{commit}:data", out).failures
-                found = {f"data/{p}": x for p, x in _Clone(out, {}).files().items()}
+                found = {f"data/{p}": x for p, x in files_of(out).items()}
             except DvkError as error:
                 failures, found = [error], {}
             except (OSError, Broken) as error:
@@ -440,7 +389,7 @@ class Soak:
                 problems = [*fetch(repo).failures, *pull(repo).failures]
             if problems:
                 raise Broken(f"{self._where}: {commit}: {problems[0]}")
-            self._compare(clone.files(), expected, f"{self._where} at {commit}")
+            self._compare(files_of(clone.top), expected, f"{self._where} at {commit}")
 
 
 #: Small packs, so that a push of little data has several under way.
@@ -461,7 +410,7 @@ def soak(
     Raises:
         Broken: with the seed in the message. ServerFailed: there is no server program, or it does not start.
     """
-    seed = random.SystemRandom().getrandbits(32) if seed is None else seed
+    seed = seed_or_new(seed)
     say(f"seed {seed}")
     place = tempfile.mkdtemp(prefix="dvk-soak-")
     try:
@@ -478,17 +427,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--server-kills", type=int, default=0, help="of the server under a push or pull")
     parser.add_argument("--seed", type=int, default=None, help="of an earlier run, to replay it")
     given = parser.parse_args(argv)
-
-    def say(line: str) -> None:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-
-    try:
-        say(str(soak(given.kills, given.server_kills, seed=given.seed, say=say)))
-    except Broken as error:
-        say(f"BROKEN: {error}")
-        return 1
-    return 0
+    return end(lambda: soak(given.kills, given.server_kills, seed=given.seed, say=say))
 
 
 if __name__ == "__main__":

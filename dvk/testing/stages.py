@@ -34,6 +34,7 @@ from dvk.commands.get import get
 from dvk.commands.repo import Repo
 from dvk.commands.status import status
 from dvk.errors import DvkError
+from dvk.testing.command import Broken
 from dvk.testing.strike import Ran
 
 Files = Mapping[str, tuple[str, int]]  #: path -> BLAKE3 and length
@@ -42,10 +43,6 @@ _TEMPORARY = re.compile(r"\.dvk-[0-9a-f]{32}\.tmp")
 _MINE = (".dvk", "dvk.toml", ".gitattributes")
 MAX_LEFTOVERS = 64
 _DAMAGE = 23  # of `verify` and `repair`: said in their answer
-
-
-class Broken(AssertionError):
-    """A promise was broken; the message says which one."""
 
 
 def noise(size: int, seed: int) -> bytes:
@@ -113,6 +110,19 @@ class Stage:
         return self.environ.get("DVK_STORE", os.path.join(self.top, ".git", "dvk", "store"))
 
     # ------------------------------------------------------------ making
+
+    def init(self, url: str) -> None:
+        """An empty work tree whose default remote is `url`."""
+        os.makedirs(self.top)
+        os.makedirs(self.environ["HOME"], exist_ok=True)
+        self.git("init", "-q", "-b", "main")
+        self.write({"dvk.toml": f'format = 1\n[remote.origin]\nurl = "{url}"\n'.encode()})
+        self.git("add", "dvk.toml")
+        self.git("commit", "-q", "-m", "a remote")
+
+    def repo(self) -> Repo:
+        """As a command sees it."""
+        return Repo(self.top, environ=self.environ)
 
     def git(self, *arguments: str) -> str:
         """The output of git in the work tree."""
@@ -195,7 +205,7 @@ class Stage:
         self.check_objects()
         self.check_versions(None)
         if self.argv[0] in ("add", "checkout", "pull", "push"):
-            with Repo(self.top, environ=self.environ) as repo:
+            with self.repo() as repo:
                 now, problems = status(repo)
             if problems or (self.argv[0] != "add" and not now.clean):
                 raise Broken(f"after the same command again status is not clean: {now} {problems}")
@@ -337,14 +347,8 @@ def environ_of(place: str) -> dict[str, str]:
 
 def _two_versions(place: str, scale: int) -> Stage:
     """A table and a folder in two committed versions; the first is on the remote."""
-    os.makedirs(os.path.join(place, "work"))
-    os.makedirs(os.path.join(place, "home"))
     stage = Stage(place, environ=environ_of(place))
-    stage.git("init", "-q", "-b", "main")
-    with open(os.path.join(stage.top, "dvk.toml"), "w", encoding="utf-8") as f:
-        f.write(f'format = 1\n[remote.origin]\nurl = "file://{place}/remote"\n')
-    stage.git("add", "dvk.toml")
-    stage.git("commit", "-q", "-m", "a remote")
+    stage.init(f"file://{place}/remote")
     stage.write({"t.csv": table(2000 * scale), **{f"d/{i % 3}/{i}": noise(300 * scale + i, i) for i in range(8)}})
     first = stage.commit("t.csv", "d")
     stage.dvk("push")

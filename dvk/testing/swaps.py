@@ -27,7 +27,8 @@ from dvk.cli.exit_codes import TABLE
 from dvk.commands.get import get
 from dvk.commands.repo import Repo
 from dvk.errors import DvkError
-from dvk.testing.stages import Broken, Stage, build
+from dvk.testing.command import Broken, end, seed_or_new
+from dvk.testing.stages import Stage, build
 from dvk.testing.strike import Program
 
 _CODES = {row.code for row in TABLE}
@@ -118,7 +119,7 @@ def swap(seconds: float, *, seed: int | None = None, say: Callable[[str], None] 
     Raises:
         Broken: something outside was touched or read.
     """
-    report = Report(random.SystemRandom().getrandbits(32) if seed is None else seed)
+    report = Report(seed_or_new(seed))
     say(f"seed {report.seed}")
     place = tempfile.mkdtemp(prefix="dvk-swaps-")
     outside = os.path.join(place, "outside")
@@ -182,17 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long; default: %(default)s")
     parser.add_argument("--seed", type=int, default=None, help="of an earlier run, to replay it")
     given = parser.parse_args(argv)
-
-    def say(line: str) -> None:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-
-    try:
-        say(str(swap(given.seconds, seed=given.seed, say=say)))
-    except Broken as e:
-        say(f"BROKEN: {e}")
-        return 1
-    return 0
+    return end(lambda: swap(given.seconds, seed=given.seed, say=say))
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ from dvk.table.open import open_table
 from dvk.table.options import CompareOptions
 from dvk.table.skip.plan import plan
 from dvk.table.source import BytesSource, FileSource
+from dvk.testing.command import say
 
 Cell = str | int | None
 Row = tuple[Cell, ...]  #: the key first, where there is one
@@ -352,20 +353,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--formats", default=",".join(FORMATS), help="of: %(default)s")
     args = parser.parse_args(argv)
     start = random.SystemRandom().randrange(1 << 32) if args.seed is None else args.seed
-    _say(f"{args.cases} cases from seed {start}")
+    say(f"{args.cases} cases from seed {start}")
     try:
-        found = fuzz(range(start, start + args.cases), formats=args.formats.split(","), say=_say)
+        found = fuzz(range(start, start + args.cases), formats=args.formats.split(","), say=say)
     except Wrong as wrong:
         sys.stderr.write(f"{wrong}\n")
         return 1
     for (format, level), count in sorted(found.items()):
-        _say(f"{format:10} {level}  {count:6}")
+        say(f"{format:10} {level}  {count:6}")
     return 0
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

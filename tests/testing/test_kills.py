@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dvk.testing.kills import Kills, kills
-from dvk.testing.stages import Broken
+from dvk.testing.command import Broken
 from dvk.testing.strike import Program
 
 
