@@ -24,7 +24,8 @@ from dvk.commands.versions import Named
 from dvk.errors import DvkError
 from dvk.events import Note, OnEvent
 from dvk.store.descriptor import KEY, format_descriptor
-from dvk.store.examine import Level, Records, examine_records, list_packs
+from dvk.store.examine import Level, list_packs
+from dvk.store.examine_records import Records, examine_records
 from dvk.store.fetch import Wanted as Fetchable
 from dvk.store.fetch import fetch
 from dvk.store.locator import locator_key

@@ -33,7 +33,8 @@ from dvk.errors import Corrupt, DataMissing, DvkError
 from dvk.events import Meter, Note, OnEvent
 from dvk.store.checked import CheckedPacks, choose
 from dvk.store.descriptor import Descriptor
-from dvk.store.examine import Damage, IndexCheck, Level, examine_store
+from dvk.store.examine import Damage, Level, examine_store
+from dvk.store.examine_index import IndexCheck
 from dvk.store.index import prefixes
 from dvk.store.names import show
 from dvk.store.pack import Footer, PackKind, pack_key

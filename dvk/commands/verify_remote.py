@@ -33,7 +33,8 @@ from dvk.errors import Corrupt
 from dvk.events import Meter, OnEvent
 from dvk.store.checked import CheckedPacks, choose
 from dvk.store.descriptor import Descriptor
-from dvk.store.examine import Damage, Level, Records, examine_locators, examine_records, examine_store
+from dvk.store.examine import Damage, Level, examine_store
+from dvk.store.examine_records import Records, examine_locators, examine_records
 from dvk.store.pack import pack_key
 from dvk.store.restorable import Packs, Restorable, Seen
 from dvk.store.root import FILE, Root

@@ -1,8 +1,8 @@
-"""Whether the objects of a store are what they should be, one by one: packs, index, locators, records, marks, lists.
+"""Whether the objects of a store are what they should be, one by one: what damage is, packs, and `dvk.json`.
 
-What that means for versions is the business of `wholeness` (a store with an index) and `restorable` (a remote). Nothing
-is believed here: what an object says of itself is compared with what it is, and a pack is read to its last bit where
-that is asked for.
+The index is looked at by `examine_index`, records and locators by `examine_records`. What damage means for versions is
+the business of `wholeness` (a store with an index) and `restorable` (a remote). Nothing is believed here: what an
+object says of itself is compared with what it is, and a pack is read to its last bit where that is asked for.
 
     found = examine_pack(store, PackKind.DATA, name, size, Level.DATA)
     found.error, found.bad          # what is wrong with it, and which rows of its footer are damaged
@@ -19,10 +19,8 @@ knows what it is, so nobody may act on it.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Container, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
@@ -32,12 +30,9 @@ from blake3 import blake3
 from dvk.backend.contract import Backend, KeyMissing
 from dvk.backend.disk import patiently
 from dvk.errors import Corrupt, DvkError, FormatError, NotOurs, Refused, RemoteError, StorageError
-from dvk.store.catalog import file_column
 from dvk.store.codec import decode_block, known_codecs
-from dvk.store.index import Segment, Table, parse_segment, prefixes
-from dvk.store.locator import MAX_BYTES as MAX_LOCATOR_BYTES
-from dvk.store.locator import parse_locator, piece_id
-from dvk.store.names import I64, U8
+from dvk.store.locator import piece_id
+from dvk.store.names import I64
 from dvk.store.pack import (
     BLOCK_HEADER,
     HEADER,
@@ -52,20 +47,13 @@ from dvk.store.pack import (
 )
 from dvk.store.pages import ListKind, page_id
 from dvk.store.profiles import known_profiles
-from dvk.store.record import MAX_BYTES as MAX_RECORD_BYTES
-from dvk.store.record import Record, format_mark
-from dvk.store.roots import condemned_lists, load_record
 from dvk.store.store import Store
 
 #: Read at a time of one pack; with the number of threads this bounds memory.
 _RANGE_BYTES = 8 << 20
-_MAX_SEGMENT_BYTES = 1 << 40
 _NO_ROWS = np.zeros(0, np.int64)
 _CHUNK_IS_WRONG = "a chunk fails its hash"
 _PACK_KEY = re.compile(r"([pm])/([0-9a-f]{2})/(\2[0-9a-f]{62})")
-_SEGMENT_KEY = re.compile(r"i/(?:([0-9]{1,2})|bad)-[0-9a-f]{32}")
-_LOCATOR_KEY = re.compile(r"l/([fd])/([0-9a-f]{2})/(\2[0-9a-f]{62})")
-_RECORD_KEY = re.compile(r"j/([0-9a-f]{64})(|\.ok|\.x|\.e)")
 
 Advance = Callable[[int], None]  #: hears of bytes that were read
 
@@ -318,119 +306,7 @@ def _is_right(footer: Footer, row: int, raw: memoryview) -> bool:
     return any(page_id(kind, data) == wanted for kind in ListKind) or piece_id(data) == wanted
 
 
-# ---------------------------------------------------------------- the index
-
-
-class IndexCheck:
-    """Whether segments say what the footers say. `pack` may be called from several threads."""
-
-    def __init__(self, store: Store) -> None:
-        self.damage: list[Damage] = []
-        self._disagree: list[tuple[bytes, Damage]] = []
-        self._segments: list[tuple[str, Segment, dict[bytes, int], tuple[I64, I64]]] = []
-        for item in store.backend.list("i/"):
-            match = _SEGMENT_KEY.fullmatch(item.key)
-            if match is None:
-                continue
-            subject = f"{store.name}/{item.key}"
-            try:
-                data = patiently(lambda key=item.key: store.backend.view(key, max_bytes=_MAX_SEGMENT_BYTES))  # type: ignore[misc]
-                segment = parse_segment(data, subject=subject, check=True)
-                if int(match[1] or 0) != segment.level:
-                    raise Corrupt("an index segment is of another level than its name says", subject=subject)
-                if any(bool((t.prefix[1:] < t.prefix[:-1]).any()) for t in (segment.chunks, segment.recipes)):
-                    raise Corrupt("an index segment is not in order", subject=subject)
-            except KeyMissing:
-                continue  # merged meanwhile
-            except (FormatError, StorageError) as error:
-                self.damage.append(Damage(item.key, error))
-                continue
-            if match[1] is not None:
-                number = {name: i for i, name in enumerate(segment.packs)}
-                counts = (_counts(segment.chunks, len(number)), _counts(segment.recipes, len(number)))
-                self._segments.append((item.key, segment, number, counts))
-
-    def pack(self, name: bytes, footer: Footer, *, subject: str) -> None:
-        """Compare what is said of one pack."""
-        for key, segment, number, (chunks, recipes) in self._segments:
-            p = number.get(name)
-            if p is None:
-                continue
-            right = _says(segment.chunks, p, footer.ids, int(chunks[p]))
-            if not right or not _says(segment.recipes, p, file_column(footer), int(recipes[p])):
-                error = Corrupt(f"the index says of pack {name.hex()[:12]} what its footer does not", subject=subject)
-                self._disagree.append((name, Damage(key, error)))
-
-    def all_damage(self, *, but: Container[bytes]) -> list[Damage]:
-        """What is wrong with segments; what they say of some packs, which are damaged themselves, does not count."""
-        return [*self.damage, *(d for name, d in self._disagree if name not in but)]
-
-
-def _counts(table: Table, packs: int) -> I64:
-    return np.bincount(table.pack, minlength=packs).astype(np.int64)
-
-
-def _says(table: Table, pack: int, ids: U8, count: int) -> bool:
-    """Whether a table names each of a pack's ids with its row, and no other row of it."""
-    if count != len(ids):
-        return False
-    which, at = table.find(prefixes(ids))
-    mine = (table.pack[at] == pack) & (table.row[at] == which)
-    return len(np.unique(which[mine])) == len(ids)
-
-
-# ---------------------------------------------------------------- what only a remote has
-
-
-@dataclass(slots=True)
-class Records:
-    """The records of a remote, by their ids in hex."""
-
-    damage: list[Damage] = field(default_factory=list)
-    all: dict[str, Record] = field(default_factory=dict)
-    live: set[str] = field(default_factory=set)  #: confirmed and not retired
-    bad: set[str] = field(default_factory=set)  #: that cannot be read, or are confirmed and not there
-    ended: set[str] = field(default_factory=set)  #: that were retired or given up, whether they are there or not
-
-    def named(self, rid: str) -> set[str]:
-        """The packs that a record relies on, its bases' included."""
-        return {key for r in self.with_bases(rid) for key in (*self.all[r].packs, *self.all[r].reused)}
-
-    def with_bases(self, rid: str) -> set[str]:
-        """A record with those that it relies on, and they on, as far as they can be read."""
-        seen, todo = set(), [rid]
-        while todo:
-            one = todo.pop()
-            if one in self.all and one not in seen:
-                seen.add(one)
-                todo += self.all[one].bases
-        return seen
-
-    def shaky(self) -> set[str]:
-        """Live records that rely on one that cannot be read, so that nobody knows all that they need."""
-        return {rid for rid in self.live if any(self.bad.intersection(self.all[r].bases) for r in self.with_bases(rid))}
-
-    def roots(self, *, without: Container[str] = ()) -> dict[str, str]:
-        """Root -> a live record that names it and none of some packs."""
-        out: dict[str, str] = {}
-        for rid in sorted(self.live):
-            if not any(key in without for key in self.named(rid)):
-                out.update(dict.fromkeys(self.all[rid].roots, rid))
-        return out
-
-    def lost(self, packs: Container[str]) -> dict[str, set[str]]:
-        """Packs that are not among `packs` and that a live record needs: key -> roots that only such records name.
-
-        Who mends a loss sends the data under another record, and the old one stays: it needs nothing any more.
-        """
-        broken = {rid: {k for k in self.named(rid) if k not in packs} for rid in self.live}
-        whole = {root for rid, gone in broken.items() if not gone for root in self.all[rid].roots}
-        out: dict[str, set[str]] = {}
-        for rid, gone in broken.items():
-            roots = set(self.all[rid].roots) - whole
-            for key in gone if roots else ():
-                out.setdefault(key, set()).update(roots)
-        return out
+# ---------------------------------------------------------------- the descriptor
 
 
 def examine_store(store: Store) -> list[Damage]:
@@ -450,100 +326,3 @@ def examine_store(store: Store) -> list[Damage]:
         what = f"it names what this dvk does not know: {', '.join(strange)}"
         return [Damage("dvk.json", Corrupt(what, subject=f"{store.name}/dvk.json", hint="upgrade dvk, if that is why"))]
     return []
-
-
-def examine_records(store: Store, pool: Executor, *, packs: set[str], any_store: bool = False) -> Records:
-    """Read every record, mark and condemned list of a remote.
-
-    Args:
-        packs: keys of the packs that are there.
-        any_store: it is not known which store this is.
-
-    Raises:
-        RemoteError: the remote does not answer.
-    """
-    out = Records()
-    backend = store.backend
-    found = store.describe()
-    keys = {m[0]: (m[1], m[2]) for item in backend.list("j/") if (m := _RECORD_KEY.fullmatch(item.key))}
-
-    def record(rid: str) -> None:
-        loaded = load_record(backend, bytes.fromhex(rid))
-        if found is not None and loaded.store != found.store and not any_store:
-            raise Corrupt("a record is of another store than dvk.json says", subject=f"{store.name}/j/{rid}")
-        out.all[rid] = loaded
-        if f"j/{rid}.ok" in keys and f"j/{rid}.x" not in keys:
-            out.live.add(rid)
-
-    def mark(key: str) -> None:
-        wanted = format_mark(bytes.fromhex(keys[key][0]))
-        if backend.get(key, max_bytes=len(wanted)) != wanted:
-            raise Corrupt("this mark is damaged; that it is there is what counts", subject=f"{store.name}/{key}")
-
-    def look(key: str) -> Damage | None:
-        rid, mark_ = keys[key]
-        try:
-            patiently(lambda: mark(key) if mark_ else record(rid))
-        except (FormatError, StorageError, KeyMissing) as error:
-            if not mark_:
-                out.bad.add(rid)
-            return Damage(key, error)
-        return None
-
-    out.damage += [d for d in pool.map(look, sorted(keys)) if d is not None]
-    out.ended = {rid for rid, mark_ in keys.values() if mark_ in (".x", ".e")}
-    for rid, mark_ in keys.values():
-        if mark_ == ".ok" and f"j/{rid}" not in keys and rid not in out.ended:
-            lost = Corrupt("a record is confirmed and not there", subject=f"{store.name}/j/{rid}")
-            out.damage.append(Damage(f"j/{rid}", lost))
-            out.bad.add(rid)
-    for rid in sorted(out.live):
-        for base in sorted(set(out.all[rid].bases) - out.all.keys() - out.bad):
-            lost = Corrupt(f"record {rid[:12]} relies on it and it is not there", subject=f"{store.name}/j/{base}")
-            out.damage.append(Damage(f"j/{base}", lost))
-            out.bad.add(base)
-    out.damage += _lists(store, found.store if found is not None else "", packs)
-    return out
-
-
-def _lists(store: Store, store_id: str, packs: set[str]) -> list[Damage]:
-    try:
-        lists = condemned_lists(store.backend)
-    except RemoteError:
-        raise
-    except DvkError as error:
-        return [Damage(error.subject.rpartition(f"{store.name}/")[2] or "g/", error)]
-    out = []
-    for key, named in lists.items():
-        subject = f"{store.name}/{key}"
-        if json.loads(store.backend.get(key, max_bytes=MAX_RECORD_BYTES))["store"] != store_id:
-            out.append(Damage(key, Corrupt("a condemned list is of another store", subject=subject)))
-        # No checksum tells, but a list names packs that are there, until its owner deletes them one by one.
-        elif gone := sorted(set(named) - packs):
-            what = f"it condemns {gone[0][:17]}, which is not there: a collection was cut short, or the list is damaged"
-            out.append(Damage(key, Corrupt(what, subject=subject, hint="`dvk gc` of its owner ends it"), certain=False))
-    return out
-
-
-def examine_locators(store: Store, pool: Executor) -> dict[str, Damage | None]:
-    """Read every locator of a remote: root -> what is wrong with it.
-
-    Raises:
-        RemoteError: the remote does not answer.
-    """
-
-    def look(key: str) -> Damage | None:
-        match = _LOCATOR_KEY.fullmatch(key)
-        assert match is not None
-        subject = f"{store.name}/{key}"
-        try:
-            data = patiently(lambda: store.backend.get(key, max_bytes=MAX_LOCATOR_BYTES))
-            parse_locator(data, kind=1 if match[1] == "f" else 2, wanted=bytes.fromhex(match[3]), subject=subject)
-        except (FormatError, StorageError) as error:
-            return Damage(key, error)
-        except KeyMissing:
-            return None
-        return None
-
-    keys = sorted(item.key for item in store.backend.list("l/") if _LOCATOR_KEY.fullmatch(item.key))
-    return {f"{k[2]}:{k.rsplit('/', 1)[-1]}": d for k, d in zip(keys, pool.map(look, keys), strict=True)}

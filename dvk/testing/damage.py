@@ -39,7 +39,7 @@ from dvk.errors import DvkError
 from dvk.events import Note
 from dvk.ids import EMPTY_FILE, PageId
 from dvk.store.codec import decode_block
-from dvk.store.examine import examine_records
+from dvk.store.examine_records import examine_records
 from dvk.store.fetch import Wanted, fetch
 from dvk.store.listing import Entries
 from dvk.store.pack import BLOCK_HEADER, PackKind, open_block, parse_footer_of

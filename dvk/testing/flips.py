@@ -32,7 +32,9 @@ from dvk.commands.placed import Placed
 from dvk.errors import DvkError
 from dvk.store.checked import CheckedPacks
 from dvk.store.descriptor import parse_descriptor
-from dvk.store.examine import IndexCheck, Level, examine_pack, examine_records, examine_store
+from dvk.store.examine import Level, examine_pack, examine_store
+from dvk.store.examine_index import IndexCheck
+from dvk.store.examine_records import examine_records
 from dvk.store.journal import Journal
 from dvk.store.listing import Entries, Kind
 from dvk.store.locator import parse_locator
