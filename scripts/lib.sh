@@ -36,6 +36,19 @@ quietly() {
     printf '%s: ok, %s s\n' "$what" "$((SECONDS - began))"
 }
 
+# openly WHAT COMMAND...: the same, for what takes minutes: where somebody looks on, its output is shown as it comes.
+openly() {
+    [ -t 1 ] || { quietly "$@"; return; }
+    local what=$1 began=$SECONDS status=0
+    shift
+    "$@" </dev/null || status=$?
+    if [ "$status" -ne 0 ]; then
+        printf '%s: failed (exit code %s)\n' "$what" "$status" >&2
+        exit 1
+    fi
+    printf '%s: ok, %s s\n' "$what" "$((SECONDS - began))"
+}
+
 # environment DIR WHAT: a virtual environment with WHAT (a pip requirement, editable) installed. Quick when nothing changed:
 # the stamp holds what an installation depends on, and a checkout that moved takes its environment for stale.
 environment() {
