@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from benchmarks.measure import Command, StepFailed, run
-from benchmarks.tools import Dvk, Missing, new_place
+from benchmarks.measure import Command, Cost, run
+from benchmarks.tools import new_place, with_dvk
 
 LIMIT_BYTES = 2_000_000_000
 _BATCH_ROWS = 1_000_000
@@ -28,24 +26,20 @@ _EVERY = 10_000
 
 def measure(work: str, *, rows: int, say: Callable[[str], None] = print) -> int:
     """Make both versions below `work`, compare them, say what it took; 1 when the answer or the memory is wrong."""
-    os.makedirs(work, exist_ok=True)
-    program = Dvk.find(work)
-    if isinstance(program, Missing):
-        say(program.why)
-        return 1
-    folder = tempfile.mkdtemp(prefix="big-", dir=work)
-    try:
+
+    def measured(folder: str, program: tuple[str, ...]) -> int:
         place = new_place(os.path.join(folder, "place"), "t", extra_env={})
         paths = [os.path.join(folder, f"{version}.parquet") for version in (0, 1)]
         for version, path in enumerate(paths):
             _write(path, rows, edited=bool(version))
         options = ("--key", "id", "--memory", "2GB", "--tmp", folder, "--stat", "--format", "json")
         cost = run(Command((*program, "diff", "--no-index", *options, *paths), folder, place.env), scratch=folder)
-    except StepFailed as problem:
-        say(str(problem))
-        return 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        return _judge(cost, rows, say)
+
+    return with_dvk(work, "big", measured, say=say)
+
+
+def _judge(cost: Cost, rows: int, say: Callable[[str], None]) -> int:
     table = json.loads(cost.stdout)["paths"][0]["table"]
     found = [table["rows"][kind] for kind in ("added", "removed", "modified")]
     middle = rows // 2

@@ -12,12 +12,10 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import shutil
 import struct
-import tempfile
 
-from benchmarks.measure import Command, StepFailed, run
-from benchmarks.tools import Dvk, Missing, new_place
+from benchmarks.measure import Command, run
+from benchmarks.tools import Dvk, new_place, with_dvk
 
 SECTION_BYTES = 8 << 20
 SEED = 20_260_104
@@ -27,13 +25,9 @@ _EXPONENTS = bytes((0x3C, 0xBC, 0x3C, 0xBB, 0x3D)[b % 5] for b in range(256))
 
 def check(work: str, *, size_bytes: int, limit_bytes: int) -> int:
     """Add, remove and check out a file; 0 when memory stayed below the limit and the bytes came back."""
-    work = os.path.abspath(work)
-    os.makedirs(work, exist_ok=True)
-    program = Dvk.find(work)
-    assert not isinstance(program, Missing)
-    tool = Dvk(program, "")
-    folder = tempfile.mkdtemp(prefix="memory-", dir=work)
-    try:
+
+    def measured(folder: str, program: tuple[str, ...]) -> int:
+        tool = Dvk(program, "")
         place = new_place(os.path.join(folder, "place"), "big.bin", extra_env={})
         tool.prepare(place)
         wanted = _make(place.target, size_bytes)
@@ -53,11 +47,8 @@ def check(work: str, *, size_bytes: int, limit_bytes: int) -> int:
             print("checkout brought other bytes")
             bad = True
         return 1 if bad else 0
-    except StepFailed as problem:
-        print(problem)
-        return 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+    return with_dvk(work, "memory", measured, say=print)
 
 
 def _make(path: str, size_bytes: int) -> bytes:

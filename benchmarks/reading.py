@@ -17,14 +17,14 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from benchmarks.measure import Command, StepFailed, quietly
+from benchmarks.measure import Command, quietly
 from benchmarks.reading_child import READERS
 from benchmarks.s3 import CountingS3
-from benchmarks.tools import Dvk, Missing, Place, new_place
+from benchmarks.tools import Place, new_place, quietly_in, with_dvk
 from benchmarks.workloads import chosen, ensure
 
 BUCKET = "reading"
@@ -44,18 +44,12 @@ _TITLES = {
 
 def measure(work: str, *, scale: float, rounds: int, out: str, say: Callable[[str], None] = print) -> int:
     """Measure all readers, write reading.json and reading.md into `out`; 1 when an answer was wrong, else 0."""
-    work = os.path.abspath(work)
-    os.makedirs(work, exist_ok=True)
     os.makedirs(out, exist_ok=True)
-    cache = ensure(chosen(("table",), scale=scale), work=work, scale=scale)
-    program = Dvk.find(work)
-    if isinstance(program, Missing):
-        say(program.why)
-        return 1
-    size = os.path.getsize(os.path.join(cache, "table", "0.csv"))
-    folder = tempfile.mkdtemp(prefix="reading-", dir=work)
-    rows: dict[str, dict[str, Any]] = {}
-    try:
+
+    def measured(folder: str, program: tuple[str, ...]) -> int:
+        cache = ensure(chosen(("table",), scale=scale), work=os.path.dirname(folder), scale=scale)
+        size = os.path.getsize(os.path.join(cache, "table", "0.csv"))
+        rows: dict[str, dict[str, Any]] = {}
         plain = os.path.join(folder, "plain")
         say("making plain files ...")
         _plain(cache, plain, 0)
@@ -73,12 +67,9 @@ def measure(work: str, *, scale: float, rounds: int, out: str, say: Callable[[st
                     say(f"{number + 1}  {what:16} {json.dumps(row)}")
                 found = {"scale": scale, "rounds": number + 1, "cores": os.cpu_count(), "csv_bytes": size, "rows": rows}
                 _write(found, out)  # so that an interrupted run leaves what it had
-    except StepFailed as problem:
-        say(str(problem))
-        return 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0 if all(row["right"] for row in rows.values()) else 1
+        return 0 if all(row["right"] for row in rows.values()) else 1
+
+    return with_dvk(work, "reading", measured, say=say)
 
 
 def _write(found: dict[str, Any], out: str) -> None:
@@ -115,10 +106,7 @@ def _plain(cache: str, folder: str, version: int) -> None:
 
 def _repository(place: Place, program: tuple[str, ...], cache: str, plain: str) -> None:
     """v1 as it is in `plain`, v2 with its edit, both pushed."""
-
-    def do(*argv: str) -> None:
-        quietly(Command(argv, place.repo, place.env), scratch=place.scratch)
-
+    do = partial(quietly_in, place)
     do("git", "init", "-q")
     do(*program, "-q", "init")
     do(*program, "-q", "remote", "add", "origin", f"s3://{BUCKET}/team")

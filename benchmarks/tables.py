@@ -14,12 +14,12 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from benchmarks.measure import Command, Cost, StepFailed, quietly, run
-from benchmarks.tools import Dvk, Missing, Place, new_place
+from benchmarks.tools import Place, new_place, quietly_in, with_dvk
 from benchmarks.workloads import chosen, ensure
 
 MEMORY = "2G"
@@ -54,16 +54,10 @@ class Row:
 
 def measure(work: str, *, scale: float, rounds: int, out: str, say: Callable[[str], None] = print) -> int:
     """Measure every way, write tables.json and tables.md into `out`; 1 when an answer was wrong, else 0."""
-    work = os.path.abspath(work)
-    os.makedirs(work, exist_ok=True)
     os.makedirs(out, exist_ok=True)
-    cache = ensure(chosen(("table",), scale=scale), work=work, scale=scale)
-    program = Dvk.find(work)
-    if isinstance(program, Missing):
-        say(program.why)
-        return 1
-    folder = tempfile.mkdtemp(prefix="tables-", dir=work)
-    try:
+
+    def measured(folder: str, program: tuple[str, ...]) -> int:
+        cache = ensure(chosen(("table",), scale=scale), work=os.path.dirname(folder), scale=scale)
         place = new_place(os.path.join(folder, "place"), "t.csv", extra_env={})
         ways = _ways(place, program, cache, say)
         best: dict[str, Row] = {}
@@ -82,12 +76,13 @@ def measure(work: str, *, scale: float, rounds: int, out: str, say: Callable[[st
                 took = f"{row.wall_s:7.2f} s {row.cpu_s:7.2f} s CPU {row.rss_bytes / 1e6:6.0f} MB"
                 say(f"{number + 1}  {way.name:38} {took}")
             load = max(load, os.getloadavg()[0])
-    except StepFailed as problem:
-        say(str(problem))
-        return 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    rows = list(best.values())
+        _write(list(best.values()), out, scale=scale, rounds=rounds, load=load)
+        return 0
+
+    return with_dvk(work, "tables", measured, say=say)
+
+
+def _write(rows: list[Row], out: str, *, scale: float, rounds: int, load: float) -> None:
     cores = os.cpu_count() or 0
     with open(os.path.join(out, "tables.json"), "w") as f:
         how = {"scale": scale, "rounds": rounds, "cores": cores, "load": round(load, 1)}
@@ -95,7 +90,6 @@ def measure(work: str, *, scale: float, rounds: int, out: str, say: Callable[[st
         f.write("\n")
     with open(os.path.join(out, "tables.md"), "w") as f:
         f.write(render(rows, scale=scale, rounds=rounds, cores=cores, load=load))
-    return 0
 
 
 def render(rows: list[Row], *, scale: float, rounds: int, cores: int, load: float) -> str:
@@ -157,10 +151,7 @@ def _ways(place: Place, program: tuple[str, ...], cache: str, say: Callable[[str
 
 def _repository(place: Place, program: tuple[str, ...], csv: list[str]) -> None:
     """Three versions: the first, its edit, and the edit with one cell changed."""
-
-    def do(*argv: str) -> None:
-        quietly(Command(argv, place.repo, place.env), scratch=place.scratch)
-
+    do = partial(quietly_in, place)
     do("git", "init", "-q")
     do(*program, "-q", "init")
     for number, source in enumerate((*csv, None)):

@@ -17,7 +17,9 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from benchmarks.measure import Command, StepFailed, quietly
@@ -82,6 +84,11 @@ def new_place(root: str, path: str, *, extra_env: dict[str, str]) -> Place:
         **extra_env,
     }
     return Place(root, path, env)
+
+
+def quietly_in(place: Place, *argv: str) -> None:
+    """Run a command in the repository of a place, not measured."""
+    quietly(Command(argv, place.repo, place.env), scratch=place.scratch)
 
 
 @dataclass(frozen=True)
@@ -213,6 +220,27 @@ class Dvk(Tool):
 
     def pull(self, place: Place, name: str) -> Command | None:
         return self.command(place, "--json", "-q", "pull", "--remote", name, cwd=place.clone)
+
+
+def with_dvk(work: str, name: str, do: Callable[[str, tuple[str, ...]], int], *, say: Callable[[str], None]) -> int:
+    """What `do` returns, called with a folder of its own below `work`, gone afterwards, and the program.
+
+    1 when there is no program, or when a step of it failed; which one and why is said.
+    """
+    work = os.path.abspath(work)
+    os.makedirs(work, exist_ok=True)
+    program = Dvk.find(work)
+    if isinstance(program, Missing):
+        say(program.why)
+        return 1
+    folder = tempfile.mkdtemp(prefix=f"{name}-", dir=work)
+    try:
+        return do(folder, program)
+    except StepFailed as problem:
+        say(str(problem))
+        return 1
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Dvc(Tool):

@@ -1,8 +1,8 @@
 """Whether the segments of an index say of packs what their footers say.
 
-    check = IndexCheck(store)
-    check.pack(name, footer, subject=...)     # for each pack that is read anyway
-    check.all_damage(but=damaged_packs)
+check = IndexCheck(store)
+check.pack(name, footer, subject=...)     # for each pack that is read anyway
+check.all_damage(but=damaged_packs)
 """
 
 from __future__ import annotations

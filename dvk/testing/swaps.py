@@ -27,7 +27,7 @@ from dvk.cli.exit_codes import TABLE
 from dvk.commands.get import get
 from dvk.commands.repo import Repo
 from dvk.errors import DvkError
-from dvk.testing.command import Broken, end, seed_or_new
+from dvk.testing.command import Broken, end, say, seed_or_new
 from dvk.testing.stages import Stage, build
 from dvk.testing.strike import Program
 

@@ -39,7 +39,7 @@ def test_only_the_module_of_the_verb_is_imported(tmp_path: object) -> None:
 
 
 def cpu_seconds(*argv: str) -> float:
-    """Processor seconds of `python ARGV`, the least of five runs: a machine that does other things adds waiting, not these."""
+    """Processor seconds of `python ARGV`, the least of five runs: other work on the machine adds waiting, not these."""
     seconds = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from synckit import (
-    Before,
     Remote,
-    add_file,
     add_folder,
-    arrives,
     chunks,
     never_inline,
     new_store,
@@ -23,14 +18,11 @@ from synckit import (
     small_pages,
 )
 
-from dvk.backend.contract import Backend, Buffer
-from dvk.backend.memory import MemoryBackend
-from dvk.errors import Corrupt, Refused, Unsafe
+from dvk.backend.contract import Backend
+from dvk.errors import Unsafe
 from dvk.store.collect import Collector, CollectPlan, Kept, Limits
-from dvk.store.push import Owner, Version
-from dvk.store.record import format_mark
+from dvk.store.push import Version
 from dvk.store.root import Root
-from dvk.store.roots import load_record
 from dvk.store.store import Store
 
 NOW = 4_000_000_000  # long after every record of these tests, so that all are old

@@ -1,15 +1,12 @@
-"""Collecting beside pushes and other collectors, and after any of them died: nothing is lost, and nothing blocks for ever."""
+"""Collecting beside pushes and other collectors, and after any of them died: nothing is lost or blocks for ever."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from collectkit import A, B, C, EAGER, NOW, collect, collector, everything_small, kept, records, refused, three_versions
+from collectkit import EAGER, NOW, A, B, C, collect, collector, everything_small, kept, three_versions
 from synckit import (
     Before,
     Remote,
@@ -17,20 +14,15 @@ from synckit import (
     add_folder,
     arrives,
     chunks,
-    never_inline,
     new_store,
     send,
-    small_packs,
-    small_pages,
 )
 
-from dvk.backend.contract import Backend, Buffer
-from dvk.backend.memory import MemoryBackend
-from dvk.errors import Corrupt, Refused, Unsafe
-from dvk.store.collect import Collector, CollectPlan, Kept, Limits
-from dvk.store.push import Owner, Version
+from dvk.backend.contract import Buffer
+from dvk.errors import Refused, Unsafe
+from dvk.store.collect import Collector
+from dvk.store.push import Version
 from dvk.store.record import format_mark
-from dvk.store.root import Root
 from dvk.store.roots import load_record
 from dvk.store.store import Store
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dvk.testing.kills import Kills, kills
 from dvk.testing.command import Broken
+from dvk.testing.kills import Kills, kills
 from dvk.testing.strike import Program
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dvk.testing.matrix import Matrix, points, run_matrix
 from dvk.testing.command import Broken
+from dvk.testing.matrix import Matrix, points, run_matrix
 from dvk.testing.stages import Stage, build
 from dvk.testing.strike import Call, Program, Ran, Strike
 
