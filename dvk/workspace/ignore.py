@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dvk.backend.disk import OPEN_DIR, storage_error
@@ -36,7 +37,7 @@ _BEGIN = b"# >>> dvk: data kept outside Git; written by dvk"
 _END = b"# <<< dvk"
 _TEMPORARY = b".dvk-" + b"?" * 32 + b".tmp"  # files that a killed run left beside their target, see `stats.TEMP_NAME`
 _CLUTTER = frozenset({b".DS_Store", b"Thumbs.db", b"desktop.ini"})
-_APPLE_DOUBLE = b"._"
+_APPLE_DOUBLE, _AFTER_APPLE_DOUBLE = b"._", b".`"
 
 
 def exclude_pattern(path: bytes) -> bytes:
@@ -225,6 +226,24 @@ class IgnoreRules:
         path = os.path.join(top, b".dvkignore")
         text = read_small(None, path, max_bytes=MAX_IGNORE_BYTES, subject=".dvkignore")
         return cls.parse(text) if text else cls()
+
+    def ignored(self, base: bytes, keys: Sequence[bytes]) -> list[bytes]:
+        """Those of the entries of one folder that are left out, in order; as `match`, for many at a time.
+
+        Args:
+            base: what stands before each entry: the folder, from the top of the work tree, and its slash.
+            keys: sorted; directories end with a slash.
+        """
+        if self.patterns:
+            return [k for k in keys if self.match(base + k.rstrip(b"/"), k.endswith(b"/"))]
+        # In a sorted list clutter is found without looking at the others.
+        first, stop = bisect_left(keys, _APPLE_DOUBLE), bisect_left(keys, _AFTER_APPLE_DOUBLE)
+        found = [k for k in keys[first:stop] if not k.endswith(b"/")]
+        for name in _CLUTTER:
+            i = bisect_left(keys, name)
+            if i < len(keys) and keys[i] == name:
+                found.append(name)
+        return sorted(found)
 
     def match(self, path: bytes, is_dir: bool) -> bool:
         """Whether `path`, from the top of the work tree, is left out. Ask for a folder before what is in it."""

@@ -53,8 +53,11 @@ _ENCODING, _ENCODING_ERRORS = sys.getfilesystemencoding(), sys.getfilesystemenco
 class Ignores(Protocol):
     """What a folder leaves out (`.dvkignore`)."""
 
-    def match(self, path: bytes, is_dir: bool, /) -> bool:
-        """Whether `path`, from the top of the work tree, is left out with everything below it."""
+    def ignored(self, base: bytes, keys: list[bytes], /) -> list[bytes]:
+        """Those of the sorted `keys` that are left out: entries of one folder, directories with a slash at the end.
+
+        `base` is what stands before each, from the top of the work tree.
+        """
 
 
 def scan_file(root_fd: int, path: bytes) -> Scan:
@@ -214,9 +217,7 @@ class _Walk:
         """Those of the sorted `keys` that are no entries: ignored, temporary, or not to be walked into."""
         out: set[bytes] = set()
         if self.rules is not None:
-            match = self.rules.match
-            base = self.full(prefix) if prefix or not self.top else self.top + b"/"
-            ignored = [k for k in keys if match(base + k.rstrip(b"/"), k[-1] == _SLASH)]
+            ignored = self.rules.ignored(self.full(prefix) if prefix or not self.top else self.top + b"/", keys)
             self.ignored += len(ignored)
             self.ignored_examples += [
                 prefix + k.rstrip(b"/") for k in ignored[: _EXAMPLES - len(self.ignored_examples)]

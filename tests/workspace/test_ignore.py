@@ -243,6 +243,21 @@ def test_clutter_of_desktops_is_left_out_unless_asked_for() -> None:
     assert not IgnoreRules.parse(b"!Thumbs.db\n").match(b"a/Thumbs.db", False)
 
 
+_ODD = st.sampled_from(
+    [b"._", b"._a", b".`", b".DS_Store", b"Thumbs.db", b"desktop.ini", b".DS_Stor", b"a", b".", b"~"]
+)
+
+
+@given(
+    keys=st.sets(st.tuples(_ODD, st.sampled_from([b"", b"x", b"/"])).map(b"".join)),
+    text=st.sampled_from([b"", b"*x\n", b"!._*\n"]),
+)
+def test_many_names_at_once_are_left_out_as_each_alone_would_be(keys: set[bytes], text: bytes) -> None:
+    rules = IgnoreRules.parse(text)
+    each = [k for k in sorted(keys) if rules.match(b"data/" + k.rstrip(b"/"), k.endswith(b"/"))]
+    assert rules.ignored(b"data/", sorted(keys)) == each
+
+
 def test_names_of_any_bytes_are_matched_as_bytes() -> None:
     rules = IgnoreRules.parse(b"\xff*\nnew?line\n")
     assert rules.match(b"d/\xff\xfe", False)

@@ -39,8 +39,8 @@ class Rules:
     def __init__(self, match: Callable[[bytes, bool], bool]) -> None:
         self._match = match
 
-    def match(self, path: bytes, is_dir: bool, /) -> bool:
-        return self._match(path, is_dir)
+    def ignored(self, base: bytes, keys: list[bytes], /) -> list[bytes]:
+        return [k for k in keys if self._match(base + k.rstrip(b"/"), k.endswith(b"/"))]
 
 
 def test_a_folder_comes_out_sorted_by_whole_path_with_kinds_and_sizes(tmp_path: Path, root: int) -> None:
