@@ -25,6 +25,7 @@ from blake3 import blake3
 from dvk.ids import EMPTY_FILE, PageId
 from dvk.store import pack as packs
 from dvk.store.codec import RAW, ZSTD, decode_block
+from dvk.store.condemned import condemned_key, format_condemned
 from dvk.store.descriptor import Descriptor, format_descriptor
 from dvk.store.index import Segment, format_segment
 from dvk.store.listing import Entries, Kind
@@ -568,6 +569,47 @@ def record_vectors() -> dict[str, bytes]:
     return {"record/vectors.json": document(accepted, refused)}
 
 
+def condemned_vectors() -> dict[str, bytes]:
+    packs = ("m/aa/" + "a" * 64, "p/bb/" + "b" * 64)
+    store, nonce = "0123456789abcdef" * 2, "fedcba9876543210" * 2
+    good, empty = (format_condemned(p, store=store, nonce=nonce) for p in (packs, ()))
+    old = (json.dumps({"format": 1, "packs": packs, "store": store}, separators=(",", ":")) + "\n").encode()
+    old_key = "g/c-" + "0" * 32
+
+    def named(name: str, data: bytes) -> dict[str, Any]:
+        return refuse(name, "malformed", data, key=condemned_key(data))
+
+    accepted = [
+        accept("two packs", good, key=condemned_key(good), packs=packs),
+        accept("no pack", empty, key=condemned_key(empty), packs=()),
+        accept("version 1", old, key=old_key, packs=packs),
+    ]
+    refused = [
+        refuse("empty", "corrupt", b"", key=condemned_key(good)),
+        refuse("a bit turned over", "corrupt", good.replace(b"aaa", b"aac", 1), key=condemned_key(good)),
+        refuse("under the name of another list", "corrupt", good, key=condemned_key(empty)),
+        refuse("version 2 without a hash", "malformed", good, key=old_key),
+        refuse("version 1 as version 2", "malformed", old, key=condemned_key(old)),
+        refuse("version 1, empty", "malformed", b"", key=old_key),
+        refuse("version 3", "newer-format", (new := good.replace(b":2,", b":3,", 1)), key=condemned_key(new)),
+        refuse("another kind of name", "newer-format", good, key="g/c-" + "0" * 40),
+        named("no JSON", good[:-3]),
+        named("a list", b"[]\n"),
+        named("deep", b"[" * 100_000),
+        named("without its newline", good[:-1]),
+        named("with a space", good.replace(b",", b", ", 1)),
+        named("with a key more", good.replace(b'"packs"', b'"more":1,"packs"')),
+        named("without a nonce", good.replace(b'"nonce":"' + nonce.encode() + b'",', b"")),
+        named("a nonce that is text", good.replace(nonce.encode(), b"once")),
+        named("packs out of order", good.replace(packs[0].encode(), b"p/cc/" + b"c" * 64)),
+        named("a pack twice", good.replace(packs[0].encode(), packs[1].encode())),
+        named("a pack in capitals", good.replace(b"p/bb/" + b"b" * 64, b"p/BB/" + b"B" * 64)),
+        named("a pack in another folder", good.replace(b"p/bb/", b"p/cc/")),
+        named("a number for a pack", good.replace(b'"' + packs[0].encode() + b'"', b"7")),
+    ]
+    return {"condemned/vectors.json": document(accepted, refused)}
+
+
 def store_vectors() -> dict[str, bytes]:
     good = format_descriptor(Descriptor("0123456789abcdef" * 2, ("raw", "zstd"), (PROFILE,)))
     later = format_descriptor(
@@ -621,7 +663,15 @@ def store_vectors() -> dict[str, bytes]:
 def files() -> dict[str, bytes]:
     """Path below docs/format/vectors -> bytes, of all files that this script owns."""
     out: dict[str, bytes] = {}
-    for make in (pack_vectors, page_vectors, index_vectors, locator_vectors, record_vectors, store_vectors):
+    for make in (
+        pack_vectors,
+        page_vectors,
+        index_vectors,
+        locator_vectors,
+        record_vectors,
+        condemned_vectors,
+        store_vectors,
+    ):
         out |= make()
     return out
 

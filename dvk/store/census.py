@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 from dvk.backend.contract import KeyMissing
 from dvk.errors import DvkError, FormatError, NotOurs, Unsafe
+from dvk.store.condemned import condemned_lists
 from dvk.store.record import Record, record_key
-from dvk.store.roots import condemned_lists, load_record
+from dvk.store.roots import load_record
 from dvk.store.store import Store
 
 _RECORD = re.compile(r"j/([0-9a-f]{64})(|\.ok|\.x|\.e)")
@@ -182,7 +183,7 @@ def _packs(remote: Store) -> dict[str, int]:
 
 def _lists(remote: Store) -> dict[str, tuple[str, ...]]:
     try:
-        return {key: tuple(packs) for key, packs in condemned_lists(remote.backend).items()}
+        return condemned_lists(remote.backend)
     except DvkError as error:
         raise Unsafe(f"{error.message}; {_NO_PLAN}", subject=error.subject, hint=error.hint) from error
 

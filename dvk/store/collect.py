@@ -13,7 +13,6 @@ what is wanted takes their place first (`compact`). The order of steps is that o
 from __future__ import annotations
 
 import re
-import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,10 +25,10 @@ from dvk.store.census import Census, take_census
 from dvk.store.collect_plan import CollectPlan, Kept, Limits, decide, ours, roots_that_go
 from dvk.store.collect_state import Memory, State, open_state
 from dvk.store.compact import Needs, compact, cover, needs, needs_of_whole
+from dvk.store.condemned import condemned_key, format_condemned
 from dvk.store.promise import Conflict
 from dvk.store.record import Record, format_mark, record_key
 from dvk.store.repack import find_sparse, resend
-from dvk.store.roots import format_condemned
 from dvk.store.store import Store
 
 __all__ = ["CollectPlan", "Collector", "Kept", "Limits", "Swept", "Undone"]
@@ -205,10 +204,11 @@ class Collector:
             # Only what was planned, less what somebody came to need meanwhile.
             packs = sorted(set(plan.packs) & census.packs.keys() - census.named(census.live))
             if packs:
-                state.list_key = f"g/c-{secrets.token_hex(16)}"
+                data = format_condemned(packs, store=plan.store)
+                state.list_key = condemned_key(data)
                 state.packs, state.condemned_at = packs, int(self._clock())
-                memory.save()  # before it is published: only the owner may remove it, so it must know it
-                self.remote.backend.put(state.list_key, [format_condemned(packs, store=plan.store)])
+                memory.save()  # before it is published: nobody else will remove it
+                self.remote.backend.put(state.list_key, [data])
             return replace(plan, packs=tuple(packs), bytes=sum(census.packs[k] for k in packs))
 
     def _repack(self, kept: Kept, census: Census, plan: CollectPlan, state: State) -> tuple[Census, CollectPlan]:
@@ -290,13 +290,13 @@ class Collector:
                     subject=self.remote.name,
                     hint="until then it can be undone; --grace 0 does not wait",
                 )
-            # Asked before the census: a list that comes to light during it warned nobody whom the census misses.
-            published = self.remote.backend.stat(state.list_key) is not None
+            # Pushers must be warned, by a list that is there from before the last look until after the last deletion.
+            # The list of `condemn` does not do for that: where a clone was copied, the copy may remove it meanwhile.
+            self._publish(memory)
             census = self._census()
             self._check(census, state)
-            if self._revive(census, memory, kept) or not published:
-                # Nothing may be deleted that pushers were not warned of, so it is published before the last look.
-                self.remote.backend.put(state.list_key, [format_condemned(state.packs, store=census.store)])
+            if self._revive(census, memory, kept):
+                self._publish(memory)
                 census = self._census()
                 self._check(census, state)
             # Given up for good: a confirmation that comes late must not bring back a name of packs that are gone.
@@ -305,13 +305,32 @@ class Collector:
             condemned = set(state.packs)
             doomed = sorted(condemned & census.packs.keys() - census.named(census.live))
             freed = self._delete(doomed, census)
-            self.remote.backend.delete(state.list_key)
+            self._withdraw(memory)
             self._remove_records(census, state)
             if self.limits.exclusive:
                 self._tidy(census)
             state.clear()
             self._look(census, memory)
             return Swept(len(doomed), freed, len(condemned & census.packs.keys()) - len(doomed))
+
+    def _publish(self, memory: Memory) -> None:
+        """Condemn under a name that was never used, then remove the lists of our sweeps that were cut short."""
+        found = self.remote.describe()
+        assert found is not None
+        data = format_condemned(memory.state.packs, store=found.store)
+        before, memory.state.runs = memory.state.runs, [*memory.state.runs, condemned_key(data)]
+        memory.save()
+        self.remote.backend.put(condemned_key(data), [data])
+        for key in before:
+            self.remote.backend.delete(key)
+        memory.state.runs = [condemned_key(data)]
+        memory.save()
+
+    def _withdraw(self, memory: Memory) -> None:
+        """Remove our lists. Nothing is being deleted under them any more."""
+        for key in (*memory.state.runs, memory.state.list_key):
+            if key:
+                self.remote.backend.delete(key)
 
     def _delete(self, doomed: Collection[str], census: Census) -> int:
         freed = sum(census.packs[k] for k in doomed)
@@ -341,8 +360,7 @@ class Collector:
         if not again:
             return False
         self._on_event(Note(f"{len(again):,} versions that were condemned are wanted again and stay", self.remote.name))
-        if state.list_key:
-            self.remote.backend.delete(state.list_key)
+        self._withdraw(memory)
         found = needs(self.remote, again)
         try:
             self._cover(again, found, "dvk gc")
@@ -352,8 +370,6 @@ class Collector:
                 subject=self.remote.name,
                 hint="`dvk push` from a clone that holds them",
             ) from error
-        # A list of that name was taken away: what is still condemned goes under a new one.
-        state.list_key = f"g/c-{secrets.token_hex(16)}"
         state.packs = sorted(set(state.packs) - found.packs)
         state.unwanted = sorted(set(state.unwanted) - set(again))
         memory.save()
@@ -407,8 +423,7 @@ class Collector:
             again = [rid for rid in state.retired if rid in census.records]
             roots = {root for rid in again for root in census.records[rid].roots}
             gone = {root for root in state.unwanted if root not in roots} - self._held(census)
-            if state.list_key:
-                self.remote.backend.delete(state.list_key)
+            self._withdraw(memory)
             found, lost = needs_of_whole(self.remote, sorted(roots))
             if whole := roots - lost:
                 try:

@@ -17,7 +17,8 @@ from typing import Any
 from dvk.backend.disk import OPEN_DIR, locked_folder, make_durable_dirs, sync_fd, translate
 from dvk.errors import Corrupt
 
-_FORMAT = 1
+_FORMAT = 2
+_READ = (1, 2)  # 1 had neither `runs` nor `home`
 
 
 @dataclass(slots=True)
@@ -32,11 +33,13 @@ class State:
     policy: dict[str, Any] = field(default_factory=dict)  #: what the collection was asked for
     seen: dict[str, int] = field(default_factory=dict)  #: packs that no record names: when we saw them first
     live: list[str] = field(default_factory=list)  #: confirmed records at the last look
+    runs: list[str] = field(default_factory=list)  #: lists that sweeps published for themselves and did not remove
+    home: str = ""  #: where those sweeps ran
 
     def clear(self) -> None:
         """Nothing is condemned by this clone any more."""
         self.list_key, self.condemned_at = "", 0
-        self.packs, self.retired, self.unwanted, self.policy = [], [], [], {}
+        self.packs, self.retired, self.unwanted, self.policy, self.runs = [], [], [], {}, []
 
 
 @dataclass(slots=True)
@@ -86,7 +89,14 @@ def open_state(folder: str, store: str) -> Iterator[Memory]:
     try:
         with locked_folder(fd):
             path = os.path.join(place, "collect.json")
-            yield Memory(path, _load(path))
+            memory = Memory(path, _load(path))
+            # A clone that was copied has a copy of this file. A sweep of the original may be under way with its list
+            # up; only where that sweep ran, the lock says that it is over. What it left is no business of a copy.
+            place_now = os.fstat(fd)
+            home = f"{place_now.st_dev}:{place_now.st_ino}"
+            if memory.state.home != home:
+                memory.state.home, memory.state.runs = home, []
+            yield memory
     finally:
         os.close(fd)
 
@@ -95,7 +105,7 @@ def _load(path: str) -> State:
     try:
         with open(path, encoding="ascii") as file:
             raw = json.load(file)
-        if raw.pop("format") != _FORMAT:
+        if raw.pop("format") not in _READ:
             raise ValueError("format")
         return State(**raw)
     except FileNotFoundError:

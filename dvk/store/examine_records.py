@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from dvk.backend.contract import KeyMissing
 from dvk.backend.disk import patiently
 from dvk.errors import Corrupt, DvkError, FormatError, RemoteError, StorageError
+from dvk.store.condemned import MAX_BYTES as MAX_CONDEMNED_BYTES
+from dvk.store.condemned import condemned_lists, is_named_by_hash
 from dvk.store.examine import Damage
 from dvk.store.locator import MAX_BYTES as MAX_LOCATOR_BYTES
 from dvk.store.locator import parse_locator
-from dvk.store.record import MAX_BYTES as MAX_RECORD_BYTES
 from dvk.store.record import Record, format_mark
-from dvk.store.roots import condemned_lists, load_record
+from dvk.store.roots import load_record
 from dvk.store.store import Store
 
 _LOCATOR_KEY = re.compile(r"l/([fd])/([0-9a-f]{2})/(\2[0-9a-f]{62})")
@@ -144,11 +145,12 @@ def _lists(store: Store, store_id: str, packs: set[str]) -> list[Damage]:
     out = []
     for key, named in lists.items():
         subject = f"{store.name}/{key}"
-        if json.loads(store.backend.get(key, max_bytes=MAX_RECORD_BYTES))["store"] != store_id:
+        if json.loads(store.backend.get(key, max_bytes=MAX_CONDEMNED_BYTES))["store"] != store_id:
             out.append(Damage(key, Corrupt("a condemned list is of another store", subject=subject)))
-        # No checksum tells, but a list names packs that are there, until its owner deletes them one by one.
+        # A list names packs that are there, until its owner deletes them one by one. Those of format 1 have no hash.
         elif gone := sorted(set(named) - packs):
-            what = f"it condemns {gone[0][:17]}, which is not there: a collection was cut short, or the list is damaged"
+            what = f"it condemns {gone[0][:17]}, which is not there: a collection was cut short"
+            what += "" if is_named_by_hash(key) else ", or the list is damaged"
             out.append(Damage(key, Corrupt(what, subject=subject, hint="`dvk gc` of its owner ends it"), certain=False))
     return out
 

@@ -13,9 +13,10 @@ from concurrent.futures import Executor
 
 from dvk.errors import NotOurs, RemoteError
 from dvk.ids import RecordId
+from dvk.store.condemned import condemned
 from dvk.store.descriptor import Descriptor
 from dvk.store.record import Record, format_mark, format_record, record_id, record_key
-from dvk.store.roots import condemned, is_live
+from dvk.store.roots import is_live
 from dvk.store.store import Store
 
 

@@ -1,4 +1,4 @@
-"""What is known about records on a remote: which are live, which packs are condemned, which roots are confirmed.
+"""What is known about records on a remote: which are live, and which roots this clone saw confirmed.
 
 A push asks the remote; `status` only reads the list of confirmed roots that this clone keeps, since it never uses the
 network.
@@ -6,7 +6,6 @@ network.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -25,17 +24,13 @@ from dvk.store.record import MAX_BYTES, Record, parse_record, record_id, record_
 _T = TypeVar("_T")
 
 _LINE = re.compile(r"([fd]:[0-9a-f]{64}) ([0-9a-f]{64})")
-_LIST_KEY = re.compile(r"g/c-[0-9a-f]{32}")
 _RECORD_KEY = re.compile(r"j/([0-9a-f]{64})")
-_PACK_KEY = re.compile(r"[pm]/([0-9a-f]{2})/\1[0-9a-f]{62}")
-_STORE = re.compile(r"[0-9a-f]{32}")
 #: One question after another leads through the bases of bases.
 _BASES_AT_MOST = 64
 #: Likewise. After so many steps one by one, a listing shows all records, and so many are read in parallel.
 _STEPS_AT_MOST = 256
 _STEPS_ONE_BY_ONE = 8
 _READ_AHEAD_AT_MOST = 2000
-_MAX_LIST_BYTES = 64 << 20
 _HEADER = "dvk confirmed roots 1"
 
 
@@ -140,57 +135,6 @@ class Records:
             except BaseException as error:
                 answer.set_exception(error)
         return answer.result()
-
-
-def condemned(remote: Backend) -> set[str]:
-    """The pack keys in all condemned lists. Raises as `condemned_lists`."""
-    return {pack for packs in condemned_lists(remote).values() for pack in packs}
-
-
-def condemned_lists(remote: Backend) -> dict[str, list[str]]:
-    """Every condemned list (docs/format/gc.md): its key and the keys of the packs in it.
-
-    Raises:
-        FormatError: a list that cannot be read might condemn anything.
-    """
-    out: dict[str, list[str]] = {}
-    for item in remote.list("g/c-"):
-        subject = f"{remote.name}/{item.key}"
-        try:
-            out[item.key] = _parse_condemned(item.key, remote.get(item.key, max_bytes=_MAX_LIST_BYTES))
-        except KeyMissing:
-            continue  # its collector has finished and removed it
-        except (ValueError, KeyError, TypeError, RecursionError, FormatError) as error:
-            raise FormatError(
-                "a condemned list cannot be read, so nothing on this remote can be relied on",
-                subject=subject,
-                hint="upgrade dvk, or ask whoever collects garbage there to finish with `dvk gc --exclusive`",
-            ) from error
-    return out
-
-
-def format_condemned(packs: Iterable[str], *, store: str) -> bytes:
-    """The bytes of a condemned list."""
-    raw = {"format": 1, "packs": sorted(set(packs)), "store": store}
-    return (json.dumps(raw, sort_keys=True, separators=(",", ":")) + "\n").encode("ascii")
-
-
-def _parse_condemned(key: str, data: bytes) -> list[str]:
-    # Strict, since a pack that is spelled in another way than ours would be condemned unseen.
-    raw = json.loads(data)
-    packs = raw["packs"]
-    fine = (
-        _LIST_KEY.fullmatch(key)
-        and set(raw) == {"format", "packs", "store"}
-        and raw["format"] == 1
-        and _STORE.fullmatch(raw["store"])
-        and all(_PACK_KEY.fullmatch(p) for p in packs)
-        and packs == sorted(set(packs))
-        and data == (json.dumps(raw, sort_keys=True, separators=(",", ":")) + "\n").encode("ascii")
-    )
-    if not fine:
-        raise ValueError("not a list of this version")
-    return list(packs)
 
 
 class ConfirmedRoots:

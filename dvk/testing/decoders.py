@@ -30,6 +30,7 @@ from dvk.backend.memory import MemoryBackend
 from dvk.commands.spec import parse_spec
 from dvk.errors import DvkError, FormatError
 from dvk.store.codec import decode_block
+from dvk.store.condemned import condemned_key, condemned_lists, format_condemned
 from dvk.store.descriptor import parse_descriptor
 from dvk.store.index import HEADER as INDEX_HEADER
 from dvk.store.index import parse_segment
@@ -40,7 +41,6 @@ from dvk.store.pages import ListKind, parse_page
 from dvk.store.paths import check_link, check_names, find_collisions, why_bad
 from dvk.store.record import parse_record
 from dvk.store.regions import plan_regions
-from dvk.store.roots import condemned_lists, format_condemned
 from dvk.table.contract import ReadOptions
 from dvk.table.open import open_table
 from dvk.table.source import BytesSource
@@ -242,14 +242,20 @@ def _decode_record(data: bytes) -> object:
 
 
 def _decode_condemned(data: bytes) -> object:
+    """As both formats: hostile bytes may have a name that fits."""
     remote = MemoryBackend()
-    remote.put("g/c-" + "0" * 32, [data])
+    remote.put(condemned_key(data) if b'"nonce"' in data else "g/c-" + "0" * 32, [data])
     return condemned_lists(remote)
 
 
 def _condemned() -> list[bytes]:
     packs = [f"p/{i:02x}/{i:02x}" + "ab" * 31 for i in range(3)]
-    return [format_condemned(packs, store="0" * 32), format_condemned([], store="0" * 32)]
+    old = {"format": 1, "packs": packs, "store": "0" * 32}
+    return [
+        format_condemned(packs, store="0" * 32, nonce="1" * 32),
+        format_condemned([], store="0" * 32, nonce="2" * 32),
+        (json.dumps(old, separators=(",", ":")) + "\n").encode(),
+    ]
 
 
 def _right_segment(data: bytes) -> bytes:

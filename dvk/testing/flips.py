@@ -31,6 +31,7 @@ from dvk.commands import versions
 from dvk.commands.placed import Placed
 from dvk.errors import DvkError
 from dvk.store.checked import CheckedPacks
+from dvk.store.condemned import condemned_key, format_condemned
 from dvk.store.descriptor import parse_descriptor
 from dvk.store.examine import Level, examine_pack, examine_store
 from dvk.store.examine_index import IndexCheck
@@ -44,7 +45,7 @@ from dvk.store.pagewriter import ListWriter, write_listing
 from dvk.store.push import Version, push
 from dvk.store.record import format_mark
 from dvk.store.root import FILE, FOLDER, Root
-from dvk.store.roots import ConfirmedRoots, format_condemned
+from dvk.store.roots import ConfirmedRoots
 from dvk.store.store import Store, as_column
 from dvk.store.writer import Writer
 from dvk.workspace.pointer import Pointer, format_pointer, parse
@@ -161,7 +162,8 @@ def _world(folder: str) -> tuple[MemoryBackend, MemoryBackend, list[Root]]:
     found = Store(remote).describe()
     assert found is not None
     packs = [item.key for item in remote.list("p/")]
-    remote.put(f"g/c-{'0' * 32}", [format_condemned(packs, store=found.store)])
+    condemned = format_condemned(packs, store=found.store)
+    remote.put(condemned_key(condemned), [condemned])
     (rid,) = {item.key[2:66] for item in remote.list("j/")}
     remote.put(f"j/{rid}.e", [format_mark(bytes.fromhex(rid))])
     return local, remote, roots
@@ -451,9 +453,7 @@ from run to run.
 |---|---:|---:|---:|---|
 {lines}
 
-In all kinds that are named or proven by a hash, and in the index and the locators, every bit counts. A condemned list
-has no checksum: that a bit of it changed shows in that it names a pack that is not there, which a collection that was
-cut short does, too; `verify` reports it as unsure.
+In all kinds that are named or proven by a hash, and in the index and the locators, every bit counts.
 """
 
 

@@ -44,6 +44,7 @@ RULES = {
     "own_record": "a root that only another project's record, or an old one, covers gets a record of its own",
     "own_project": "a collector retires records of its own project only",
     "undo_as_push": "who takes a collection back looks like a pusher (P4, P5, P7)",
+    "list_of_its_own": "a sweep deletes under a list of its own, not under one that a copy of its clone knows (G3)",
     "owner_only": "only its owner removes a condemned list (G7)",
     "compact_confirmed": "a compaction retires the old record after its own is confirmed and looked at once more",
     # Two that stand in for each other: data is lost only when both are gone. dvk keeps all four.
@@ -148,6 +149,8 @@ SCENES = (
     Scene("2 gc, a record of another project", 0, 2, live=True, may=("foreign",)),
     Scene("2 gc, Git retires, one takes it back", 0, 2, live=True, may=("retire", "undo")),
     Scene("1 push on a base, 1 gc that is taken back", 1, 1, live=True, may=("retire", "undo"), uploads=1),
+    Scene("1 push, 2 copies of a clone that condemned", 1, 2, may=("copied",)),
+    Scene("2 pushes, 2 copies of a clone that condemned", 2, 2, may=("copied",), uploads=1),
     Scene("1 push on a base, retired records are removed", 1, 2, live=True, may=("retire", "remove"), uploads=1),
 )
 #: Minutes.
@@ -164,6 +167,7 @@ class Model:
 
     def __init__(self, scene: Scene, rules: dict[str, bool] | None = None) -> None:
         self.scene, self.rules = scene, rules or GOOD
+        self.copied = "copied" in scene.may
 
     def start(self) -> State:
         """The first state."""
@@ -174,9 +178,10 @@ class Model:
             first,
             _NONE,
             _NONE,
-            (None,) * self.scene.collectors,
+            # The last list is that which copies of one clone have in common: condemned before it was copied.
+            (None,) * self.scene.collectors + ((frozenset(["p"]),) if self.copied else ()),
             (Push(),) * self.scene.pushers,
-            (Collect(),) * self.scene.collectors,
+            (Collect("sweep", frozenset(["p"])) if self.copied else Collect(),) * self.scene.collectors,
             self.scene.live,
         )
 
@@ -276,6 +281,9 @@ class Model:
         def publish(value: frozenset[str] | None) -> State:
             return s._replace(lists=(*s.lists[:i], value, *s.lists[i + 1 :]))
 
+        def common(value: frozenset[str] | None) -> tuple[frozenset[str] | None, ...]:
+            return (*s.lists[:-1], value)
+
         match c.step:
             case "choose":
                 yield s, c._replace(step="list")
@@ -339,6 +347,12 @@ class Model:
                 doomed = s.packs - self._live(c.seen - c.dead - late, s)
                 state = s._replace(retired=s.retired | late, wanted=s.wanted and not late)
                 yield state, Collect("publish", doomed, c.seen, c.dead & s.expired) if doomed else Collect("end")
+            case "sweep":  # what was condemned by all copies of this clone: delete it, or take it back
+                own = publish(c.doomed)
+                yield own if rules["list_of_its_own"] else s._replace(lists=common(c.doomed)), c._replace(step="again")
+                yield s, Collect("withdraw common")
+            case "withdraw common":
+                yield s._replace(lists=common(None)), Collect("end")
             case "publish":  # G2
                 yield publish(c.doomed) if rules["publish"] else s, c._replace(step="again")
             case "again":  # G3
@@ -378,7 +392,7 @@ class Model:
                 onward = c._replace(step="delete" if left else "withdraw", left=left)
                 yield s._replace(packs=s.packs - {c.left[0]}), onward
             case "withdraw":  # G7
-                yield publish(None), Collect("end")
+                yield publish(None), Collect("withdraw common" if self.copied else "end")
         if not rules["owner_only"] and s.lists[i] is not None and c.step == "delete":
             yield publish(None), c  # somebody else cleans up
 

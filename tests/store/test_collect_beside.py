@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -189,6 +190,79 @@ def test_a_list_that_comes_to_light_during_the_last_look_warned_nobody(tmp_path:
         c.sweep(what)
     assert between.done
     arrives(remote.inner, file, chunks("resumed", 20, 300))
+
+
+@pytest.mark.parametrize("what_the_copy_does", ["undo", "sweep"])
+def test_a_copy_of_a_clone_does_not_take_the_warning_from_a_sweep_under_way(
+    what_the_copy_does: str, tmp_path: Path
+) -> None:
+    """Both know what was condemned before the copy was made; a push comes between the last look and the deleting."""
+    remote, roots = three_versions(tmp_path)
+    local = new_store()
+    file = add_file(local, chunks("resumed", 20, 300))
+
+    class Killed(Exception):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    early = Before(remote.inner, lambda op, key: op == "put" and key.startswith("j/"), die)
+    with pytest.raises(Killed):
+        send(local, Store(early), tmp_path / "pusher", file)
+    what = kept(roots, *roots)
+    with collector(remote.inner, tmp_path / "clone") as c:
+        assert c.condemn(what, c.plan(what)).packs
+    shutil.copytree(tmp_path / "clone", tmp_path / "copy")
+
+    def meanwhile() -> None:
+        with collector(remote.inner, tmp_path / "copy") as copy:
+            if what_the_copy_does == "undo":
+                copy.undo()
+            else:
+                copy.sweep(what)
+        send(local, remote.store, tmp_path / "pusher", file)
+
+    class Deleting(Before):
+        def delete(self, key: str) -> None:
+            self._look("delete", key)
+            super().delete(key)
+
+    between = Deleting(remote.inner, lambda op, key: op == "delete" and key.startswith(("p/", "m/")), meanwhile)
+    with collector(between, tmp_path / "clone") as c:
+        c.sweep(what)
+    assert between.done
+    arrives(remote.inner, file, chunks("resumed", 20, 300))
+    assert not remote.keys("g/c-")
+
+
+def test_a_copy_of_a_clone_leaves_the_list_of_a_sweep_that_was_cut_short_and_its_owner_removes_it(
+    tmp_path: Path,
+) -> None:
+    remote, roots = three_versions(tmp_path)
+    what = kept(roots, roots[2])
+
+    class Killed(Exception):
+        pass
+
+    class Dying(Before):
+        def delete(self, key: str) -> None:
+            raise Killed
+
+    with collector(remote.inner, tmp_path / "clone") as c:
+        c.condemn(what, c.plan(what))
+    dying = Dying(remote.inner, lambda *_: False, lambda: None)
+    with collector(dying, tmp_path / "clone") as c, pytest.raises(Killed):
+        c.sweep(what)
+    assert len(remote.keys("g/c-")) == 2
+    shutil.copytree(tmp_path / "clone", tmp_path / "copy")
+    with collector(remote.inner, tmp_path / "copy") as c:
+        c.sweep(what)
+    assert len(remote.keys("g/c-")) == 1, "it might still be at work under it, for all that the copy knows"
+    with collector(remote.inner, tmp_path / "clone") as c:
+        c.sweep(what)
+    assert not remote.keys("g/c-")
+    arrives(remote.inner, roots[2], C)
 
 
 def test_an_intent_on_a_base_that_was_removed_meanwhile_does_not_stop_collections_for_ever(tmp_path: Path) -> None:

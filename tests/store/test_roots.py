@@ -1,8 +1,7 @@
-"""What a clone knows of confirmed roots, and what a remote says of records and condemned packs."""
+"""What a clone knows of confirmed roots, and what a remote says of records."""
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import threading
@@ -16,7 +15,7 @@ from storekit import b3, flips
 from dvk.backend.memory import MemoryBackend
 from dvk.errors import Corrupt, StorageError
 from dvk.store.record import Record, format_mark, format_record, record_id
-from dvk.store.roots import ConfirmedRoots, condemned, is_live, load_record
+from dvk.store.roots import ConfirmedRoots, is_live, load_record
 
 STORE = "0" * 32
 pytestmark = pytest.mark.timeout(60)
@@ -204,24 +203,3 @@ def test_a_record_is_proven_by_its_id() -> None:
             remote.put(f"j/{name.hex()}", [bad])
             with pytest.raises(Corrupt):
                 load_record(remote, name)
-
-
-def test_all_condemned_lists_count(tmp_path: Path) -> None:
-    remote = MemoryBackend()
-    assert condemned(remote) == set()
-    packs = [f"{kind}/{i:02x}/{i:02x}{'0' * 62}" for i in range(3) for kind in "mp"]
-    for n, part in enumerate((packs[:2], packs[1:], [])):
-        body = json.dumps({"format": 1, "packs": sorted(part), "store": STORE}, separators=(",", ":")) + "\n"
-        remote.put(f"g/c-{n:032x}", [body.encode()])
-    assert condemned(remote) == set(packs)
-
-
-def test_a_list_that_goes_away_while_it_is_read_counts_as_none() -> None:
-    class Finishing(MemoryBackend):
-        def get(self, key: str, *, max_bytes: int) -> bytes:
-            self.delete(key)
-            return super().get(key, max_bytes=max_bytes)
-
-    remote = Finishing()
-    remote.put("g/c-" + "0" * 32, [b"whatever"])
-    assert condemned(remote) == set()
