@@ -12,6 +12,11 @@ how many calls it makes, and then once for each of them, on a small project that
 with `--sites` only at the first calls from each place of the source, which is what CI has time for. Then the same
 command runs again without a fault and has to succeed.
 
+Most strikes leave a state that another one has left: a read that fails before anything is written leaves what was
+there. A state that was judged, and found good, is not judged a second time (`dvk.testing.kept` names states); what the
+run said is looked at each time. So that states repeat, all struck runs draw the same random names, and those that
+repeat the command draw others.
+
 Threads may make the order of calls differ from run to run, so a number is not the same call each time; over all numbers
 that does not matter. A broken promise prints the verb, the strike and where in the source it struck.
 """
@@ -29,6 +34,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dvk.testing.command import Broken, say, seed_or_new
+from dvk.testing.kept import Kept
 from dvk.testing.stages import ONCE, ONCE_CODES, STAGES, Stage, build
 from dvk.testing.strike import CAN_STRIKE, FAULTS, KILLS, Call, Program, Ran, Strike
 
@@ -48,12 +54,14 @@ class Report:
     refused: int = 0  #: runs that ended with an error
     late: int = 0  #: runs that ended before the strike
     fine: int = 0  #: runs that succeeded in spite of it
+    known: int = 0  #: runs that left a state which another strike had left and which was judged then
     broken: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return (
             f"{self.strikes} strikes: {self.killed} killed, {self.refused} ended with an error, {self.fine} succeeded "
-            f"all the same, {self.late} came too late; {len(self.broken)} promises broken"
+            f"all the same, {self.late} came too late; {self.known} left a state that was judged before; "
+            f"{len(self.broken)} promises broken"
         )
 
 
@@ -74,63 +82,98 @@ class Matrix:
 
     def __init__(self, program: Program, *, say: Callable[[str], None]) -> None:
         self._program, self._say = program, say
+        self._judged: set[tuple[bytes, bool]] = set()  # states of this stage, and whether they were called a success
+        self._stage: Stage | None = None
         self.report = Report()
 
     def stage(self, stage: Stage, strikes: Callable[[Sequence[Call]], Iterator[Strike]]) -> None:
         """Strike at this stage wherever `strikes` says."""
         calls = self.undisturbed(stage)
         name = " ".join(stage.argv[:2])
-        began, before = time.monotonic(), self.report.strikes
+        began, before, known = time.monotonic(), self.report.strikes, self.report.known
         for strike in strikes(calls):
             self.strike(stage, strike)
-        done = self.report.strikes - before
-        self._say(f"{name}: {len(calls)} calls, {done} strikes, {time.monotonic() - began:.0f} s")
+        done, known = self.report.strikes - before, self.report.known - known
+        self._say(
+            f"{name}: {len(calls)} calls, {done} strikes, {done - known} judged, {time.monotonic() - began:.0f} s"
+        )
 
     def undisturbed(self, stage: Stage) -> Sequence[Call]:
         """The calls of a run without a fault, which has to do what it should."""
-        stage.reset()
-        run = self._program.run(stage.argv, cwd=stage.top, environ=stage.environ, scope=stage.place, record=True)
+        self._reset(stage)
+        run = self._run(stage, "first", record=True)
         if run.code:
             raise Broken(f"an undisturbed {stage.argv[0]} failed: {run.said}")
         stage.check_done()
         return run.calls
 
-    def strike(self, stage: Stage, strike: Strike, tracer: Sequence[str] = ()) -> bool:
-        """Strike once, look, run again, look; False when the run ended before it was struck."""
-        stage.reset()
-        ran = self._program.run(
-            stage.argv,
-            cwd=stage.top,
-            environ=stage.environ,
-            scope=stage.place,
-            strike=None if tracer else strike,
-            tracer=tracer,
-        )
-        return self.judge(stage, strike, ran, traced=bool(tracer))
+    def strike(self, stage: Stage, strike: Strike) -> None:
+        """Strike once, look, run again, look.
 
-    def judge(self, stage: Stage, strike: Strike, ran: Ran, *, traced: bool = False) -> bool:
-        """Look at what a struck run left."""
+        A state that an earlier strike has left is not judged again: what would follow is known.
+        """
+        self._reset(stage)
+        ran = self._run(stage, "first", strike=strike)
+        late = not ran.struck and ran.code == 0
+        self._judge(stage, strike, ran, late=late)
+
+    def strike_traced(self, stage: Stage, strike: Strike, tracer: Sequence[str], bitten: Callable[[], bool]) -> bool:
+        """The same with a `tracer` that does the striking; False, and nothing counted, when by `bitten` it did not."""
+        self._reset(stage)
+        ran = self._run(stage, "first", tracer=tracer)
+        if not bitten():
+            return False
+        self._judge(stage, strike, ran, late=False)
+        return True
+
+    def _judge(self, stage: Stage, strike: Strike, ran: Ran, *, late: bool) -> None:
         report = self.report
         report.strikes += 1
         report.killed += ran.killed
-        late = not traced and not ran.struck and ran.code == 0
         report.late += late
         report.fine += ran.code == 0 and not late
         report.refused += ran.code > 0
         try:
+            stage.check_words(ran)
+            state = (self._kept.state(), ran.code == 0)
+            if state in self._judged:
+                report.known += 1
+                return
             stage.check_struck(ran)
-            again = self._again(stage)
+            again = self._run(stage, "again")
             if again.code and not (stage.argv[0] in ONCE and again.code in ONCE_CODES):
                 raise Broken(f"the same command again ended with {again.code}: {again.said}")
             stage.check_done()
+            self._judged.add(state)
         except Broken as e:
             line = f"{' '.join(stage.argv[:2])}, {strike} ({ran.struck}): {e}"
             report.broken.append(line)
             self._say(f"BROKEN: {line}")
-        return bool(ran.struck) or ran.code != 0
 
-    def _again(self, stage: Stage) -> Ran:
-        return self._program.run(stage.argv, cwd=stage.top, environ=stage.environ)
+    def _reset(self, stage: Stage) -> None:
+        if self._stage is not stage:
+            self._stage, self._kept, self._judged = stage, Kept(stage.place, stage.saved), set()
+        self._kept.reset()
+
+    def _run(
+        self,
+        stage: Stage,
+        entropy: str,
+        *,
+        strike: Strike | None = None,
+        record: bool = False,
+        tracer: Sequence[str] = (),
+    ) -> Ran:
+        return self._program.run(
+            stage.argv,
+            cwd=stage.top,
+            environ=stage.environ,
+            scope=stage.place,
+            strike=strike,
+            record=record,
+            tracer=tracer,
+            entropy=entropy,
+        )
 
 
 def run_matrix(
@@ -179,26 +222,26 @@ def run_matrix(
 
 
 def _with_strace(matrix: Matrix, stage: Stage, faults: Sequence[str], say: Callable[[str], None]) -> None:
-    """Strike at the Kth call of each kind of system call, for each K until there is none."""
+    """Strike at the Kth call that any one thread makes of each kind of system call, for each K until there is none."""
     matrix.undisturbed(stage)
-    for fault in faults:
-        how = "signal=KILL" if fault == "kill" else f"error={fault}"
-        for name in SYSTEM_CALLS.split(","):
-            at = 1
-            while True:
-                tracer = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={name}"]
-                tracer += ["-e", f"inject={name}:{how}:when={at}"]
-                strike = Strike(at, f"{fault} of {name}")
-                stage.reset()
-                ran = matrix._program.run(stage.argv, cwd=stage.top, environ=stage.environ, tracer=tracer)
-                if ran.code == 0 and fault == "kill":
-                    break
-                matrix.judge(stage, strike, ran, traced=True)
-                at += 1
-                if fault != "kill" and at > 64:
-                    break
-            if at > 1:
-                say(f"{' '.join(stage.argv[:2])}: {fault} at {at - 1} calls of {name}")
+    with tempfile.NamedTemporaryFile("r", errors="replace") as trace:
+        for fault in faults:
+            how = "signal=KILL" if fault == "kill" else f"error={fault}"
+            for name in SYSTEM_CALLS.split(","):
+                at, struck = 0, True
+                while struck:
+                    at += 1
+                    tracer = ["strace", "-f", "-o", trace.name, "-e", f"trace={name}"]
+                    tracer += ["-e", f"inject={name}:{how}:when={at}"]
+
+                    def bitten() -> bool:
+                        trace.seek(0)
+                        told = trace.read()
+                        return "(INJECTED)" in told or "killed by SIGKILL" in told
+
+                    struck = matrix.strike_traced(stage, Strike(at, f"{fault} of {name}"), tracer, bitten)
+                if at > 1:
+                    say(f"{' '.join(stage.argv[:2])}: {fault} at {at - 1} calls of {name}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

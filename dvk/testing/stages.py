@@ -184,8 +184,9 @@ class Stage:
         Raises:
             Broken: a promise was.
         """
-        if not run.killed:
-            self._check_words(run)
+        self.check_words(run)
+        if run.code == 0:
+            self._check_success(run)
         self._check_files()
         self.check_objects(damaged=self.damaged if run.code else set())
         self.check_versions(run)
@@ -211,7 +212,14 @@ class Stage:
                 raise Broken(f"after the same command again status is not clean: {now} {problems}")
         self._check_leftovers()
 
-    def _check_words(self, run: Ran) -> None:
+    def check_words(self, run: Ran) -> None:
+        """What a run that was not killed has to say.
+
+        Raises:
+            Broken: it says something else.
+        """
+        if run.killed:
+            return
         if run.code not in _CODES:
             raise Broken(f"exit code {run.code} is no documented one: {run.said}")
         if "Traceback" in run.said or "ran into a bug" in run.said:
@@ -222,7 +230,9 @@ class Stage:
             raise Broken(f"an error that does not say which object: {run.said}")
         if self.argv[0] == "verify" and run.code == _DAMAGE and not self.damaged:
             raise Broken(f"a fault is called damage: {run.said}")
-        if run.code == 0 and files_of(self.top) != self.after:
+
+    def _check_success(self, run: Ran) -> None:
+        if files_of(self.top) != self.after:
             raise Broken(f"success, and not done: {differences(files_of(self.top), self.after)}: {run.said}")
 
     def _check_files(self) -> None:
@@ -339,10 +349,17 @@ def differences(found: Files, wanted: Files) -> str:
 def environ_of(place: str) -> dict[str, str]:
     """The environment of a user whose home is `place/home`, without this process's Git, dvk and cloud settings."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVK_", "XDG_", "AWS_"))}
+    kept["PATH"] = _short(kept.get("PATH", os.defpath))
     git = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     who = {f"GIT_{w}_{x}": y for w in ("AUTHOR", "COMMITTER") for x, y in (("NAME", "A"), ("EMAIL", "a@example"))}
     mine = {"HOME": os.path.join(place, "home"), "DVK_TRUST_REMOTES": f"file://{place}/remote"}
     return {**kept, **git, **who, **mine}
+
+
+def _short(path: str) -> str:
+    """The folders of a search path that hold what stages run; each other one costs every run some milliseconds."""
+    programs = [shutil.which(name, path=path) for name in ("python", "git")]
+    return os.pathsep.join(dict.fromkeys([*(os.path.dirname(p) for p in programs if p), "/usr/bin", "/bin"]))
 
 
 def _two_versions(place: str, scale: int) -> Stage:
@@ -483,7 +500,26 @@ def _repair(stage: Stage) -> None:
     """Every second pack here has a wrong bit, and the index is gone; the remote has everything."""
     stage.dvk("push")
     stage.there, stage.here, stage.brought = set(stage.versions), set(), set(stage.versions)
-    packs = [os.path.join(f, n) for k in ("p", "m") for f, _, ns in os.walk(os.path.join(stage.store, k)) for n in ns]
+    _damage_packs(stage, stage.store)
+    shutil.rmtree(os.path.join(stage.store, "i"))
+    stage.after = files_of(stage.top)
+    stage.argv = ("repair",)
+
+
+def _repair_remote(stage: Stage) -> None:
+    """Every second pack of the remote has a wrong bit, and its locators are gone; the local store has everything."""
+    stage.dvk("push")
+    stage.sent = set(stage.versions)
+    stage.there = set()
+    _damage_packs(stage, stage.remote)
+    shutil.rmtree(os.path.join(stage.remote, "l"))
+    stage.after = files_of(stage.top)
+    stage.argv = ("repair", "--remote", "origin", "--data")
+
+
+def _damage_packs(stage: Stage, store: str) -> None:
+    """Flip a bit in every second pack and page pack of `store`."""
+    packs = [os.path.join(f, n) for k in ("p", "m") for f, _, ns in os.walk(os.path.join(store, k)) for n in ns]
     for path in sorted(packs)[::2]:
         os.chmod(path, 0o600)
         with open(path, "r+b") as file:
@@ -492,9 +528,6 @@ def _repair(stage: Stage) -> None:
             file.seek(60)
             file.write(bytes([byte[0] ^ 4]))
         stage.damaged.add(os.path.basename(path))
-    shutil.rmtree(os.path.join(stage.store, "i"))
-    stage.after = files_of(stage.top)
-    stage.argv = ("repair",)
 
 
 def _verify(stage: Stage) -> None:
@@ -518,6 +551,7 @@ STAGES: Mapping[str, Callable[[Stage], None]] = {
     "sweep": _sweep,
     "verify": _verify,
     "repair": _repair,
+    "repair-remote": _repair_remote,
 }
 #: verbs that are not repeated word for word: what was removed, moved or condemned is so already, and that is said
 ONCE = ("rm", "mv", "gc")

@@ -21,10 +21,12 @@ in which they ask. So "for every N" is a loop that ends. A strike is one of
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import json
 import os
 import pkgutil
+import random
 import signal
 import subprocess
 import sys
@@ -139,6 +141,7 @@ class Program:
         sync: bool = True,
         clock_s: float = 0.0,
         kill_after_s: float = 0.0,
+        entropy: str = "",
     ) -> Ran:
         """Run `dvk ARGV` in `cwd`.
 
@@ -152,6 +155,8 @@ class Program:
             sync: False lets every fsync do nothing.
             clock_s: how far the program's clock is off.
             kill_after_s: SIGKILL after so long, when it is still running.
+            entropy: whence its random names come, so that runs with equal words choose equal ones; by default from
+                the system.
         """
         scope = scope or os.path.dirname(cwd)
         request = {
@@ -166,6 +171,7 @@ class Program:
             "sync": sync,
             "clock_s": clock_s,
             "kill_after_s": kill_after_s,
+            "entropy": entropy,
         }
         assert self._child.stdin is not None and self._child.stdout is not None
         self._child.stdin.write(json.dumps(request).encode() + b"\n")
@@ -181,6 +187,8 @@ class Program:
 def serve() -> None:
     """Answer requests until standard input ends."""
     _import_everything()
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy all of it
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     for line in sys.stdin.buffer:
@@ -188,12 +196,21 @@ def serve() -> None:
         answers.flush()
 
 
+#: what no verb of a matrix needs: with pyarrow, duckdb and botocore a fork costs twice as much
+_HEAVY = ("dvk.testing", "dvk.table", "dvk.__main__", "dvk.commands.diff_tables", "dvk.backend.s3")
+
+
 def _import_everything() -> None:
     import dvk
 
     for module in pkgutil.walk_packages(dvk.__path__, "dvk."):
-        if not module.name.startswith(("dvk.testing", "dvk.table", "dvk.__main__")):
+        if not module.name.startswith(_HEAVY):
             importlib.import_module(module.name)
+    from dvk.cli import app
+    from dvk.cli.grammar import tree
+
+    parser = tree(app.VERBS, app.GROUPS, text=app.ABOUT, version=dvk.__version__)
+    setattr(app, "tree", lambda *_what, **_how: parser)  # noqa: B010 - made once and not in each child
 
 
 def _run(request: dict[str, Any]) -> dict[str, Any]:
@@ -255,6 +272,8 @@ def _child(request: dict[str, Any], said: int, notes: int) -> None:
 
         if request["boot"]:
             setattr(statcache, "boot_id", request["boot"].encode)  # noqa: B010
+        if request["entropy"]:
+            _draw_from(request["entropy"])
         if request["clock_s"]:
             _shift_clock(request["clock_s"])
         if not request["sync"]:
@@ -267,6 +286,13 @@ def _child(request: dict[str, Any], said: int, notes: int) -> None:
     except BaseException:
         os.write(said, traceback.format_exc().encode())
         os._exit(1)
+
+
+def _draw_from(entropy: str) -> None:
+    """Let the random bytes of this process follow from `entropy`."""
+    source = random.Random(entropy)
+    for module, name in ((os, "urandom"), (random, "_urandom")):  # the latter is what `secrets` draws from
+        setattr(module, name, source.randbytes)
 
 
 def _shift_clock(seconds: float) -> None:
@@ -309,7 +335,7 @@ class Striker:
         sys.addaudithook(self._opened)
 
     def _opened(self, event: str, args: tuple[Any, ...]) -> None:
-        if event != "open" or getattr(self._mine, "busy", False):
+        if event != "open" or getattr(self._mine, "busy", False) or self._is_over(""):
             return
         path, _mode, flags = args
         if isinstance(path, int) or path is None or not isinstance(flags, int):
@@ -321,7 +347,7 @@ class Striker:
         real = self._real[name]
 
         def call(*args: Any, **options: Any) -> Any:
-            if getattr(self._mine, "busy", False):
+            if getattr(self._mine, "busy", False) or self._is_over(kind):
                 return real(*args, **options)
             target = args[0] if args else options.get("path", ".")
             if not isinstance(target, int | str | bytes):
@@ -335,7 +361,7 @@ class Striker:
         return call
 
     def _close(self, fd: int) -> None:
-        if getattr(self._mine, "busy", False):
+        if getattr(self._mine, "busy", False) or self._is_over("close"):
             self._real["close"](fd)
             return
         path = self._path_of(fd)
@@ -343,6 +369,15 @@ class Striker:
             self._call("close", path)
         finally:
             self._real["close"](fd)
+
+    def _is_over(self, kind: str) -> bool:
+        """Whether a call of this kind is not worth a look: nothing is noted, and it cannot be struck (any more)."""
+        strike = self._strike
+        if self._record:
+            return False
+        if strike is None or (kind and kind not in CAN_STRIKE[strike.fault]):
+            return True
+        return self._count >= strike.at and not strike.forever
 
     def _path_of(self, fd: int) -> str:
         self._mine.busy = True
