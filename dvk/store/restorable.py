@@ -26,7 +26,6 @@ from dvk.errors import DvkError, FormatError, StorageError
 from dvk.events import Meter
 from dvk.store.content import Content
 from dvk.store.examine import Damage, Examined, Level, examine_pack, list_packs
-from dvk.store.index import prefixes
 from dvk.store.locator import Ref
 from dvk.store.names import U8
 from dvk.store.pack import BLOCK_HEADER, MAX_BLOCK_BYTES, Footer, PackKind, pack_key
@@ -34,6 +33,7 @@ from dvk.store.pages import Chunks
 from dvk.store.placement import Blocks, read_blocks
 from dvk.store.resolve import Part, Resolver
 from dvk.store.root import FILE, Root
+from dvk.store.salvageable import Salvageable
 from dvk.store.store import Store
 from dvk.store.wholeness import Found, Missing, State, Wholeness, is_at
 
@@ -62,14 +62,9 @@ class Packs:
         self.sizes = list_packs(store.backend)
         self.found: dict[Key, Examined] = {}
 
-    def salvageable(self) -> npt.NDArray[np.uint64]:
-        """Prefixes of what no reader takes and `salvage` saves: the rest of blocks that fail their checksums."""
-        saved = [
-            prefixes(x.footer.ids[np.setdiff1d(x.unusable, x.bad)])
-            for x in self.found.values()
-            if x.footer is not None and len(x.unusable) > len(x.bad)
-        ]
-        return np.unique(np.concatenate(saved)) if saved else np.zeros(0, np.uint64)
+    def salvageable(self) -> Salvageable:
+        """What no reader takes and `mend.salvage` saves."""
+        return Salvageable(self.store, self.found.values())
 
     @property
     def damage(self) -> list[Damage]:

@@ -17,17 +17,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
-import numpy.typing as npt
 
 from dvk.errors import Corrupt, DataMissing, DvkError, FormatError
 from dvk.ids import EMPTY_FILE, ID_BYTES, PageId
 from dvk.store.catalog import Index, Mask
-from dvk.store.index import prefixes
 from dvk.store.listing import Entries
 from dvk.store.names import I64, U8
-from dvk.store.pack import Footer, PackKind
-from dvk.store.pages import Children, Chunks, ListKind, Page, PageRef, load_page
+from dvk.store.pack import Footer, PackKind, RecipeRow
+from dvk.store.pages import Children, Chunks, ListKind, Page, PageRef, load_page, parse_page
 from dvk.store.root import FOLDER, Root
+from dvk.store.salvageable import Salvageable
 from dvk.store.store import Store, as_column
 
 #: Files of one version that are named; all are counted.
@@ -90,11 +89,11 @@ class Found:
 class Wholeness:
     """Looks at versions one after the other. Changes nothing. One thread."""
 
-    def __init__(self, store: Store, *, salvageable: npt.NDArray[np.uint64] | None = None) -> None:
-        """`salvageable`: ascending prefixes of what is in damaged packs and can be saved from them."""
+    def __init__(self, store: Store, *, salvageable: Salvageable | None = None) -> None:
+        """`salvageable`: what is in damaged packs and can be saved from them."""
         self.store = store
         store.tolerate_unreadable()
-        self._salvageable = np.zeros(0, np.uint64) if salvageable is None else salvageable
+        self._salvageable = Salvageable(store) if salvageable is None else salvageable
         self.used: set[bytes] = set()  #: data packs that hold something of a version that was looked at
         self.gone: list[U8] = []  #: uint8[n, 32] each: ids that versions need and no pack gives
         self._leaves: dict[bytes, tuple[Missing, ...]] = {}
@@ -138,14 +137,46 @@ class Wholeness:
             self.gone.append(as_column([ref.id]))
             lost = bool(self.store.knew(as_column([ref.id]))[0])
             why = "the list of files is gone" if lost else "the list of files is not here"
-            saved = bool(self._saved(as_column([ref.id]))[0])
-            return Missing(ref.first, ref.total_bytes, max(1, ref.files), lost, why, saved)
+            return Missing(ref.first, ref.total_bytes, max(1, ref.files), lost, why, self._can_save_listing(ref.id))
         except FormatError as error:
             self.gone.append(as_column([ref.id]))
             return Missing(ref.first, ref.total_bytes, max(1, ref.files), why=str(error))
 
-    def _saved(self, ids: U8) -> Mask:
-        return np.isin(prefixes(ids), self._salvageable)
+    def _can_save_listing(self, name: bytes) -> bool:
+        """Whether a list that is lost can be saved, and all that it names is here or can be saved."""
+        leaves = self._leaves_to_save(ListKind.LISTING, name)
+        for leaf in leaves or []:
+            assert isinstance(leaf, Entries)
+            which = np.flatnonzero(leaf.is_file & (leaf.sizes > 0))
+            files = self._files(leaf.ids[which], leaf.sizes[which], [b""] * len(which))
+            if not all(m.saved for m in files):
+                return False
+        return leaves is not None
+
+    def _can_save_file(self, name: bytes, known: RecipeRow | None) -> bool:
+        """The same of a file whose chunks nobody can name."""
+        if self._salvageable.holds(as_column([name]))[0]:
+            return True
+        for recipe in (*self._salvageable.recipes(name), *([known] if known is not None else [])):
+            leaves = self._leaves_to_save(ListKind.RECIPE, recipe.root)
+            chunks = Chunks.join([leaf for leaf in leaves or [] if isinstance(leaf, Chunks)])
+            if leaves and (self._here(chunks) | self._salvageable.holds(chunks.ids)).all():
+                return True
+        return False
+
+    def _leaves_to_save(self, kind: ListKind, name: bytes) -> list[Entries | Chunks] | None:
+        """The leaves of a list, from here or from damaged packs; None where one is in neither."""
+        try:
+            data: bytes | None = self._load(PageId(name))
+        except (DataMissing, FormatError):
+            data = self._salvageable.find_page(name)
+        if data is None:
+            return None
+        body = parse_page(data, kind, subject=self.store.name).body
+        if not isinstance(body, Children):
+            return [body]
+        below = [self._leaves_to_save(kind, ref.id) for ref in body.refs]
+        return [leaf for leaves in below for leaf in leaves or []] if all(below) else None
 
     def _load(self, name: PageId) -> bytes:
         found = self.store.load_pages([name])
@@ -194,9 +225,8 @@ class Wholeness:
             rows = self.store.find_recipes(ids[unknown])
             roots = as_column(r.root if r is not None else bytes(ID_BYTES) for r in rows)
             self.gone.append(roots)
-            # Of a file of one chunk that chunk, of another the first page of its recipe; what comes after is not known.
-            saved = self._saved(ids[unknown]) | self._saved(roots)
-            for i, lost, kept in zip(unknown.tolist(), was.tolist(), saved.tolist(), strict=True):
+            saved = [self._can_save_file(ids[i].tobytes(), r) for i, r in zip(unknown.tolist(), rows, strict=True)]
+            for i, lost, kept in zip(unknown.tolist(), was.tolist(), saved, strict=True):
                 why = self.store.why_missing(ids[i].tobytes())
                 said = str(why) if why else "what it consists of is gone" if lost else "it is not here"
                 out.append((i, Missing(names[i], int(sizes[i]), 1, lost or why is not None, said, kept)))
@@ -209,7 +239,7 @@ class Wholeness:
             knew = self.store.knew(together.ids[gone])
             lost_of, saved_of = np.zeros(len(sizes), np.bool_), np.ones(len(sizes), np.bool_)
             np.logical_or.at(lost_of, owner[gone], knew)
-            np.logical_and.at(saved_of, owner[gone], self._saved(together.ids[gone]))
+            np.logical_and.at(saved_of, owner[gone], self._salvageable.holds(together.ids[gone]))
             for i in np.unique(owner[gone]).tolist():
                 lost = bool(lost_of[i])
                 why_ = "chunks of it are damaged or gone" if lost else "chunks of it are not here"

@@ -95,6 +95,50 @@ def test_it_comes_back_from_the_file_on_disk_without_any_remote(flow: Flow) -> N
     assert flow.read("a.bin") == noise(300_000, 2) and flow.read("f/12") == noise(500, 99)
 
 
+@pytest.mark.parametrize("kind", ["p", "m"])
+def test_what_lies_under_a_foreign_name_is_not_lost_and_comes_back_without_any_other_copy(
+    tmp_path: Path, kind: str
+) -> None:
+    """A page pack is found by a look that reads lists, a data pack by one that reads everything."""
+    flow = Flow(tmp_path / "work", tmp_path)
+    for n in range(3):
+        flow.version({f"{n}.bin": noise(400_000, n)}, f"{n}.bin")
+    for n in range(3):
+        flow.remove(f"{n}.bin")
+    packs = objects(store(flow), f"{kind}/*/*")
+    assert len(packs) == 3
+    first, second, third = (p.read_bytes() for p in packs)
+    for path, data in zip(packs, (second, third, first), strict=True):
+        path.chmod(0o600)
+        path.write_bytes(data)
+    found = look(flow, level=Level.DATA)
+    assert {w for w, _, _ in said(found)} == {"unreachable"} and len(found.affected) == 3
+    assert {e for v in found.affected for e in v.elsewhere} == {"the sound parts of damaged packs"}
+    assert mend(flow, level=Level.DATA).whole
+    assert not look(flow, level=Level.DATA).damaged
+    flow.checkout(force=True)
+    assert [flow.read(f"{n}.bin") for n in range(3)] == [noise(400_000, n) for n in range(3)]
+
+
+def test_a_list_that_can_be_saved_is_no_version_that_can(tmp_path: Path) -> None:
+    """The list lies under a foreign name; of what it names a file is nowhere."""
+    flow = Flow(tmp_path / "work", tmp_path)
+    flow.version({f"f/{i}": noise(90_000, i) for i in range(3)}, "f")
+    flow.version({"other": noise(200_000, 9)}, "other")
+    lists = objects(store(flow), "m/*/*")
+    assert len(lists) == 2
+    swapped = [p.read_bytes() for p in lists]
+    for path, data in zip(lists, reversed(swapped), strict=True):
+        path.chmod(0o600)
+        path.write_bytes(data)
+    shutil.rmtree(flow.top / "f")
+    assert {(w, p) for w, p, _ in said(look(flow, level=Level.DATA)) if p == b"f"} == {("unreachable", b"f")}
+    biggest = max(objects(store(flow), "p/*/*"), key=lambda p: p.stat().st_size)
+    biggest.unlink()
+    assert {(w, p) for w, p, _ in said(look(flow, level=Level.DATA)) if p == b"f"} == {("lost", b"f")}
+    assert not mend(flow, level=Level.DATA).whole
+
+
 @pytest.mark.parametrize("as_clone", [True, False])
 def test_a_clone_or_a_bare_store_is_as_good_a_source(flow: Flow, tmp_path: Path, as_clone: bool) -> None:
     clone = flow.clone(tmp_path / "clone")
