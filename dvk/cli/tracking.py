@@ -13,7 +13,8 @@ from dvk.cli.verb import Run, verb
 from dvk.errors import UsageError
 
 if TYPE_CHECKING:
-    from dvk.commands.add import Added, AddResult
+    from dvk.commands.add import AddResult
+    from dvk.commands.add_version import Added
     from dvk.commands.status import PathStatus, Status
 
 
