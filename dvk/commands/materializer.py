@@ -19,13 +19,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dvk.commands.pathwork import in_other_worktree
+from dvk.commands.left_behind import remove_left_behind
 from dvk.commands.placed import Placed
 from dvk.commands.replaceable import Replaceable
 from dvk.commands.repo import Repo
 from dvk.commands.tracked import (
     Look,
-    is_there,
     join_path,
     look,
     not_here,
@@ -33,7 +32,7 @@ from dvk.commands.tracked import (
     read_unknown,
 )
 from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, NotFound, Refused
-from dvk.events import Note, OnEvent, Used, ignore
+from dvk.events import OnEvent, Used, ignore
 from dvk.ids import FileId
 from dvk.store.content import ContentSource, StoreContent
 from dvk.store.fetch import Wanted
@@ -43,7 +42,7 @@ from dvk.store.restore import SomeFiles, restore
 from dvk.store.reuse import Old
 from dvk.store.unproven import Unproven
 from dvk.workspace.handles import make_dirs
-from dvk.workspace.ignore import exclude_pattern, excluded, excluded_paths
+from dvk.workspace.ignore import exclude_pattern, excluded
 from dvk.workspace.materialize import Tally, WorkTree
 from dvk.workspace.plan import CheckoutPlan, content_needed, plan_checkout
 from dvk.workspace.pointer import Pointer
@@ -401,72 +400,16 @@ class Materializer:
             return None
         return Old(fd, chunks, prove_chunks=self._unproven is not None and plan.ids[i].tobytes() in self._unproven)
 
-    # ------------------------------------------------------------ gone pointers
-
     def remove_left_behind(self) -> None:
         """Remove data that dvk put there and whose pointer is gone, if it is clean and the store holds it."""
-        git = self.ws.git
-        if git is None:
-            return
-        hidden = excluded_paths(git.common_dir)
-        owned = git.tracked_among(hidden) if git.has_program else set()
-        # What Git tracks is Git's, and no rule of ours hides it; but the rules are one for all worktrees.
-        shown = [path for path in owned if not in_other_worktree(self.repo, path)]
-        if shown and not self.result.dry_run:
-            with self.ws.lock():
-                self.ws.hide(remove=shown)
-        for path in hidden:
-            if path in owned or not is_there(self.repo.root_fd, path):
-                continue
-            try:
-                self.ws.read_pointer(path)
-                continue
-            except NotFound:
-                pass
-            except DvkError:
-                continue  # it is there and broken; `status` names it
-            try:
-                self._remove(path)
-            except DvkError as error:
-                self.result.failures.append(error)
-
-    def _remove(self, path: bytes) -> None:
-        seen = look(self.repo.root_fd, path, self.repo.state, self.rules, on_event=self.on_event)
-        plan = self._takes.plan_removal(path, seen, self.selection.get(path) or Selected(None))
-        if plan is None:
-            self.on_event(
-                Note(
-                    "has no pointer at this revision and stays, since dvk did not put it there",
-                    subject=show(path),
-                    hint=f"`dvk add {show(path)}` tracks it, or remove it yourself",
-                )
-            )
-            return
-        if plan.conflicts or len(plan.deletes) < len(seen.scan):
-            self.on_event(
-                Note(
-                    "has no pointer at this revision and stays, since it differs from what the store holds",
-                    subject=show(path),
-                    hint=f"`dvk add {show(path)}` keeps it, --force removes it",
-                )
-            )
-            return
-        if not self.force and not self._takes.leads_back(path):
-            self.on_event(
-                Note(
-                    "has no pointer at this revision and stays, since no commit leads back to it",
-                    subject=show(path),
-                    hint=f"`dvk add {show(path)}` and a commit keep it, --force removes it",
-                )
-            )
-            return
-        if not self.result.dry_run:
-            problems = self._takes.carry_out_removal(path, plan)
-            self.result.failures += problems
-            if problems:
-                return
-            self._now[path] = None
-        self.result.removed.append(path)
+        dry_run = self.result.dry_run
+        removed, failures = remove_left_behind(
+            self.repo, self._takes, self.selection, self.rules, dry_run=dry_run, on_event=self.on_event
+        )
+        self.result.removed += removed
+        self.result.failures += failures
+        if not dry_run:
+            self._now.update(dict.fromkeys(removed))
 
 
 def _with_a_way_out(path: bytes, error: DvkError) -> DvkError:
