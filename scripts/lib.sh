@@ -49,6 +49,21 @@ openly() {
     printf '%s: ok, %s s\n' "$what" "$((SECONDS - began))"
 }
 
+# memory_folder: a fresh folder in memory, where there are 4 GB for it and programs may run there; else nothing. For tests:
+# they sync thousands of times, and what they promise does not hang on which disk answers.
+memory_folder() {
+    local free folder
+    free=$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 {print $4}') || return 0
+    [ "${free:-0}" -ge 4194304 ] || return 0
+    folder=$(mktemp -d /dev/shm/dvk-test.XXXXXX 2>/dev/null) || return 0
+    if printf '#!/bin/sh\n' >"$folder/program" && chmod +x "$folder/program" && "$folder/program" 2>/dev/null; then
+        rm "$folder/program"
+        printf '%s\n' "$folder"
+    else
+        rm -rf "$folder"
+    fi
+}
+
 # environment DIR WHAT: a virtual environment with WHAT (a pip requirement, editable) installed. Quick when nothing changed:
 # the stamp holds what an installation depends on, and a checkout that moved takes its environment for stale.
 environment() {

@@ -8,6 +8,7 @@ server; tests that cut connections put a `TcpProxy` before it or run an `S3Serve
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -23,6 +24,9 @@ _numbers = itertools.count()
 
 # Tests start dvk thousands of times; without bytecode on the disk each start compiles it anew, 0.2 s.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# As the program itself has it: a worker holds millions of objects, and to look through them now and then is dear.
+gc.set_threshold(50_000, 20, 50)
 
 # How long an example takes depends on what else the machine does; pytest-timeout stops what hangs.
 settings.register_profile("dvk", deadline=None)

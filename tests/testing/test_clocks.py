@@ -13,7 +13,7 @@ from dvk.testing.strike import Program
 TEN_YEARS_S = 10 * 365.25 * 86_400
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def program() -> Iterator[Program]:
     with Program() as program:
         yield program
