@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from dvk.commands.acknowledged import Acknowledged
 from dvk.commands.add_targets import Targets, read_pointer
 from dvk.commands.add_version import Added, NewVersion, Versions
 from dvk.commands.placed import Placed
-from dvk.commands.repo import Repo
+from dvk.commands.repo import Repo, root_of
 from dvk.errors import Busy, UsageError
 from dvk.events import Note, OnEvent, ignore
 from dvk.store.names import show
@@ -71,6 +72,7 @@ def add(
             writer.flush()
             if dry_run:
                 return AddResult([v.added for v in new], dry_run=True)
+            _acknowledge(repo, new)
             with ws.lock():
                 if not delete_missing:
                     _select(repo, versions.selection, new)
@@ -87,6 +89,20 @@ def add(
         if stage:
             _stage(repo, result, [pointer_name(v.target.path) for v in new], on_event)
         return result
+
+
+def _acknowledge(repo: Repo, new: Sequence[NewVersion]) -> None:
+    """Remember of what is new that all of it was here; of a folder that is here in part nobody can say that."""
+    news = [v for v in new if v.added.changed or v.added.new_bytes]
+    known = Acknowledged(repo.workspace.common_dir)
+    before = known.read() if any(v.target.inner for v in news) else frozenset()
+
+    def is_whole(v: NewVersion) -> bool:
+        if not v.target.inner:
+            return not v.added.not_present
+        return v.target.pointer is not None and root_of(v.target.pointer).text in before
+
+    known.add(root_of(v.pointer).text for v in news if is_whole(v))
 
 
 def _select(repo: Repo, known: Selection, new: Sequence[NewVersion]) -> None:
@@ -113,6 +129,7 @@ def _write_pointer(repo: Repo, versions: Versions, v: NewVersion) -> NewVersion:
             return v
         v = versions.make(replace(v.target, pointer=now))
         versions.writer.flush()
+        _acknowledge(repo, [v])
     raise Busy("other processes keep changing this pointer", subject=show(path), hint="run the command again")
 
 

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from dvk.backend.local import LocalBackend
+from dvk.commands.acknowledged import Acknowledged
 from dvk.commands.kept import everything
 from dvk.commands.repo import Repo
 from dvk.commands.room import Room, make_room, without
-from dvk.errors import DvkError, Unsafe
+from dvk.errors import DvkError, StorageFull, Unsafe
 from dvk.events import Note, OnEvent, ignore
 from dvk.store.names import show
 from dvk.store.reclaim import Copies, Found, Marks, Pack, delete, fold, mark, store_bytes, survey
@@ -153,9 +154,11 @@ class _Needed:
     roots: frozenset[Root]
     #: Of these what a repository of another project needs. No remote of this one promises it anything.
     of_others: frozenset[Root]
+    #: dvk's folders of all repositories.
+    folders: frozenset[bytes]
 
     def __or__(self, other: _Needed) -> _Needed:
-        return _Needed(self.roots | other.roots, self.of_others | other.of_others)
+        return _Needed(self.roots | other.roots, self.of_others | other.of_others, self.folders | other.folders)
 
 
 def _needed(repo: Repo, on_event: OnEvent) -> _Needed:
@@ -166,6 +169,7 @@ def _needed(repo: Repo, on_event: OnEvent) -> _Needed:
     """
     roots: set[Root] = set()
     of_others: set[Root] = set()
+    folders = {repo.workspace.common_dir}
     for user in repositories.users(repo.workspace):
         if not user.key and user.top == repo.workspace.top:
             roots |= {n.root for n in everything(repo, on_event=on_event)}
@@ -173,6 +177,7 @@ def _needed(repo: Repo, on_event: OnEvent) -> _Needed:
         try:
             with Repo(os.fsdecode(user.top), environ=repo.environ) as other:
                 _check_is(other, user)
+                folders.add(other.workspace.common_dir)
                 found = {n.root for n in everything(other, on_event=on_event)}
                 roots |= found
                 if not repo.project or other.project != repo.project:
@@ -186,7 +191,7 @@ def _needed(repo: Repo, on_event: OnEvent) -> _Needed:
                 subject=show(user.top),
                 hint=f"bring it back; if it is gone for good: `dvk gc --forget {show(user.top)}`",
             ) from error
-    return _Needed(frozenset(roots), frozenset(of_others))
+    return _Needed(frozenset(roots), frozenset(of_others), frozenset(folders))
 
 
 def _check_is(other: Repo, user: repositories.User) -> None:
@@ -220,20 +225,38 @@ class _Run:
         """What must not make room, whatever a remote holds, as of the last look."""
         return mark(self.store, self.needed.of_others)
 
-    def delete(self, packs: Sequence[Pack], copies: Copies, *, making_room: bool = False) -> int:
-        """Ask again what is needed, now that nobody adds, and delete what is safe; how many packs."""
+    def delete(self, packs: Sequence[Pack], copies: Copies, *, room: Room | None = None) -> int:
+        """Ask again what is needed, now that nobody adds, and delete what is safe; how many packs.
+
+        Args:
+            room: where something that is needed goes, too, what that is.
+        """
         with self.repo.collecting(exclusive=self._exclusive, timeout_s=_PATIENCE_S):
             _check_no_remote(self.store)
             known, self.needed = self.needed, self.needed | _needed(self.repo, ignore)
             if self.needed.roots != known.roots:
                 self.marks = mark(self.store, self.needed.roots)
-            if making_room and self.needed.of_others != known.of_others:
+            if room is not None and self.needed.of_others != known.of_others:
                 packs = without(self.store, packs, self.stays)
             if isinstance(backend := self.store.backend, LocalBackend) and not self._exclusive:
                 backend.remove_temporaries()
+            leaving: frozenset[str] = frozenset() if room is None else room.leaving
+            full = False
+            try:
+                self._let_go(leaving)
+            except StorageFull:  # deleting makes the room for that
+                full = True
             count, _ = delete(self.store, self.marks, packs, copies, on_event=self._on_event)
+            if full:
+                self._let_go(leaving)
         self.out.deleted_packs += count
         return count
+
+    def _let_go(self, leaving: Collection[str]) -> None:
+        """What goes is not lost, should anything lead to it again."""
+        stay = {r.text for r in self.needed.roots}.difference(leaving)
+        for folder in self.needed.folders:
+            Acknowledged(folder).keep(stay)
 
     def fold(self, found: Found) -> None:
         """Write what is needed of packs anew, some at a time, and delete those."""
@@ -257,5 +280,5 @@ class _Run:
     def evict(self, room: Room) -> None:
         """Delete what a remote was seen to hold."""
         before = store_bytes(self.store)
-        self.out.evicted_packs = self.delete(room.packs, Copies(data=room.proven), making_room=True)
+        self.out.evicted_packs = self.delete(room.packs, Copies(data=room.proven), room=room)
         self.out.evicted_bytes = max(0, before - store_bytes(self.store))

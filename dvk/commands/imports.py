@@ -22,11 +22,12 @@ from dataclasses import dataclass, field, replace
 from dvk.backend.locate import RemoteUrl, parse_remote_url
 from dvk.backend.origin import name_of, parse_origin_url
 from dvk.backend.text import redact
+from dvk.commands.acknowledged import Acknowledged
 from dvk.commands.checkout import checkout, tracked
 from dvk.commands.elsewhere import Elsewhere, open_elsewhere
 from dvk.commands.import_content import Content, Imported, Made, told
 from dvk.commands.pathwork import stage_pointers
-from dvk.commands.repo import Repo
+from dvk.commands.repo import Repo, root_of
 from dvk.commands.spec import find_target, parse_spec
 from dvk.commands.status import status
 from dvk.commands.tracked import is_there
@@ -321,6 +322,7 @@ class _Import:
         out.failures += self._finish([d.told.path for d in done if d.pointer is None])
         if not news:
             return out
+        Acknowledged(self.ws.common_dir).add(root_of(pointer).text for _, pointer, _ in news)
         with self.ws.lock():
             self.ws.hide(add=[path for path, _, _ in news])
             for path, pointer, old in news:

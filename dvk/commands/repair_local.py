@@ -219,7 +219,7 @@ class _Local:
 
     def _look(self, left: Sequence[tuple[Wanted, Found]], source: str) -> list[tuple[Wanted, Found]]:
         """Look again at what was lost, and say what came back."""
-        check = Wholeness(self.store)
+        check = Wholeness(self.store, was_here=self.check.was_here)
         out = []
         for w, _ in left:
             now = check.look(w.root, w.under)

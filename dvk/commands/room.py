@@ -10,7 +10,7 @@ and proven by its hash.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -36,6 +36,7 @@ class Room:
 
     packs: list[Pack] = field(default_factory=list)
     proven: Safe = field(default_factory=Safe)
+    leaving: frozenset[str] = frozenset()  #: versions, as records write roots, that have chunks in these packs
 
 
 def make_room(
@@ -68,6 +69,8 @@ def make_room(
         if wanted.open:
             _prove(repo, remote, roots, wanted, room.proven, on_event)
     room.packs = [p for p in wanted.packs if room.proven.has(wanted.ids_of(p)).all()]
+    going = [wanted.ids_of(p) for p in room.packs]
+    room.leaving = frozenset(r.text for r in roots if going and _has_any(mark(store, [r]), going))
     held = len(wanted.packs) - len(room.packs)
     if held:
         note = f"{held:,} packs stay: not all of what is needed of them was seen on a remote"
@@ -120,8 +123,12 @@ class _Wanted:
 
     def of(self, root: Root) -> bool:
         """Whether a version has chunks in these packs."""
-        mine = mark(self._store, [root])
-        return any(mine.chunks.has(ids).any() for ids in self._ids.values())
+        return _has_any(mark(self._store, [root]), self._ids.values())
+
+
+def _has_any(marks: Marks, ids: Iterable[U8]) -> bool:
+    """Whether any of some chunks is needed."""
+    return any(marks.chunks.has(some).any() for some in ids)
 
 
 def _remotes(repo: Repo, on_event: OnEvent) -> Iterator[Remote]:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
+from dvk.commands.acknowledged import Acknowledged
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import look, read_unknown
 from dvk.commands.verify_report import (
@@ -67,6 +68,7 @@ class LocalCheck:
         self.level, self.narrow, self.percent, self.on_event = level, narrow, percent, on_event
         self.damage: list[Damage] = []
         self.found: list[tuple[Wanted, Found]] = []
+        self.was_here = Acknowledged(repo.workspace.common_dir).read()
         self.whole = Wholeness(self.store)
         self._pool = ThreadPoolExecutor(default_workers(), thread_name_prefix="dvk-verify")
         self._meter = Meter(on_event, "verify", total_bytes=0)
@@ -147,7 +149,7 @@ class LocalCheck:
         return any(x.trouble is not None for key, x in self.packs.found.items() if key not in before)
 
     def _versions(self) -> None:
-        self.whole = Wholeness(self.store, salvageable=self.packs.salvageable())
+        self.whole = Wholeness(self.store, salvageable=self.packs.salvageable(), was_here=self.was_here)
         known: dict[tuple[Root, bytes], Found] = {}
         meter = Meter(self.on_event, "look", total_items=len(self.wanted))
         for w in self.wanted:

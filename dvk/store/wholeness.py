@@ -12,8 +12,8 @@ a folder share pages and files, so each leaf is looked at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -89,9 +89,16 @@ class Found:
 class Wholeness:
     """Looks at versions one after the other. Changes nothing. One thread."""
 
-    def __init__(self, store: Store, *, salvageable: Salvageable | None = None) -> None:
-        """`salvageable`: what is in damaged packs and can be saved from them."""
+    def __init__(
+        self, store: Store, *, salvageable: Salvageable | None = None, was_here: Container[str] = frozenset()
+    ) -> None:
+        """
+        Args:
+            salvageable: what is in damaged packs and can be saved from them.
+            was_here: versions, as records write roots, that were here whole once, whatever the store knows of them.
+        """
         self.store = store
+        self._was_here = was_here
         store.tolerate_unreadable()
         self._salvageable = Salvageable(store) if salvageable is None else salvageable
         self.used: set[bytes] = set()  #: data packs that hold something of a version that was looked at
@@ -104,6 +111,15 @@ class Wholeness:
         Raises:
             StorageError: the store cannot be read at all.
         """
+        out = self._look(root, under)
+        if out.missing_files > out.lost_files and root.text in self._was_here:
+            why = "it was added here, and nothing in the store speaks of it any more"
+            out.missing = [m if m.lost else replace(m, lost=True, why=why) for m in out.missing]
+            out.lost_files, out.lost_bytes = out.missing_files, out.missing_bytes
+            out.state = State.LOST
+        return out
+
+    def _look(self, root: Root, under: bytes) -> Found:
         out = Found()
         if root.kind != FOLDER:
             ids = np.frombuffer(root.id, np.uint8).reshape(1, ID_BYTES)

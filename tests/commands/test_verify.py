@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from flowkit import Flow, noise
 
+from dvk.commands.acknowledged import Acknowledged
+from dvk.commands.gc_local import gc_local
 from dvk.commands.repair import repair
 from dvk.commands.verify import Level, VerifyResult, verify
 from dvk.errors import NotFound, NotOurs, Refused
@@ -127,6 +129,72 @@ def test_a_pack_that_is_gone_is_noticed_by_what_the_index_knows_of_it(flow: Flow
     found = look(flow, level=Level.QUICK)
     assert found.damaged and {v.state for v in found.affected} == {"unreachable"}
     assert [o.key.rsplit("/", 1)[-1] for o in found.objects] == [lost.name] and found.objects[0].needed
+
+
+@pytest.mark.parametrize("what", ["pack and index", "everything"])
+@pytest.mark.parametrize("pushed", [True, False])
+def test_what_was_added_here_is_lost_and_not_never_fetched_when_all_that_spoke_of_it_is_gone(
+    tmp_path: Path, what: str, pushed: bool
+) -> None:
+    flow = Flow(tmp_path / "work", tmp_path)
+    flow.version({"a.bin": noise(90_000, 1), **{f"f/{i}": noise(9_000, i) for i in range(9)}}, "a.bin", "f")
+    if pushed:
+        flow.push()
+    shutil.rmtree(flow.top / "f")
+    flow.remove("a.bin")
+    for path in [*objects(store(flow), "[pm]/*/*"), *objects(store(flow), "i/*")]:
+        path.unlink()
+    if what == "everything":
+        shutil.rmtree(store(flow))
+    found = look(flow)
+    state = "unreachable" if pushed else "lost"
+    assert {(w, p) for w, p, _ in said(found)} == {(state, b"a.bin"), (state, b"f")}
+    assert found.damaged and not found.not_here
+    with flow.repo() as repo:
+        done = repair(repo)
+    assert done.after.whole == (2 if pushed else 0) and done.after.damaged != pushed
+
+
+def test_a_folder_that_was_added_in_part_is_not_said_to_have_been_here(flow: Flow, tmp_path: Path) -> None:
+    flow.push()
+    clone = flow.clone(tmp_path / "clone")
+    clone.pull("f/12")
+    clone.write({"f/12": noise(500, 3)})
+    clone.add("f/12")
+    assert not look(clone).damaged
+
+
+def test_what_was_let_go_is_not_lost_when_a_pointer_leads_to_it_again(flow: Flow, tmp_path: Path) -> None:
+    flow.write({"x.bin": noise(50_000, 5)})
+    flow.add("x.bin")
+    pointer = flow.read("x.bin.dvk")
+    flow.git("reset", "-q", "--hard")
+    with flow.repo() as repo:
+        gc_local(repo, young_s=0)
+    flow.write({"x.bin.dvk": pointer})
+    flow.git("add", "-f", "x.bin.dvk")
+    flow.git("commit", "-q", "-m", "of a colleague who added the same")
+    found = look(flow)
+    assert not [v for v in found.affected if v.path == b"x.bin"] and found.not_here == 1
+
+
+def test_the_list_of_what_was_added_believes_no_damaged_line_and_goes_on_after_one(tmp_path: Path) -> None:
+    here = Acknowledged(os.fsencode(tmp_path))
+    one, two, three = (f"f:{c * 64}" for c in "123")
+    here.add([one])
+    with open(tmp_path / "acknowledged", "ab") as file:
+        file.write(b"f:22")
+    here.add([two, three])
+    assert here.read() == {one, two, three}
+    data = (tmp_path / "acknowledged").read_bytes()
+    for at in range(0, 8 * len(data), 5):
+        bad = bytearray(data)
+        bad[at // 8] ^= 1 << at % 8
+        (tmp_path / "acknowledged").write_bytes(bad)
+        assert here.read() <= {one, two, three}
+    (tmp_path / "acknowledged").write_bytes(data)
+    here.keep([two, "f:" + "9" * 64])
+    assert here.read() == {two} and os.listdir(tmp_path) == ["acknowledged"]
 
 
 def test_files_of_a_folder_are_named_one_by_one(tmp_path: Path) -> None:
