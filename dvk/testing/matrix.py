@@ -83,6 +83,7 @@ class Matrix:
     def __init__(self, program: Program, *, say: Callable[[str], None]) -> None:
         self._program, self._say = program, say
         self._judged: set[tuple[bytes, bool]] = set()  # states of this stage, and whether they were called a success
+        self._done: set[bytes] = set()  # states that the second run left and that are as they should be
         self._stage: Stage | None = None
         self.report = Report()
 
@@ -143,7 +144,9 @@ class Matrix:
             again = self._run(stage, "again")
             if again.code and not (stage.argv[0] in ONCE and again.code in ONCE_CODES):
                 raise Broken(f"the same command again ended with {again.code}: {again.said}")
-            stage.check_done()
+            if (done := self._kept.state()) not in self._done:
+                stage.check_done()
+                self._done.add(done)
             self._judged.add(state)
         except Broken as e:
             line = f"{' '.join(stage.argv[:2])}, {strike} ({ran.struck}): {e}"
@@ -152,7 +155,8 @@ class Matrix:
 
     def _reset(self, stage: Stage) -> None:
         if self._stage is not stage:
-            self._stage, self._kept, self._judged = stage, Kept(stage.place, stage.saved), set()
+            self._stage, self._kept = stage, Kept(stage.place, stage.saved)
+            self._judged, self._done = set(), set()
         self._kept.reset()
 
     def _run(

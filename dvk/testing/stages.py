@@ -218,10 +218,12 @@ class Stage:
             raise Broken(f"after the same command again: {differences(found, self.after)}")
         self.check_objects()
         self.check_versions(None)
-        if self.argv[0] in ("add", "checkout", "pull", "push"):
+        if self.argv[0] in ("add", "checkout", "pull", "push", "status"):
             with self.repo() as repo:
                 now, problems = status(repo)
-            if problems or (self.argv[0] != "add" and not now.clean):
+            if self.argv[0] == "status" and now.clean:
+                raise Broken(f"an edit is not seen: {now} {problems}")
+            if problems or (self.argv[0] not in ("add", "status") and not now.clean):
                 raise Broken(f"after the same command again status is not clean: {now} {problems}")
         self._check_leftovers()
 
@@ -448,6 +450,18 @@ def _checkout(stage: Stage) -> None:
     stage.argv = ("checkout",)
 
 
+def _restore(stage: Stage) -> None:
+    stage.after = stage.versions[stage.git("rev-parse", "HEAD~1")]
+    stage.argv = ("restore", "--source", "HEAD~1", "t.csv", "d")
+
+
+def _status(stage: Stage) -> None:
+    """It changes nothing but the stat caches, in which nothing wrong may be believed later."""
+    stage.write({"d/0/0": b"again"})
+    stage.after = files_of(stage.top)
+    stage.argv = ("status",)
+
+
 def _get(stage: Stage) -> None:
     stage.after = files_of(stage.top)
     head = stage.git("rev-parse", "HEAD")
@@ -470,6 +484,16 @@ def _gc(stage: Stage) -> None:
     stage.write({"t.csv": noise(60_000, 5), "d/garbage": noise(60_000, 6)})
     stage.dvk("add", "t.csv", "d")
     stage.write({"t.csv": table(2300), "d/garbage": None})
+    stage.commit("t.csv", "d")
+    stage.after = files_of(stage.top)
+    stage.argv = ("gc", "--yes", "--young", "0")
+
+
+def _fold(stage: Stage) -> None:
+    """A pack that is mostly garbage and in part needed, so that its rest is copied before it is deleted."""
+    stage.write({"d/garbage": noise(300_000, 7), "d/stays": noise(60_000, 8)})
+    stage.dvk("add", "d")
+    stage.write({"d/garbage": None})
     stage.commit("t.csv", "d")
     stage.after = files_of(stage.top)
     stage.argv = ("gc", "--yes", "--young", "0")
@@ -555,10 +579,13 @@ STAGES: Mapping[str, Callable[[Stage], None]] = {
     "update": _update,
     "fetch": _fetch,
     "checkout": _checkout,
+    "restore": _restore,
+    "status": _status,
     "get": _get,
     "rm": _remove,
     "mv": _move,
     "gc": _gc,
+    "fold": _fold,
     "plan": _plan,
     "condemn": _condemn,
     "sweep": _sweep,

@@ -206,8 +206,14 @@ def _import_everything() -> None:
     for module in pkgutil.walk_packages(dvk.__path__, "dvk."):
         if not module.name.startswith(_HEAVY):
             importlib.import_module(module.name)
+    importlib.import_module("numpy.ma")  # numpy.unique does so when it is first called
     from dvk.cli import app
     from dvk.cli.grammar import tree
+    from dvk.store.chunker import Cutter
+    from dvk.store.profiles import PROFILES
+
+    for profile in PROFILES:
+        Cutter(profile)  # each looks once whether the native engine makes its cuts
 
     parser = tree(app.VERBS, app.GROUPS, text=app.ABOUT, version=dvk.__version__)
     setattr(app, "tree", lambda *_what, **_how: parser)  # noqa: B010 - made once and not in each child
