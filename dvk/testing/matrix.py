@@ -14,8 +14,8 @@ command runs again without a fault and has to succeed.
 
 Most strikes leave a state that another one has left: a read that fails before anything is written leaves what was
 there. A state that was judged, and found good, is not judged a second time (`dvk.testing.kept` names states); what the
-run said is looked at each time. So that states repeat, all struck runs draw the same random names, and those that
-repeat the command draw others.
+run said is looked at each time. So that states repeat, all struck runs draw the same random names, those that repeat
+the command draw others, and both find the same second on the clock.
 
 Threads may make the order of calls differ from run to run, so a number is not the same call each time; over all numbers
 that does not matter. A broken promise prints the verb, the strike and where in the source it struck.
@@ -43,6 +43,8 @@ SYSTEM_CALLS = (
     "fsync,fdatasync,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,write,writev,pwrite64,"
     "ftruncate,fallocate,copy_file_range,fchmod,flock,openat,close"
 )
+#: how far ahead the clock of a stage stands still: nothing that its runs write is of the future, nor old
+_AHEAD_S = 1500
 
 
 @dataclass(slots=True)
@@ -157,6 +159,7 @@ class Matrix:
         if self._stage is not stage:
             self._stage, self._kept = stage, Kept(stage.place, stage.saved)
             self._judged, self._done = set(), set()
+            self._now_s = float(int(time.time()) + _AHEAD_S)
         self._kept.reset()
 
     def _run(
@@ -177,6 +180,7 @@ class Matrix:
             record=record,
             tracer=tracer,
             entropy=entropy,
+            now_s=self._now_s,
         )
 
 

@@ -142,6 +142,7 @@ class Program:
         clock_s: float = 0.0,
         kill_after_s: float = 0.0,
         entropy: str = "",
+        now_s: float = 0.0,
     ) -> Ran:
         """Run `dvk ARGV` in `cwd`.
 
@@ -157,6 +158,7 @@ class Program:
             kill_after_s: SIGKILL after so long, when it is still running.
             entropy: whence its random names come, so that runs with equal words choose equal ones; by default from
                 the system.
+            now_s: what time it is, all the time, for all that goes by whole seconds; by default what the system says.
         """
         scope = scope or os.path.dirname(cwd)
         request = {
@@ -172,6 +174,7 @@ class Program:
             "clock_s": clock_s,
             "kill_after_s": kill_after_s,
             "entropy": entropy,
+            "now_s": now_s,
         }
         assert self._child.stdin is not None and self._child.stdout is not None
         self._child.stdin.write(json.dumps(request).encode() + b"\n")
@@ -280,6 +283,8 @@ def _child(request: dict[str, Any], said: int, notes: int) -> None:
             setattr(statcache, "boot_id", request["boot"].encode)  # noqa: B010
         if request["entropy"]:
             _draw_from(request["entropy"])
+        if request["now_s"]:
+            _stop_clock(request["now_s"])
         if request["clock_s"]:
             _shift_clock(request["clock_s"])
         if not request["sync"]:
@@ -299,6 +304,12 @@ def _draw_from(entropy: str) -> None:
     source = random.Random(entropy)
     for module, name in ((os, "urandom"), (random, "_urandom")):  # the latter is what `secrets` draws from
         setattr(module, name, source.randbytes)
+
+
+def _stop_clock(now: float) -> None:
+    gmtime = time.gmtime
+    setattr(time, "time", lambda: now)  # noqa: B010
+    setattr(time, "gmtime", lambda seconds=now: gmtime(seconds))  # noqa: B010
 
 
 def _shift_clock(seconds: float) -> None:
