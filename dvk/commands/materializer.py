@@ -220,6 +220,7 @@ class Materializer:
         versions = [entries for _, entries in previous]
         needed = content_needed(target, seen.scan, seen.known, previous=versions)
         seen = read_unknown(self.repo.root_fd, seen, needed, on_event=self.on_event)
+        unread = not seen.known[needed].all()
         plan = plan_checkout(
             target,
             seen.scan,
@@ -249,7 +250,8 @@ class Materializer:
         self._select(path, pointer, selected)
         tally, problems = self._carry_out(path, pointer, plan, seen, clock, whole=scope.everything)
         self.result.failures += problems
-        if not problems:  # else files of the version before may be left, which the next run has to know for dvk's
+        # Else files of the version before may be left, which the next run has to know for dvk's.
+        if not problems and not unread:
             self._now[path] = pointer
         return replace(done, written=tally.written, written_bytes=tally.written_bytes, deleted=tally.deleted + cleared)
 

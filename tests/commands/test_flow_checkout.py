@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -337,6 +338,33 @@ def test_what_could_not_be_deleted_is_still_known_for_dvks(
     monkeypatch.setattr(WorkTree, "delete", real)
     flow.checkout()
     assert sorted(flow.data()) == ([b"d/s/a"] if folder_stays else [])
+    assert flow.status().clean
+
+
+def test_what_could_not_be_read_is_still_known_for_dvks(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is no part of the version any more stays while the disk does not give it out: nobody can say whose
+    it is. The next run, which can read it, removes it."""
+    flow.version({"d/a": b"1", "d/b": b"b"}, "d")
+    one = flow.head()
+    flow.remove("d/b")
+    two = flow.version({"d/a": b"2"}, "d")
+    flow.switch(one)
+    os.utime(flow.top / "d/b")
+    real, inode = os.read, os.stat(flow.top / "d/b").st_ino
+
+    def read(fd: int, count: int) -> bytes:
+        if os.fstat(fd).st_ino == inode:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(fd, count)
+
+    flow.git("checkout", "-q", two)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "read", read)
+        done = flow.checkout(ok=False)
+    assert [e.subject for e in done.failures] == ["d/b"] and "was not read" in done.failures[0].message
+    assert flow.exists("d/b")
+    flow.checkout()
+    assert sorted(flow.data()) == [b"d/a"]
     assert flow.status().clean
 
 
