@@ -58,6 +58,8 @@ class Capabilities:
     #: Whether nothing reads the parts of a `put` again once it returned or raised. Not so where a request that was
     #: given up, and maybe repeated, still goes on somewhere: then they must never change.
     releases_parts: bool = False
+    #: Ranges of one object that lie closer than this, in bytes, are read as one: a request costs as much as they do.
+    gap_bytes: int = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ _TMP = "tmp"
 _STALE_S = 24 * 3600
 _KEPT_OPEN = 64
 _KEPT_PREFIXES = ("p/", "m/")  # packs: immutable, and read in many ranges
+_GAP_BYTES = 128 << 10  # a pread of a page that is not cached takes 0.1 ms, on a network filesystem ten times that
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -96,7 +97,7 @@ class LocalBackend(Backend):
         self.name = printable(root)
         self.read_only = read_only
         self._read_flags = _READ | (getattr(os, "O_NOATIME", 0) if unnoticed else 0)
-        self.capabilities = Capabilities(create_only=True, releases_parts=True)
+        self.capabilities = Capabilities(create_only=True, releases_parts=True, gap_bytes=_GAP_BYTES)
         self._lock = threading.Lock()
         self._handles: OrderedDict[str, _OpenFile] = OrderedDict()
         self._durable: set[str] = set()  # folders whose entry in the parent this process has synced

@@ -189,7 +189,8 @@ class BlockReader:
 
     def _plan(self, mine: dict[int, _Claim]) -> list[_Job]:
         if self._local:
-            ranges = plan_ranges(self._blocks, mine, max_range_bytes=_LOCAL_RANGE_BYTES)
+            gap = self._backend.capabilities.gap_bytes
+            ranges = plan_ranges(self._blocks, mine, max_range_bytes=_LOCAL_RANGE_BYTES, max_gap_bytes=gap)
             return [(r, {b: mine[b] for b in r.blocks}) for r in ranges]
         gap = self._cache.max_gap_bytes
         ranges = plan_ranges(self._blocks, mine, max_range_bytes=_REMOTE_RANGE_BYTES, max_gap_bytes=gap)

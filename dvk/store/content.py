@@ -17,7 +17,7 @@ from dvk.backend.contract import Backend
 from dvk.errors import Corrupt
 from dvk.store.names import I64, U8
 from dvk.store.pages import Chunks
-from dvk.store.placement import Placement
+from dvk.store.placement import Part, Placement
 from dvk.store.store import Store
 
 
@@ -81,7 +81,7 @@ def place_all(store: Store, found: list[Chunks | None]) -> list[Content | None]:
     return out
 
 
-def pieces(content: Content, start: int, stop: int, raw: Mapping[int, bytes]) -> Iterator[memoryview]:
+def pieces(content: Content, start: int, stop: int, raw: Mapping[int, Part]) -> Iterator[memoryview]:
     """The bytes of chunks `start` to `stop` out of decoded blocks, neighbours in a block joined.
 
     Raises:
@@ -105,7 +105,8 @@ def pieces(content: Content, start: int, stop: int, raw: Mapping[int, bytes]) ->
         yield _cut(raw[int(blocks[a])], int(offsets[a]), int(total[b] - total[a]))
 
 
-def _cut(raw: bytes, begin: int, length: int) -> memoryview:
-    if begin + length > len(raw):
+def _cut(part: Part, begin: int, length: int) -> memoryview:
+    begin -= part.begin
+    if begin < 0 or begin + length > len(part.data):
         raise Corrupt("a chunk reaches beyond its block")
-    return memoryview(raw)[begin : begin + length]
+    return memoryview(part.data)[begin : begin + length]

@@ -6,7 +6,7 @@ that reads (restore, fetch, push) takes it, whatever the backend.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from dvk.backend.contract import Backend
 from dvk.errors import Corrupt
-from dvk.store.codec import decode_block
+from dvk.store.codec import RAW, decode_block
 from dvk.store.names import I64, U8
 from dvk.store.pack import BLOCK_HEADER, PackKind, open_block, pack_key
 
 U32 = npt.NDArray[np.uint32]
 
-#: Neighbouring ranges closer than this are read as one; a request costs more than the bytes between.
+#: Neighbouring ranges closer than this are read as one; a request to a server costs more than the bytes between.
 COALESCE_GAP_BYTES = 1 << 20
 MAX_RANGE_BYTES = 16 << 20
 
@@ -74,13 +74,18 @@ def plan_ranges(
     *,
     max_range_bytes: int = MAX_RANGE_BYTES,
     max_gap_bytes: int = COALESCE_GAP_BYTES,
+    span: Callable[[int], tuple[int, int]] | None = None,
 ) -> Iterator[Range]:
-    """Join blocks that lie close together into ranges; in order of pack and offset."""
+    """Join blocks that lie close together into ranges; in order of pack and offset.
+
+    `span`: offset and length in the pack of what is to be read of a block, in place of all of it.
+    """
+    span = span or blocks.span
     order = sorted(set(wanted), key=lambda b: (int(blocks.pack[b]), int(blocks.offset[b])))
     run: list[int] = []
     start = end = 0
     for b in order:
-        offset, length = blocks.span(b)
+        offset, length = span(b)
         same = run and blocks.pack[b] == blocks.pack[run[-1]]
         if same and 0 <= offset - end <= max_gap_bytes and offset + length - start <= max_range_bytes:
             run.append(b)
@@ -122,10 +127,50 @@ def read_range(backend: Backend, blocks: Blocks, r: Range) -> Iterator[tuple[int
 
 def read_encoded(backend: Backend, blocks: Blocks, wanted: Iterable[int]) -> Iterator[tuple[int, Encoded]]:
     """Read blocks in coalesced ranges; raises as `read_range`."""
-    for r in plan_ranges(blocks, wanted):
+    for r in plan_ranges(blocks, wanted, max_gap_bytes=backend.capabilities.gap_bytes):
         yield from read_range(backend, blocks, r)
 
 
 def read_blocks(backend: Backend, blocks: Blocks, wanted: Sequence[int]) -> dict[int, bytes]:
     """Read and decode blocks: number -> decoded bytes."""
     return {b: decode_block(e.codec, e.payload, e.raw_len) for b, e in read_encoded(backend, blocks, wanted)}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Decoded bytes of a block from `begin` on."""
+
+    data: bytes
+    begin: int = 0
+
+
+def read_parts(backend: Backend, blocks: Blocks, wanted: Mapping[int, tuple[int, int]]) -> dict[int, Part]:
+    """Of each block the decoded bytes from the first number to the second one; or more of it, often all.
+
+    A block that is stored as it is need not be read whole, and where small files lie in one by the dozen and a few of
+    them are wanted, that is what reading costs. The checksum is of a whole block, so a part is not verified: the caller
+    has to prove what it takes.
+
+    Raises:
+        KeyMissing: the pack is gone. Corrupt: a block is not what it should be.
+    """
+    some = {b: span for b, span in wanted.items() if _can_be_cut(blocks, b, *span)}
+    whole = read_blocks(backend, blocks, [b for b in wanted if b not in some])
+    out = {b: Part(raw) for b, raw in whole.items()}
+
+    def place(b: int) -> tuple[int, int]:
+        begin, end = some[b]
+        return int(blocks.offset[b]) + BLOCK_HEADER.size + begin, end - begin
+
+    for r in plan_ranges(blocks, some, max_gap_bytes=backend.capabilities.gap_bytes, span=place):
+        data = backend.get_range(r.key, r.offset, r.length)
+        for b in r.blocks:
+            offset, length = place(b)
+            out[b] = Part(data[offset - r.offset : offset - r.offset + length], some[b][0])
+    return out
+
+
+def _can_be_cut(blocks: Blocks, b: int, begin: int, end: int) -> bool:
+    raw = int(blocks.raw_len[b])
+    as_it_is = int(blocks.codec[b]) == RAW and int(blocks.packed_len[b]) == raw
+    return as_it_is and 0 <= begin < end <= raw and 2 * (end - begin) <= raw

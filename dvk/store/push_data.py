@@ -173,7 +173,8 @@ def _copy(plan: Plan, writer: PackWriter, pool: ThreadPoolExecutor, jobs: deque[
             else:
                 writer.add_new(range(len(ids)), ids, lengths, memoryview(b"".join(pieces)))
 
-    for r in plan_ranges(placed.blocks, members, max_range_bytes=_RANGE_BYTES):
+    gap = local.backend.capabilities.gap_bytes
+    for r in plan_ranges(placed.blocks, members, max_range_bytes=_RANGE_BYTES, max_gap_bytes=gap):
         jobs.append(pool.submit(send, r))
         while len(jobs) > 4 * _IN_FLIGHT:
             jobs.popleft().result()

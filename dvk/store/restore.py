@@ -34,7 +34,7 @@ from dvk.events import Meter, OnEvent, ignore
 from dvk.store.content import Content, ContentSource, StoreContent, pieces
 from dvk.store.names import I64, U8
 from dvk.store.outfile import CannotWrite, begin_writeback, empty, reserve, write_all
-from dvk.store.placement import Placement, read_blocks
+from dvk.store.placement import Part, Placement, read_parts
 from dvk.store.reuse import Old, OldChanged, Reuse, find_shared
 from dvk.store.store import Store
 from dvk.store.stream import MAX_PART_BYTES, PART_BLOCKS, stream
@@ -263,7 +263,7 @@ class _Restore:
         needed: set[int] = set()
         for _, c in group:
             needed.update(placement.block[c.first : c.first + len(c.chunks)].tolist())
-        raw, bad = self._readable(placement, sorted(needed))
+        raw, bad = self._readable(placement, self._spans(group, sorted(needed)))
         for i, c in group:
             blocks = placement.block[c.first : c.first + len(c.chunks)].tolist() if bad else ()
             error = next((bad[b] for b in blocks if b in bad), None)
@@ -278,19 +278,37 @@ class _Restore:
                 self._failed(i, error)
         self.meter.advance(bytes_=sum(int(self.sizes[i]) for i, _ in group), items=len(group))
 
-    def _readable(self, placement: Placement, needed: list[int]) -> tuple[dict[int, bytes], dict[int, DvkError]]:
-        """The blocks that can be read, decoded, and for each of the others why not."""
+    def _spans(self, group: list[tuple[int, Content]], needed: list[int]) -> dict[int, tuple[int, int]]:
+        """What of each block to read, in decoded bytes: all, where the files of the group are much of them."""
+        placement = group[0][1].placement
+        whole = {b: (0, int(placement.blocks.raw_len[b])) for b in needed}
+        if 2 * sum(int(self.sizes[i]) for i, _ in group) > sum(end for _, end in whole.values()):
+            return whole
+        out: dict[int, tuple[int, int]] = {}
+        for _, c in group:
+            part = slice(c.first, c.first + len(c.chunks))
+            begins = placement.offset[part].astype(np.int64)
+            ends = begins + c.chunks.lengths
+            for b, begin, end in zip(placement.block[part].tolist(), begins.tolist(), ends.tolist(), strict=True):
+                low, high = out.get(b, (begin, end))
+                out[b] = (min(low, begin), max(high, end))
+        return out
+
+    def _readable(
+        self, placement: Placement, spans: dict[int, tuple[int, int]]
+    ) -> tuple[dict[int, Part], dict[int, DvkError]]:
+        """The blocks that can be read, decoded as far as they are wanted, and for each of the others why not."""
         try:
-            return read_blocks(self.source.backend, placement.blocks, needed), {}
+            return read_parts(self.source.backend, placement.blocks, spans), {}
         except _HOPELESS:
             raise
         except DvkError:
             pass  # one damaged block must not take its neighbours with it, so each is read on its own
-        raw: dict[int, bytes] = {}
+        raw: dict[int, Part] = {}
         bad: dict[int, DvkError] = {}
-        for b in needed:
+        for b, span in spans.items():
             try:
-                raw |= read_blocks(self.source.backend, placement.blocks, [b])
+                raw |= read_parts(self.source.backend, placement.blocks, {b: span})
             except _HOPELESS:
                 raise
             except DvkError as error:

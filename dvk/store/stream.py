@@ -26,7 +26,7 @@ from dvk.ids import FileId
 from dvk.store.codec import MAX_BLOCK_BYTES
 from dvk.store.content import Content, ContentSource, pieces
 from dvk.store.names import I64
-from dvk.store.placement import read_blocks
+from dvk.store.placement import Part, read_blocks
 from dvk.store.reuse import Reuse
 
 #: Output of one part; also about the length of a range that is read from a remote.
@@ -128,7 +128,7 @@ class _Parts:
         raw = self._recent.get(wanted)
         fresh = read_blocks(self._backend, self._content.placement.blocks, [b for b in wanted if b not in raw])
         self._recent.keep(fresh)
-        raw |= fresh
+        at_hand = {b: Part(data) for b, data in (raw | fresh).items()}
         turns = self._turns[np.searchsorted(self._turns, start, "right") : np.searchsorted(self._turns, stop)]
         bounds = [start, *turns.tolist(), stop]
         room = self._room(int(self._lengths[start:stop][self._is_old[start:stop]].sum()))
@@ -141,7 +141,7 @@ class _Parts:
                 free = free[length:]
                 self._reuse.take(self._content.chunks.slice(a, b), int(self._old_at[a]), at, out[-1])
                 continue
-            for data in pieces(self._content, a, b, raw):
+            for data in pieces(self._content, a, b, at_hand):
                 self._write(data, at)
                 out.append(data)
                 at += len(data)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from dvk.errors import Corrupt, DataMissing, DvkError, Refused, RemoteUnreachabl
 from dvk.ids import FileId
 from dvk.store import restore as restore_module
 from dvk.store import stream as stream_module
+from dvk.store.codec import RAW
 from dvk.store.content import Content, StoreContent
-from dvk.store.pack import PackBuilder, PackKind, RecipeRow
+from dvk.store.pack import BLOCK_HEADER, PackBuilder, PackKind, RecipeRow
 from dvk.store.pages import Chunks, ListKind, format_page, page_id
 from dvk.store.restore import restore
 from dvk.store.store import Store
@@ -368,18 +370,47 @@ def test_files_that_lie_far_apart_do_not_fill_memory(monkeypatch: pytest.MonkeyP
     name, parts = pages.finish()
     put_pack(store, name, b"".join(parts))
     asked: list[int] = []
-    real = restore_module.read_blocks
 
-    def counted(backend: Backend, where: Any, wanted: Any) -> dict[int, bytes]:
-        asked.append(len(wanted))
-        return real(backend, where, wanted)
+    def counted(read: Callable[..., Any]) -> Callable[..., Any]:
+        def count(backend: Backend, where: Any, wanted: Any) -> Any:
+            asked.append(len(wanted))
+            return read(backend, where, wanted)
 
-    monkeypatch.setattr(restore_module, "read_blocks", counted)
-    monkeypatch.setattr(stream_module, "read_blocks", counted)
+        return count
+
+    monkeypatch.setattr(restore_module, "read_parts", counted(restore_module.read_parts))
+    monkeypatch.setattr(stream_module, "read_blocks", counted(stream_module.read_blocks))
     contents = [block[3] for block in blocks] + [scattered]
     got, failed = get(store, column(contents), sizes_of(contents), tmp_path / "out")
     assert not failed and got == dict(enumerate(contents))
     assert max(asked) <= 17
+
+
+def test_of_blocks_that_are_stored_as_they_are_little_more_is_read_than_is_wanted(tmp_path: Path) -> None:
+    """One small file of each of many blocks, two neighbours of another; what is damaged beside them costs nothing."""
+    backend = Watched()
+    backend.capabilities = replace(backend.capabilities, gap_bytes=4096)  # as on a disk
+    store = Store(backend)
+    small = [noise(i, 20_000) for i in range(1100)]
+    ids, _ = add(store, small)
+    placed = store.place(Chunks(ids, sizes_of(small).astype(np.uint32)))
+    assert (placed.blocks.codec == RAW).all()
+    order = np.lexsort((placed.offset, placed.block))
+    of_block = [rows for b in np.unique(placed.block) if len(rows := order[placed.block[order] == b]) > 40]
+    chosen = [int(rows[11]) for rows in of_block[1:]] + of_block[0][12:14].tolist()
+    backend.ranges = []
+    wanted = [small[i] for i in chosen]
+    got, failed = get(store, column(wanted), sizes_of(wanted), tmp_path / "out")
+    assert not failed and got == dict(enumerate(wanted))
+    assert sum(n for key, n in backend.ranges if key.startswith("p/")) == sum(map(len, wanted))
+    for i in (int(of_block[1][12]), chosen[3]):
+        b = int(placed.block[i])
+        data = bytearray(backend.get(placed.blocks.key(b), max_bytes=1 << 30))
+        data[int(placed.blocks.offset[b]) + BLOCK_HEADER.size + int(placed.offset[i]) + 5] ^= 1
+        backend.put(placed.blocks.key(b), [bytes(data)])
+    got, failed = get(store, column(wanted), sizes_of(wanted), tmp_path / "again")
+    assert got == {i: c for i, c in enumerate(wanted) if i != 3}
+    assert [type(e) for e in failed.values()] == [Corrupt]
 
 
 def test_files_of_several_placements_are_kept_apart(tmp_path: Path) -> None:
