@@ -14,7 +14,7 @@ from projects import Project, noise
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     made = Project(tmp_path / "p", tmp_path / "home")
-    made.dvk("init")
+    made.dvk("init", "--no-hooks")
     made.git("commit", "-q", "-m", "init")
     made.write({"data/t.csv": noise(50_000, 1), "im/a/1": b"one", "im/b": noise(1000, 2)})
     return made

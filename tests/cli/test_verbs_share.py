@@ -12,7 +12,7 @@ from projects import Project, files_below, noise
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     made = Project(tmp_path / "p", tmp_path / "home")
-    made.dvk("init")
+    made.dvk("init", "--no-hooks")
     made.dvk("remote", "add", "origin", str(tmp_path / "remote"))
     made.version({"t.csv": noise(50_000, 1), "im/a/1": b"one", "im/a/2": b"two", "im/b": b"b"}, "t.csv", "im")
     made.version({"t.csv": noise(60_000, 2)}, "t.csv")

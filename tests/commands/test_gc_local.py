@@ -32,7 +32,7 @@ from dvk.store.store import as_column
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     made = Project(tmp_path / "p", tmp_path / "home")
-    made.dvk("init")
+    made.dvk("init", "--no-hooks")
     made.git("commit", "-q", "-m", "init")
     return made
 

@@ -32,7 +32,7 @@ class Team:
     def __init__(self, folder: Path) -> None:
         self.folder, self.bucket = folder, folder / "bucket"
         self.one = Project(folder / "one", folder / "home")
-        self.one.dvk("init")
+        self.one.dvk("init", "--no-hooks")
         self.one.dvk("remote", "add", "origin", str(self.bucket), "--local")
         self.one.git("commit", "-q", "-m", "init")
         self.one.git("init", "-q", "--bare", str(folder / "server.git"))
@@ -70,7 +70,8 @@ def versions(team: Team, count: int, path: str = "a.bin") -> list[str]:
     """Commits of one clone, each pushed by itself, of data that has nothing in common."""
     out = []
     for i in range(count):
-        out.append(team.one.version({path: noise(20_000, 1000 + i)}, path, message=f"v{i}"))
+        # Each a little smaller, so that what goes is never more than half by a byte of luck.
+        out.append(team.one.version({path: noise(20_000 - 50 * i, 1000 + i)}, path, message=f"v{i}"))
         with team.one.repo() as repo:
             push(repo)
     team.publish(team.one)
@@ -279,7 +280,7 @@ def test_a_fork_of_the_bucket_by_another_project_keeps_its_own(team: Team) -> No
     """Two repositories track the same data in one bucket; one forgets it, the other still leads to it."""
     commits = versions(team, 2)
     other = Project(team.folder / "second", team.folder / "home")
-    other.dvk("init")
+    other.dvk("init", "--no-hooks")
     other.dvk("remote", "add", "origin", str(team.bucket), "--local")
     theirs = other.version({"same.bin": team.one.read("a.bin")}, "same.bin")
     with other.repo() as repo:

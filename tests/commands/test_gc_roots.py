@@ -183,8 +183,8 @@ def test_no_room_is_made_of_what_another_project_needs(tmp_path: Path, ids: bool
     environ = {"DVK_STORE": str(tmp_path / "store")}
     one, two = (Project(tmp_path / name, tmp_path / "home", environ=environ) for name in ("one", "two"))
     if ids:
-        one.dvk("init")
-        two.dvk("init")
+        one.dvk("init", "--no-hooks")
+        two.dvk("init", "--no-hooks")
     common, mine = noise(200_000, 1), noise(200_000, 2)
     one.version({"a": common}, "a")
     one.version({"b": mine}, "b")
@@ -202,7 +202,7 @@ def test_no_room_is_made_of_what_another_project_comes_to_need(
     """Added by somebody else between the look at the remote and the moment of deleting."""
     environ = {"DVK_STORE": str(tmp_path / "store")}
     one = Project(tmp_path / "one", tmp_path / "home", environ=environ)
-    one.dvk("init")
+    one.dvk("init", "--no-hooks")
     one.git("commit", "-q", "-m", "init")
     data = noise(200_000, 1)
     one.version({"a": data}, "a")

@@ -6,7 +6,6 @@ clone byte for byte, and every commit that a clone made and still leads to is wh
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -52,9 +51,7 @@ class Team(RuleBasedStateMachine):
         self.made: dict[str, set[str]] = {"one": set(), "two": set()}
         home = self.folder / "home"
         one = Project(self.folder / "one", home)
-        one.dvk("init")
-        # Hooks only write data into the work tree, each in a process of its own: nothing of what is looked at here.
-        one.git("config", "core.hooksPath", os.devnull)
+        one.dvk("init", "--no-hooks")
         one.git("commit", "-q", "-m", "init")
         one.git("init", "-q", "--bare", str(self.folder / "server"))
         one.git("remote", "add", "origin", str(self.folder / "server"))
