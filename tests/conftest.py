@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # As the program itself has it: a worker holds millions of objects, and to look through them now and then is dear.
 gc.set_threshold(50_000, 20, 50)
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and their children with them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes depends on what else the machine does; pytest-timeout stops what hangs.
 settings.register_profile("dvk", deadline=None)

@@ -33,7 +33,7 @@ class Version:
     data: Mapping[bytes, bytes]
 
 
-IMAGES = 2_000
+IMAGES = 800
 
 
 def live(flow: Flow) -> list[Version]:

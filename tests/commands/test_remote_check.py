@@ -85,7 +85,7 @@ def test_a_bucket_passes_and_a_bucket_that_is_not_there_is_named(
 
 def test_wrong_keys_and_no_answer_are_no_verdict(bench: Bench, s3: S3Address, new_bucket: Callable[[], str]) -> None:
     bench.git_repo.environ |= s3.env | {"AWS_SECRET_ACCESS_KEY": "wrong" * 8}
-    add_remote(bench, f"s3://{new_bucket()}/churn")
+    add_remote(bench, f"s3://{new_bucket()}/churn", deadline_s="1")
     with bench.open() as repo, pytest.raises(RemoteDenied):
         remote_check(repo)
     bench.git_repo.environ |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_ports(1)[0]}"}

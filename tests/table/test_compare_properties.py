@@ -73,7 +73,7 @@ def _other(rng: random.Random, row: tuple[int, ...], kinds: list[str]) -> tuple[
     return tuple(new), changed
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(_cases())
 def test_by_key_the_diff_equals_the_edits(case: tuple[random.Random, list[str]]) -> None:
     """Rows added, removed, changed and shuffled by construction come out exactly, with and without skipped rows."""
@@ -135,7 +135,7 @@ def _bag_oracle(a: list[tuple[int, Any]], b: list[tuple[int, Any]]) -> tuple[int
     return sum(left_b.values()) - modified, sum(left_a.values()) - modified, modified, same
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(0, 2**32))
 def test_repeated_and_null_keys_are_a_bag_for_each_key(seed: int) -> None:
     """Copies cancel first, the rest is paired; counts are those of a brute-force count, also with skipped rows."""
@@ -169,7 +169,7 @@ def test_repeated_and_null_keys_are_a_bag_for_each_key(seed: int) -> None:
         assert diff.key.nulls == tuple(sum(k == 0 for k, _ in side) for side in (a, b))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(["sequence", "bag", "position", "auto"]))
 def test_without_a_key_every_row_is_accounted_for(seed: int, align: str) -> None:
     """A bag is the difference of multisets, a position is compared with the same position, a sequence explains both."""
@@ -207,7 +207,7 @@ def test_without_a_key_every_row_is_accounted_for(seed: int, align: str) -> None
         assert left_a == left_b  # what is left is in the same order
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(0, 2**32))
 def test_a_plan_in_order_changes_no_sequence(seed: int) -> None:
     """Without a key, rows that a plan skips stay in place: what is left is aligned between them, and adds up."""

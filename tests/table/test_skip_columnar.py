@@ -46,7 +46,7 @@ def test_what_is_skipped_is_equal(seed: int, cuts: bool, aligned: bool, same_wri
     check_plan(a, b, plan(a, b))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32), kinds=st.tuples(*[st.sampled_from(["parquet", "arrow", "stream"])] * 2))
 def test_what_segments_skip_is_equal(seed: int, kinds: tuple[str, str]) -> None:
     """Two plans after one another: the first leaves segments behind as the tables are read, the second uses them."""
@@ -75,7 +75,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dvk.table.skip.columnar._MARGIN_BYTES", 150)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32), kind=st.sampled_from(["parquet", "arrow", "both"]), key=st.booleans())
 def test_the_answer_is_the_same_with_everything_read(seed: int, kind: str, key: bool) -> None:
     """By key and by content; before segments are known and after."""
