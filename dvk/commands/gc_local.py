@@ -22,6 +22,7 @@ from dvk.commands.repo import Repo
 from dvk.commands.room import Room, make_room, without
 from dvk.errors import DvkError, StorageFull, Unsafe
 from dvk.events import Note, OnEvent, ignore
+from dvk.store.borrowing import BorrowingStore
 from dvk.store.names import show
 from dvk.store.reclaim import Copies, Found, Marks, Pack, delete, fold, mark, store_bytes, survey
 from dvk.store.root import Root
@@ -104,7 +105,7 @@ def gc_local(
     _check_no_remote(store)
     needed = _needed(repo, on_event)
     roots = needed.roots
-    marks = mark(store, roots)
+    marks = needed.mark(store)
     found = survey(store, marks, young_s=young_s, now=_now(repo, clock))
     out.versions, out.packs = len(roots), len(found.packs)
     out.store_bytes = out.left_bytes = store_bytes(store)
@@ -156,9 +157,22 @@ class _Needed:
     of_others: frozenset[Root]
     #: dvk's folders of all repositories.
     folders: frozenset[bytes]
+    #: The stores of repositories that these borrow from.
+    lenders: frozenset[bytes]
 
     def __or__(self, other: _Needed) -> _Needed:
-        return _Needed(self.roots | other.roots, self.of_others | other.of_others, self.folders | other.folders)
+        return _Needed(
+            self.roots | other.roots,
+            self.of_others | other.of_others,
+            self.folders | other.folders,
+            self.lenders | other.lenders,
+        )
+
+    def mark(self, store: Store, roots: frozenset[Root] | None = None) -> Marks:
+        """What of a store these versions (or all) need. Raises as `reclaim.mark`."""
+        others = [Store(LocalBackend(os.fsdecode(folder), unnoticed=True)) for folder in sorted(self.lenders)]
+        lists = BorrowingStore(store, others) if others else store
+        return mark(store, self.roots if roots is None else roots, lists=lists)
 
 
 def _needed(repo: Repo, on_event: OnEvent) -> _Needed:
@@ -170,6 +184,7 @@ def _needed(repo: Repo, on_event: OnEvent) -> _Needed:
     roots: set[Root] = set()
     of_others: set[Root] = set()
     folders = {repo.workspace.common_dir}
+    lenders = set(repo.borrowed.stores)
     for user in repositories.users(repo.workspace):
         if not user.key and user.top == repo.workspace.top:
             roots |= {n.root for n in everything(repo, on_event=on_event)}
@@ -178,6 +193,7 @@ def _needed(repo: Repo, on_event: OnEvent) -> _Needed:
             with Repo(os.fsdecode(user.top), environ=repo.environ) as other:
                 _check_is(other, user)
                 folders.add(other.workspace.common_dir)
+                lenders.update(other.borrowed.stores)
                 found = {n.root for n in everything(other, on_event=on_event)}
                 roots |= found
                 if not repo.project or other.project != repo.project:
@@ -191,7 +207,9 @@ def _needed(repo: Repo, on_event: OnEvent) -> _Needed:
                 subject=show(user.top),
                 hint=f"bring it back; if it is gone for good: `dvk gc --forget {show(user.top)}`",
             ) from error
-    return _Needed(frozenset(roots), frozenset(of_others), frozenset(folders))
+    return _Needed(
+        frozenset(roots), frozenset(of_others), frozenset(folders), frozenset(lenders - {repo.workspace.store_dir})
+    )
 
 
 def _check_is(other: Repo, user: repositories.User) -> None:
@@ -223,7 +241,7 @@ class _Run:
     @property
     def stays(self) -> Marks:
         """What must not make room, whatever a remote holds, as of the last look."""
-        return mark(self.store, self.needed.of_others)
+        return self.needed.mark(self.store, self.needed.of_others)
 
     def delete(self, packs: Sequence[Pack], copies: Copies, *, room: Room | None = None) -> int:
         """Ask again what is needed, now that nobody adds, and delete what is safe; how many packs.
@@ -235,7 +253,7 @@ class _Run:
             _check_no_remote(self.store)
             known, self.needed = self.needed, self.needed | _needed(self.repo, ignore)
             if self.needed.roots != known.roots:
-                self.marks = mark(self.store, self.needed.roots)
+                self.marks = self.needed.mark(self.store)
             if room is not None and self.needed.of_others != known.of_others:
                 packs = without(self.store, packs, self.stays)
             if isinstance(backend := self.store.backend, LocalBackend) and not self._exclusive:

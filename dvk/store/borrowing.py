@@ -37,6 +37,10 @@ class BorrowingStore(Store):
         return self._mine
 
     @property
+    def parts(self) -> tuple[Store, ...]:
+        return self._stores
+
+    @property
     def damaged(self) -> tuple[DvkError, ...]:
         return tuple(error for store in self._stores for error in store.damaged)
 

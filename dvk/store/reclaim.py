@@ -116,27 +116,32 @@ class Marks:
         return self.files.has(file_column(footer))
 
 
-def mark(store: Store, roots: Collection[Root]) -> Marks:
+def mark(store: Store, roots: Collection[Root], *, lists: Store | None = None) -> Marks:
     """Everything here that these versions need; what was never fetched is passed over.
+
+    Args:
+        lists: the store, and those that its users borrow from: a list of files may lie there, and the data here.
 
     Raises:
         Unsafe: pages or recipes are damaged or gone, so nobody knows what they need.
         Busy: another collection deletes them right now.
     """
-    store.look_again()
+    lists = store if lists is None else lists
+    lists.look_again()
     marks = Marks()
     folders = [r.id for r in roots if r.kind == FOLDER]
     plain = as_column(r.id for r in roots if r.kind != FOLDER)
     marks.files.add(plain)
-    _walk(store, ListKind.LISTING, folders, marks)
+    _walk(lists, ListKind.LISTING, folders, marks)
     # Every recipe of a file that is needed: where there are several, nobody says here which one is whole.
     recipes: list[bytes] = []
     here = _Needed()
-    for name, kind in store.list_packs().items():
+    packs = ((part, name, kind) for part in lists.parts for name, kind in part.list_packs().items())
+    for part, name, kind in packs:
         if kind is not PackKind.PAGES:
             continue
         try:
-            footer = store.footer(name, kind)
+            footer = part.footer(name, kind)
         except KeyMissing as error:
             raise Busy(
                 "another collection took a pack away meanwhile; nothing was deleted",
@@ -144,13 +149,13 @@ def mark(store: Store, roots: Collection[Root]) -> Marks:
                 hint="run it again when that has ended",
             ) from error
         except FormatError as error:
-            raise _unreadable(store, error) from error  # nobody knows what recipes it has
+            raise _unreadable(part, error) from error  # nobody knows what recipes it has
         if len(footer.recipes):
             here.add(file_column(footer))
             recipes += [bytes(root) for root in footer.recipes["root"][marks.recipes(footer)].tolist()]
     # What the index or a note says of recipes that no pack has any more.
     gone = sum(int((marks.files.has_prefixes(p) & ~here.has_prefixes(p)).sum()) for p in store.known_recipes())
-    _walk(store, ListKind.RECIPE, recipes, marks)
+    _walk(lists, ListKind.RECIPE, recipes, marks)
     # A file of one chunk is its chunk.
     marks.chunks.add(plain)
     lost = gone + int(np.count_nonzero(store.knew(as_column(marks.missing))))

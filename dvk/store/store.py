@@ -62,6 +62,11 @@ class Store(Catalog):
         """The part of it that is written to: itself, unless it also reads other stores (`dvk.store.borrowing`)."""
         return self
 
+    @property
+    def parts(self) -> tuple[Store, ...]:
+        """Itself and the other stores that it also reads."""
+        return (self,)
+
     # ------------------------------------------------------------ identity
 
     def describe(self) -> Descriptor | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from flowkit import Flow, noise
 
+from dvk.commands.gc_local import gc_local
 from dvk.errors import Refused
 
 
@@ -115,3 +116,21 @@ def test_verify_counts_what_is_borrowed_and_damage_of_the_source_is_not_written_
     assert all("--no-store" in e.hint for e in other.pull(ok=False).failures), "as with a damaged store of its own"
     other.pull("a", store=False)
     assert other.one("a").clean and other.read("a") == noise(70_000, 1)
+
+
+def test_a_collection_follows_lists_into_the_stores_that_are_borrowed_from(flow: Flow, tmp_path: Path) -> None:
+    """The list of a folder lies there; the data of one of its files only here, where it was added as another file."""
+    flow.version({f"im/{i}": noise(3_000, i) for i in range(5)}, "im")
+    flow.push()
+    there = flow.clone(tmp_path / "there")
+    there.pull("im/1")
+    here = clone(there, tmp_path / "here", "--shared")
+    here.write({"copy": noise(3_000, 3)})
+    here.add("copy")
+    here.git("reset", "-q", "--hard")
+    here.remove("copy")
+    own = here.top / ".git/dvk/store"
+    assert packs(here) and not [p for p in own.rglob("m/*/*") if p.is_file()], "data is here, the list is there"
+    with here.repo() as repo:
+        gc_local(repo, young_s=0)
+    assert packs(here)
