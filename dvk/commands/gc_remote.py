@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -116,7 +116,7 @@ def apply_remote_gc(
     if more_than_half:
         asked = replace(asked, limits=replace(asked.limits, more_than_half=True))
     with _collector(repo, asked, on_event, clock) as (target, collector, said):
-        with repo.writing() if plan.repack else nullcontext():
+        with repo.writing():  # it may fetch, to write locators that lead nowhere again or to pack anew
             done = collector.condemn(said(), plan, policy=_policy(asked, target))
         out = _result("condemn", target, done)
         out.ripe_at = collector.ripe_at
@@ -150,7 +150,8 @@ def sweep_remote_gc(
     limits = replace(asked.limits, grace=asked.limits.grace if grace is None else grace, exclusive=exclusive)
     asked = replace(asked, limits=limits, offline=offline or asked.offline)
     with _collector(repo, asked, on_event, clock) as (target, collector, said):
-        done = collector.sweep(said())
+        with repo.writing():
+            done = collector.sweep(said())
         out = RemoteGcResult("sweep", target.name, target.url, packs=done.packs, bytes=done.bytes, spared=done.spared)
         out.requests = target.requests
         return out

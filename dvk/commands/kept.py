@@ -217,9 +217,10 @@ def kept(repo: Repo, policy: Policy, *, confirmed: Iterable[str], heard: Heard, 
         Unsafe: as `everything`.
     """
     found = everything(repo, on_event=on_event, more=[*heard.branches, *heard.tags])
-    known = frozenset(n.root.text for n in found)
+    roots = {n.root.text: n.root for n in found}
+    known = frozenset(roots)
     wanted = known if not policy.lets_go else _wanted(repo, policy, found, heard)
-    return Kept(known | frozenset(confirmed), wanted)
+    return Kept(known | frozenset(confirmed), wanted, roots)
 
 
 def _wanted(repo: Repo, policy: Policy, found: Sequence[Named], heard: Heard) -> frozenset[str]:

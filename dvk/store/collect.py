@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,16 +24,17 @@ from dvk.events import Meter, Note, OnEvent, ignore
 from dvk.store.census import Census, take_census
 from dvk.store.collect_plan import CollectPlan, Kept, Limits, decide, ours, roots_that_go
 from dvk.store.collect_state import Memory, State, open_state
-from dvk.store.compact import Needs, compact, cover, needs, needs_of_whole
+from dvk.store.compact import Needs, cover, needs, needs_of_whole, needs_somehow, root_of_text
 from dvk.store.condemned import condemned_key, format_condemned
 from dvk.store.promise import Conflict
 from dvk.store.record import Record, format_mark, record_key
-from dvk.store.repack import find_sparse, resend
+from dvk.store.repack import find_sparse, resend, send_again
 from dvk.store.store import Store
 
 __all__ = ["CollectPlan", "Collector", "Kept", "Limits", "Swept", "Undone"]
 
 _CONNECTIONS = 16
+_WRITER = "dvk gc"
 _LOCATOR = re.compile(r"l/([fd])/[0-9a-f]{2}/([0-9a-f]{64})")
 
 
@@ -61,7 +62,8 @@ class Collector:
         state: a directory of this clone for what it knows of remotes.
         project: whose records may be retired.
         promised: ids of records (hex) that this clone saw confirmed: none may be missing from a listing.
-        local: the store of this clone, through which sparse packs are written anew when `limits` say that it is alone.
+        local: the store of this clone: through it locators that lead nowhere are mended, and sparse packs written anew
+            when `limits` say that it is alone.
     """
 
     def __init__(
@@ -135,7 +137,7 @@ class Collector:
             project=self.project,
             now=now,
             seen=state.seen,
-            needs=lambda roots: needs(self.remote, roots).packs,
+            needs=lambda roots: needs_somehow(self.remote, roots, kept.roots)[0],
             subject=self.remote.name,
             free=free,
         )
@@ -192,7 +194,7 @@ class Collector:
                 census, plan = self._repack(kept, census, plan, state)
             for rid in plan.give_up:
                 self._mark(rid, ".e")
-            self._compact(census, plan)
+            self._compact(census, plan, kept)
             gone = [*plan.retire, *plan.replace]
             state.retired += gone
             state.unwanted = sorted({*state.unwanted, *plan.unwanted})
@@ -231,7 +233,21 @@ class Collector:
         again = self._decide_with(kept, census, state, plan.made_at, plan.repack)
         return census, replace(again, repack=plan.repack)
 
-    def _compact(self, census: Census, plan: CollectPlan) -> None:
+    def _needs(self, roots: Sequence[str], kept: Kept) -> Needs:
+        """As `needs`. Locators that lead nowhere are written again first, by a push of this clone: a pusher with an old
+        view may have died between writing one and confirming its record."""
+        try:
+            return needs(self.remote, roots)
+        except Unsafe:
+            if self.local is None:
+                raise
+        _, astray = needs_somehow(self.remote, roots, kept.roots)
+        found = [kept.roots[t] if t in kept.roots else root_of_text(self.remote, t) for t in astray]
+        send_again(self.local, self.remote, found, state=self._folder, project=self.project, on_event=self._on_event)
+        self._on_event(Note(f"{len(astray):,} locators that led nowhere were written again", self.remote.name))
+        return needs(self.remote, roots)
+
+    def _compact(self, census: Census, plan: CollectPlan, kept: Kept) -> None:
         """Records over what the replaced ones held and is wanted, each of the project whose they were."""
         keep = set(plan.keep)
         for project in sorted({census.records[rid].project for rid in plan.replace}):
@@ -244,7 +260,8 @@ class Collector:
             if not theirs & keep:
                 continue
             try:
-                compact(self.remote, sorted(theirs & keep), pool=self._pool, project=project)
+                wanted = sorted(theirs & keep)
+                self._cover(wanted, self._needs(wanted, kept), _WRITER, project)
             except Conflict as error:
                 raise Unsafe(
                     "another collection got in the way; nothing was deleted",
@@ -299,9 +316,7 @@ class Collector:
                 self._publish(memory)
                 census = self._census()
                 self._check(census, state)
-            # Given up for good: a confirmation that comes late must not bring back a name of packs that are gone.
-            for rid in sorted(census.dead - census.retired):
-                self._mark(rid, ".x")
+            self._bury(census)
             condemned = set(state.packs)
             doomed = sorted(condemned & census.packs.keys() - census.named(census.live))
             freed = self._delete(doomed, census)
@@ -312,6 +327,11 @@ class Collector:
             state.clear()
             self._look(census, memory)
             return Swept(len(doomed), freed, len(condemned & census.packs.keys()) - len(doomed))
+
+    def _bury(self, census: Census) -> None:
+        """Give up for good: a confirmation that comes late must not bring back a name of packs that are gone (G5)."""
+        for rid in sorted(census.dead - census.retired):
+            self._mark(rid, ".x")
 
     def _publish(self, memory: Memory) -> None:
         """Condemn under a name that was never used, then remove the lists of our sweeps that were cut short."""
@@ -361,9 +381,9 @@ class Collector:
             return False
         self._on_event(Note(f"{len(again):,} versions that were condemned are wanted again and stay", self.remote.name))
         self._withdraw(memory)
-        found = needs(self.remote, again)
+        found = self._needs(again, kept)
         try:
-            self._cover(again, found, "dvk gc")
+            self._cover(again, found, _WRITER, self.project)
         except Conflict as error:
             raise Unsafe(
                 "versions that are wanted again are being deleted by another collection",
@@ -380,8 +400,8 @@ class Collector:
         ours = (rid for rid in census.live & census.confirmed if census.records[rid].project == self.project)
         return {root for rid in ours for root in census.records[rid].roots}
 
-    def _cover(self, roots: Iterable[str], found: Needs, writer: str) -> None:
-        cover(self.remote, sorted(roots), found, pool=self._pool, writer=writer, project=self.project)
+    def _cover(self, roots: Iterable[str], found: Needs, writer: str, project: str) -> None:
+        cover(self.remote, sorted(roots), found, pool=self._pool, writer=writer, project=project)
 
     def _remove_records(self, census: Census, state: State) -> None:
         """Records that are dead and that no other names; their marks stay, so that nobody misses them."""
@@ -427,7 +447,7 @@ class Collector:
             found, lost = needs_of_whole(self.remote, sorted(roots))
             if whole := roots - lost:
                 try:
-                    self._cover(whole, found, "dvk gc --undo")
+                    self._cover(whole, found, "dvk gc --undo", self.project)
                 except Conflict as error:
                     raise Unsafe("another collection is deleting them", subject=self.remote.name) from error
             state.clear()

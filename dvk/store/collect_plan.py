@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from blake3 import blake3
 
 from dvk.errors import FormatError, Unsafe
 from dvk.store.census import Census
+from dvk.store.root import Root
 
 _FORMAT = 1
 _KIND = "dvk gc plan"
@@ -29,6 +30,7 @@ class Kept:
 
     known: frozenset[str]
     wanted: frozenset[str]
+    roots: Mapping[str, Root] = field(default_factory=dict)  #: how large versions are, as far as Git says so
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,20 +7,19 @@ names just what the wanted roots use; then the old records can be retired, and p
 What a root uses is read from its locator and proven: every page by its id, every chunk by the footer of a pack that is
 kept. A locator that leads nowhere stops the compaction; it never makes data garbage.
 
->>> rid = compact(remote, ["f:3fa1..."], pool=pool)                       # doctest: +SKIP
+>>> cover(remote, roots, needs(remote, roots), pool=pool, writer="dvk gc", project="")       # doctest: +SKIP
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dvk import __version__
 from dvk.backend.contract import KeyMissing
 from dvk.errors import DvkError, FormatError, NotOurs, Unsafe
 from dvk.ids import RecordId
@@ -34,6 +33,7 @@ from dvk.store.record import Record
 from dvk.store.root import FILE, FOLDER, Root
 from dvk.store.section_reader import SectionReader
 from dvk.store.store import Store
+from dvk.store.wholeness import State, Wholeness
 
 _SECTIONS_AT_ONCE = 16
 
@@ -63,6 +63,32 @@ def needs_of_whole(remote: Store, roots: Sequence[str]) -> tuple[Needs, set[str]
     """As `needs`, for those roots that are whole; and those that are not."""
     lost: set[str] = set()
     return _needs(remote, roots, lambda text, _: lost.add(text)), lost
+
+
+def needs_somehow(remote: Store, roots: Sequence[str], known: Mapping[str, Root]) -> tuple[frozenset[str], list[str]]:
+    """The pack keys that roots use, and those of the roots that only the footers of all packs still lead to.
+
+    What such a root uses of page packs is not asked: all of them count. Its locator has to be written again before
+    anything goes that it needs.
+
+    Args:
+        known: what is known of roots besides, for locators that are gone.
+
+    Raises:
+        Unsafe: something of a root is lost, or nobody knows how large it is.
+    """
+    found, astray = needs_of_whole(remote, roots)
+    packs = set(found.packs)
+    if astray:
+        packs.update(item.key for item in remote.backend.list(f"{PackKind.PAGES.prefix}/"))
+        by_footers = Wholeness(Store(remote.backend))
+        for text in sorted(astray):
+            root = known[text] if text in known else root_of_text(remote, text)
+            if by_footers.look(root).state is not State.WHOLE:
+                needs(remote, [text])  # says what is wrong
+                raise _astray(remote, text, Unsafe("it is not whole"))
+        packs.update(pack_key(PackKind.DATA, name) for name in by_footers.used)
+    return frozenset(packs), sorted(astray)
 
 
 def _needs(remote: Store, roots: Sequence[str], on_loss: Callable[[str, DvkError], None]) -> Needs:
@@ -166,19 +192,15 @@ def _walk(reader: SectionReader, root: Root, found: Locator) -> Iterator[tuple[s
             yield from _walk(reader, file, inner)
 
 
-def compact(
-    remote: Store, roots: Sequence[str], *, pool: Executor, writer: str = f"dvk {__version__}", project: str = ""
-) -> RecordId:
+def cover(remote: Store, roots: Sequence[str], found: Needs, *, pool: Executor, writer: str, project: str) -> RecordId:
     """Write and confirm one record over `roots`, and put their locators again with its name; its id.
 
+    Args:
+        found: what the roots use (`needs`).
+
     Raises:
-        Unsafe: see `needs`. Conflict: something of it is being collected; nothing was promised.
+        Conflict: something of it is being collected; nothing was promised.
     """
-    return cover(remote, roots, needs(remote, roots), pool=pool, writer=writer, project=project)
-
-
-def cover(remote: Store, roots: Sequence[str], found: Needs, *, pool: Executor, writer: str, project: str) -> RecordId:
-    """As `compact`, over packs that are known already."""
     store = remote.describe_again()
     if store is None:
         raise NotOurs("there is no dvk store here", subject=remote.name)

@@ -22,6 +22,7 @@ from dvk.store.index import U64, prefixes
 from dvk.store.pack import BLOCK_HEADER, PackKind
 from dvk.store.push import Owner, Version, push
 from dvk.store.push_plan import Avoid
+from dvk.store.root import Root
 from dvk.store.store import Store
 
 #: A pack of which less than this part is needed is sparse.
@@ -74,17 +75,40 @@ def resend(
         Unsafe: it could not all be had; nothing relies on less than before.
     """
     keys = set(packs)
-    found = [root_of_text(remote, text) for text in roots]
-    done = fetch(remote, local, [Wanted(root) for root in found], on_event=on_event)
-    if done.failures:
-        raise Unsafe(
-            f"what is to be packed anew cannot be read ({done.failures[0][1].message}); nothing was deleted",
-            subject=remote.name,
-            hint="`dvk verify --remote` says what is damaged",
-        )
     naming = {rid for rid, r in census.records.items() if not keys.isdisjoint((*r.packs, *r.reused))}
     fallen = naming | census.relying(naming)
     avoid = Avoid({bytes.fromhex(k.rsplit("/", 1)[-1]) for k in keys}, {bytes.fromhex(rid) for rid in fallen})
-    sent = push(local, remote, [Version(r) for r in found], state, on_event=on_event, owner=Owner(project), avoid=avoid)
-    if sent.absent or len(sent.sent) != len(found):
-        raise Unsafe("not all of what is to be packed anew was sent; nothing was deleted", subject=remote.name)
+    found = [root_of_text(remote, text) for text in roots]
+    send_again(local, remote, found, state=state, project=project, avoid=avoid, on_event=on_event)
+
+
+def send_again(
+    local: Store,
+    remote: Store,
+    roots: Sequence[Root],
+    *,
+    state: str,
+    project: str,
+    avoid: Avoid | None = None,
+    on_event: OnEvent = ignore,
+) -> None:
+    """Fetch what `local` lacks of versions and push them with new locators, as far as the old ones do not lead to all.
+
+    Args:
+        avoid: what must not be relied on; without, everything that the versions rely on is read back.
+
+    Raises:
+        Unsafe: it could not all be had, or sent; nothing relies on less than before.
+    """
+    done = fetch(remote, local, [Wanted(root) for root in roots], on_event=on_event)
+    if done.failures:
+        raise Unsafe(
+            f"what is to be sent again cannot be read ({done.failures[0][1].message}); nothing was deleted",
+            subject=remote.name,
+            hint="`dvk verify --remote` says what is damaged",
+        )
+    versions = [Version(root) for root in roots]
+    verify = avoid is None
+    sent = push(local, remote, versions, state, on_event=on_event, owner=Owner(project), avoid=avoid, verify_all=verify)
+    if sent.absent or len(sent.sent) != len(roots):
+        raise Unsafe("not all of what is to be sent again was; nothing was deleted", subject=remote.name)

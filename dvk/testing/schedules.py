@@ -10,12 +10,12 @@ pools, which do their work in the calling thread, in an order that the seed choo
 Each schedule has up to three pushers (of new versions, of versions that are just being collected, of another project,
 of what a live record covers), up to two collectors with different views of Git, which condemn and sweep or take it
 back, and now and then one whose listings leave things out. Any of them may die before or after any operation and be
-started again. At the end
+started again, and some sleep before a step of the protocol until the others are done. At the end
 
 - every version that a push acknowledged, and every version that all of Git wants, is whole: each of its chunks lies
   where its locator says, or it is read byte by byte (a tenth is read anyhow);
-- a further collection is not stuck: it finds nothing that looks like a loss, and where a pusher that died has left a
-  locator that leads nowhere, `push --verify full` mends it, as the refusal says;
+- a further collection is not stuck: it finds nothing that looks like a loss, and a locator that leads nowhere, which a
+  pusher that died has left, does not stop it; `push --verify full` mends that for readers;
 - whoever was given half a listing has refused, or has deleted nothing that is needed.
 """
 
@@ -73,6 +73,50 @@ class Lost(AssertionError):
 # ---------------------------------------------------------------- one operation at a time
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A step of the protocol, by the operation that it is; `before` says how the operation begins."""
+
+    before: str
+    ends: str = ""
+
+    def is_at(self, what: str) -> bool:
+        """Whether an operation is that step."""
+        return what.startswith(self.before) and what.endswith(self.ends)
+
+
+#: What most rules are about lies between two of these: who sleeps or dies there meets them more often than by chance.
+MOMENTS = (
+    Moment("put j/"),  # P3, or any mark
+    Moment("list g/c-"),  # P4, census
+    Moment("put l/"),  # between P5 and P6
+    Moment("put j/", ".ok"),  # P6
+    Moment("put j/", ".e"),  # G0
+    Moment("put j/", ".x"),  # G0, G5
+    Moment("put g/c-"),  # G2, G3
+    Moment("delete p/"),  # G6
+    Moment("delete g/"),  # G7
+    Moment("delete j/"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What is in store for an actor: a step before which it sleeps, one after which it dies for good."""
+
+    sleeps: Moment | None = None
+    dies: Moment | None = None
+
+
+#: What takes more accidents at once than chance gives: fates of a pusher and of a collector.
+PLOTS = (
+    # A record relies on what no other does, between the last look of a collector and its deleting.
+    (Fate(sleeps=Moment("put j/")), Fate(sleeps=Moment("delete p/"))),
+    # A confirmation comes when the packs are gone, and neither side lives to clear away.
+    (Fate(sleeps=Moment("put j/", ".ok"), dies=Moment("put j/", ".ok")), Fate(dies=Moment("delete g/"))),
+)
+
+
 class Turns:
     """Who may do the next operation on the remote. Decides with the random numbers of the schedule alone.
 
@@ -86,7 +130,19 @@ class Turns:
         self._done = threading.Lock()
         # Few changes find most races (a bug needs few of them in the right place), many the others.
         self._stay = rng.choice((0.0, 0.5, 0.9, 0.97))
+        self._naps: dict[str, Moment] = {}
+        self._asleep: list[str] = []
         self.now = ""
+
+    def sleep_before(self, name: str, moment: Moment) -> None:
+        """Let an actor sleep once, before that step, until all others sleep or have come to their ends."""
+        self._naps[name] = moment
+
+    def _next(self) -> str:
+        awake = [name for name in self._alive if name not in self._asleep]
+        if not awake:
+            awake = [self._asleep.pop(self._rng.randrange(len(self._asleep)))]
+        return self._rng.choice(awake)
 
     def run(self, actors: dict[str, Callable[[], None]]) -> None:
         """Run all actors to their ends.
@@ -109,14 +165,14 @@ class Turns:
                 failed.append(error)
             self._alive.remove(name)
             if self._alive:
-                self._locks[self._rng.choice(self._alive)].release()
+                self._locks[self._next()].release()
             else:
                 self._done.release()
 
         threads = [threading.Thread(target=life, args=actor, daemon=True) for actor in actors.items()]
         for thread in threads:
             thread.start()
-        self._locks[self._rng.choice(self._alive)].release()
+        self._locks[self._next()].release()
         self._done.acquire()
         for thread in threads:
             thread.join()
@@ -125,8 +181,12 @@ class Turns:
 
     def step(self, name: str, what: str) -> None:
         """Before each operation: let others go first, as the schedule says."""
-        if self._rng.random() >= self._stay:
-            following = self._rng.choice(self._alive)
+        tired = name in self._naps and self._naps[name].is_at(what)
+        if tired:
+            del self._naps[name]
+            self._asleep.append(name)
+        if tired or self._rng.random() >= self._stay:
+            following = self._next()
             if following != name:
                 self._locks[following].release()
                 self._locks[name].acquire()
@@ -144,12 +204,14 @@ class Stepped(Backend):
         self.inner, self.name = inner, inner.name
         self._turns, self._actor, self._rng = turns, name, rng
         self.dies_at = -1  #: number of the operation before or after which the actor dies
+        self.dies_when: Moment | None = None  #: the same, at the first operation of a kind
+        self.doomed: Moment | None = None  #: after that it dies, and nobody starts it again
         self.lies = False  #: whether listings leave something out
         self._count = 0
 
     def live_again(self) -> None:
         """A new process of the same actor."""
-        self.dies_at, self._count = -1, 0
+        self.dies_at, self.dies_when, self._count = -1, None, 0
 
     def _do(self, what: str, work: Callable[[], Any]) -> Any:
         self._count += 1
@@ -157,11 +219,15 @@ class Stepped(Backend):
             raise Lost(f"{self._actor} goes in circles")
         if 0 <= self.dies_at < self._count:
             raise Crashed
+        if self.dies_when is not None and self.dies_when.is_at(what):
+            self.dies_at = self._count
         self._turns.step(self._actor, what)
         if self._count == self.dies_at and self._rng.random() < 0.5:
             raise Crashed
         out = work()
         if self._count == self.dies_at:
+            raise Crashed
+        if self.doomed is not None and self.doomed.is_at(what):
             raise Crashed
         return out
 
@@ -363,6 +429,7 @@ class Schedule:
         self.state = tempfile.mkdtemp(dir=world.folder)
         self.remote = world.remote()
         self.turns = Turns(self.rng, tell=tell)
+        self.backends: dict[str, Stepped] = {}
         self.promised: set[int] = {2}  # of all versions the one that every Git leads to
         self.tell = tell
 
@@ -381,6 +448,14 @@ class Schedule:
             actors[f"collector{i}"] = self._collector(f"collector{i}", lies=False)
         if rng.random() < 0.1:
             actors["misled"] = self._collector("misled", lies=True)
+        for name in actors:
+            if rng.random() < 0.4:
+                self.turns.sleep_before(name, rng.choice(MOMENTS))
+        if rng.random() < 0.2:
+            for name, fate in zip(("pusher0", "collector0"), rng.choice(PLOTS), strict=True):
+                if fate.sleeps is not None:
+                    self.turns.sleep_before(name, fate.sleeps)
+                self.backends[name].doomed = fate.dies
         try:
             self.turns.run(actors)
             self._check()
@@ -388,7 +463,8 @@ class Schedule:
             shutil.rmtree(self.state, ignore_errors=True)
 
     def _backend(self, name: str) -> Stepped:
-        return Stepped(self.remote, self.turns, name, self.rng)
+        self.backends[name] = Stepped(self.remote, self.turns, name, self.rng)
+        return self.backends[name]
 
     def _lives(self, backend: Stepped, life: Callable[[], None], longest: int) -> None:
         """Lives of one actor until one ends by itself."""
@@ -396,12 +472,14 @@ class Schedule:
             backend.live_again()
             if self.rng.random() < 0.25:
                 backend.dies_at = self.rng.randrange(1, longest)
+            elif self.rng.random() < 0.25:
+                backend.dies_when = self.rng.choice(MOMENTS)
             try:
                 life()
                 break
             except Crashed:
                 self.counts.crashes += 1
-                if self.rng.random() < 0.5:
+                if backend.doomed is not None or self.rng.random() < 0.5:
                     break  # nobody starts it again
         self.counts.operations += backend._count
 
@@ -436,16 +514,22 @@ class Schedule:
         known = frozenset(world.data[i].root.text for i in range(rng.choice((3, 3, 6))))
         wanted = frozenset(world.data[i].root.text for i in ({2}, {1, 2}, {0, 2})[rng.randrange(3)])
         # Who knows of what is being pushed has heard of it from Git.
-        kept = Kept(known, wanted)
+        kept = Kept(known, wanted, {data.root.text: data.root for data in world.data})
         limits = Limits(grace=0, young=_DAY if lies else 0, more_than_half=True)
         project = "a" * 32
+        mends = rng.random() < 0.5  # locators that lead nowhere
 
         def life() -> None:
             backend.lies = lies
             # What this clone saw when it pushed: without that nobody could tell half a remote from a small one.
             promised = [k[2:66] for k in world.objects if k.startswith("j/")] if lies else ()
             with Collector(
-                Store(backend), f"{self.state}/{name}", limits=limits, project=project, promised=promised
+                Store(backend),
+                f"{self.state}/{name}",
+                limits=limits,
+                project=project,
+                promised=promised,
+                local=world.local if mends else None,
             ) as collector:
                 for _ in range(rng.choice((1, 1, 2))):
                     try:
@@ -492,25 +576,21 @@ class Schedule:
                 raise Lost(f"version {i} cannot be had: {done.failures[0][1]}")
             if content(fresh, data.root) != data.files:
                 raise Lost(f"version {i} came back wrong")
-        try:
-            self._plan_once_more()
-        except Unsafe as error:
+        self._plan_once_more()
+        if astray:
             # A pusher that died had written the locator of what another one had acknowledged. It is a hint, and the
-            # data is there; what the hint of that refusal says has to mend it.
-            if "cannot be followed" not in error.message:
-                raise
-            versions = [
-                self.world.version(i) for i in range(len(self.world.data))
-            ]  # it may be one that nobody promised
+            # data is there; what readers are told to do has to mend it.
+            versions = [self.world.version(roots[text]) for text in sorted(astray)]
             push(self.world.local, Store(self.remote), versions, f"{self.state}/mend", verify_all=True)
-            self._plan_once_more()
+            if needs_of_whole(Store(self.remote), sorted(astray))[1]:
+                raise Lost("a locator leads nowhere after `push --verify full`")
             self.counts.mended += 1
 
     def _plan_once_more(self) -> None:
         known = frozenset(d.root.text for d in self.world.data)
         limits = Limits(grace=0, young=0, more_than_half=True, retention=10 * 365 * _DAY)
         with Collector(Store(self.remote), f"{self.state}/last", limits=limits, project="a" * 32) as collector:
-            collector.plan(Kept(known, known))
+            collector.plan(Kept(known, known, {d.root.text: d.root for d in self.world.data}))
 
 
 def run_schedules(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,12 @@ from synckit import (
 from dvk.backend.contract import Buffer
 from dvk.errors import Refused, Unsafe
 from dvk.store.collect import Collector
-from dvk.store.push import Version
+from dvk.store.compact import needs_of_whole
+from dvk.store.locator import locator_key
+from dvk.store.push import Version, push
+from dvk.store.push_plan import Avoid
 from dvk.store.record import format_mark
+from dvk.store.root import Root
 from dvk.store.roots import load_record
 from dvk.store.store import Store
 
@@ -444,3 +449,58 @@ def test_a_record_that_this_clone_saw_confirmed_must_be_listed(tmp_path: Path) -
     again = Collector(remote.store, str(tmp_path / "x"), limits=EAGER, promised=[rid.hex()], clock=lambda: NOW)
     with again as c, pytest.raises(Unsafe, match="at the last look"):
         c.plan(kept([one, two], two))
+
+
+def leads_nowhere(remote: Remote, state: Path, roots: list[Root]) -> Store:
+    """A pusher that knew nothing of the remote wrote the locator of the third version and died; its packs went.
+
+    A store that holds all versions.
+    """
+
+    class Killed(Exception):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    local = new_store()
+    for tree in (A, B, C):
+        add_folder(local, tree)
+    packs, records = set(remote.keys("p/") + remote.keys("m/")), {k for k in remote.keys("j/") if "." not in k}
+    avoid = Avoid({bytes.fromhex(k[5:]) for k in packs}, {bytes.fromhex(k[2:]) for k in records})
+    dying = Before(remote.inner, lambda op, key: op == "put" and key.endswith(".ok"), die)
+    with pytest.raises(Killed):
+        push(local, Store(dying), [Version(roots[2])], str(state / "dead"), avoid=avoid)
+    assert needs_of_whole(remote.store, [roots[2].text])[1] == set(), "it leads to the packs of the dead push"
+    collect(remote.inner, state / "other", kept(roots, *roots))
+    assert needs_of_whole(remote.store, [roots[2].text])[1] == {roots[2].text}
+    return local
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_locator_that_leads_nowhere_is_mended_where_a_compaction_needs_it(gone: bool, tmp_path: Path) -> None:
+    remote, roots = three_versions(tmp_path)
+    local = leads_nowhere(remote, tmp_path, roots)
+    if gone:
+        remote.inner.delete(locator_key(roots[2].kind, roots[2].id))
+    what = replace(kept(roots, roots[2]), roots={r.text: r for r in roots})
+    before = sum(len(x) for x in remote.objects("p/").values())
+    for _ in range(3):
+        with Collector(Store(remote.inner), str(tmp_path / "gc"), limits=EAGER, clock=lambda: NOW, local=local) as c:
+            plan = c.condemn(what, c.plan(what))
+            if plan.packs:
+                c.sweep(what)
+    assert plan.empty, "there is an end to it"
+    assert needs_of_whole(remote.store, [roots[2].text])[1] == set()
+    arrives(remote.inner, roots[2], C)
+    assert sum(len(x) for x in remote.objects("p/").values()) < before
+
+
+def test_who_cannot_mend_a_locator_deletes_nothing(tmp_path: Path) -> None:
+    remote, roots = three_versions(tmp_path)
+    leads_nowhere(remote, tmp_path, roots)
+    what = replace(kept(roots, roots[2]), roots={r.text: r for r in roots})
+    before = set(remote.keys("p/") + remote.keys("m/"))
+    with collector(remote.inner, tmp_path / "gc") as c, pytest.raises(Unsafe, match="cannot be followed"):
+        c.condemn(what, c.plan(what))
+    assert before <= set(remote.keys("p/") + remote.keys("m/"))

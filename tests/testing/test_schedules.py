@@ -40,9 +40,11 @@ def stale(real: Callable[[collect.Collector], Census]) -> Callable[[collect.Coll
     return lambda self: seen.setdefault(id(self), real(self))
 
 
-@pytest.mark.parametrize("rule", ["P5", "G3", "bases", "own record"])
+@pytest.mark.parametrize("rule", ["P4", "P5", "G3", "G5", "bases", "own record"])
 def test_a_rule_that_is_left_out_is_noticed(rule: str) -> None:
     changes = {
+        "P4": mock.patch.object(promise, "condemned", lambda _backend: set()),
+        "G5": mock.patch.object(collect.Collector, "_bury", without_checks),
         "P5": mock.patch.object(promise, "_check", without_checks),
         "G3": mock.patch.object(collect.Collector, "_census", stale(collect.Collector._census)),
         "bases": mock.patch.object(Census, "reach", lambda _self, rids: set(rids)),
