@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import gc
 import os
 import random
 import shutil
@@ -88,7 +89,8 @@ class Disk:
             os.close(fd)
 
     def unmount(self) -> None:
-        """Let go of it. A process that was just killed may hold it for a moment longer."""
+        """Let go of it. A process that was just killed may hold it for a moment longer, and so may garbage of this one."""
+        gc.collect()
         for _ in range(100):
             done = subprocess.run(["umount", self.folder], capture_output=True, check=False)
             if done.returncode == 0:
