@@ -14,6 +14,7 @@ Mounting needs root; `can_mount` says whether it can be done here.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shutil
 import subprocess
@@ -95,6 +96,7 @@ class Disk:
         return self
 
     def __exit__(self, *_how: object) -> None:
+        gc.collect()  # garbage of this process may hold files that it read there
         subprocess.run(["umount", self._folder], check=True)
 
     def used(self, limit: str) -> int:

@@ -89,7 +89,7 @@ class Disk:
             os.close(fd)
 
     def unmount(self) -> None:
-        """Let go of it. A process that was just killed may hold it for a moment longer, and so may garbage of this one."""
+        """Let go of it. A process that was just killed may hold it for a moment, and so may garbage of this one."""
         gc.collect()
         for _ in range(100):
             done = subprocess.run(["umount", self.folder], capture_output=True, check=False)
