@@ -191,7 +191,7 @@ def run_matrix(
     forever: bool = False,
     each_site: int = 0,
     sample: int = 0,
-    strace: bool = False,
+    strace: Sequence[str] = (),
     seed: int = 0,
     say: Callable[[str], None] = lambda _line: None,
 ) -> Report:
@@ -200,7 +200,7 @@ def run_matrix(
     Args:
         forever: errors go on.
         each_site: see `points`. sample: at most so many of the points, drawn from `seed`.
-        strace: strike at system calls.
+        strace: strike at these system calls, with strace.
     """
     # Not below a folder whose name changes the length of paths from run to run.
     place = tempfile.mkdtemp(prefix="dvk-matrix-")
@@ -210,7 +210,7 @@ def run_matrix(
             for verb in verbs:
                 stage = build(verb, os.path.join(place, verb))
                 if strace:
-                    _with_strace(matrix, stage, faults, say)
+                    _with_strace(matrix, stage, faults, strace, say)
                 else:
                     rng = random.Random(f"{seed} {verb}")
 
@@ -229,13 +229,15 @@ def run_matrix(
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _with_strace(matrix: Matrix, stage: Stage, faults: Sequence[str], say: Callable[[str], None]) -> None:
+def _with_strace(
+    matrix: Matrix, stage: Stage, faults: Sequence[str], calls: Sequence[str], say: Callable[[str], None]
+) -> None:
     """Strike at the Kth call that any one thread makes of each kind of system call, for each K until there is none."""
     matrix.undisturbed(stage)
     with tempfile.NamedTemporaryFile("r", errors="replace") as trace:
         for fault in faults:
             how = "signal=KILL" if fault == "kill" else f"error={fault}"
-            for name in SYSTEM_CALLS.split(","):
+            for name in calls:
                 at, struck = 0, True
                 while struck:
                     at += 1
@@ -260,7 +262,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--forever", action="store_true", help="an error goes on from its call")
     parser.add_argument("--sites", type=int, default=0, metavar="N", help="only the first N calls from each place")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="at most N calls of each verb and fault")
-    parser.add_argument("--strace", action="store_true", help="strike at system calls with strace")
+    parser.add_argument(
+        "--strace",
+        nargs="?",
+        const=SYSTEM_CALLS,
+        default="",
+        metavar="CALLS",
+        help="strike at system calls with strace; by default at %(const)s",
+    )
     parser.add_argument("--seed", type=int, default=None, help="of the sample, to replay it")
     given = parser.parse_args(argv)
     verbs, faults = given.verbs.split(","), given.faults.split(",")
@@ -275,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         forever=given.forever,
         each_site=given.sites,
         sample=given.sample,
-        strace=given.strace,
+        strace=[name for name in given.strace.split(",") if name],
         seed=seed,
         say=say,
     )
