@@ -206,7 +206,7 @@ def sweep(
         with Program() as program:
             for limit in limits:
                 for place, verbs in places.items():
-                    reads = READ_ONLY.get(place, {}) if limit == "read-only" else dict.fromkeys(verbs, False)
+                    reads = dict.fromkeys(verbs, False) if limit != "read-only" else READ_ONLY.get(place, {})
                     for verb in reads:
                         stage = build(verb, os.path.join(base, f"{place}-{verb}"))
                         if place == "store":
@@ -235,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dvk.testing.full_disk", description=__doc__.split("\n")[0])
     parser.add_argument("--sizes", type=int, default=40, help="of each disk, for each verb; default: %(default)s")
     parser.add_argument("--places", default=",".join(PLACES), help="default: %(default)s")
+    parser.add_argument("--verbs", default="", help="only these of each place (not of read-only ones)")
     parser.add_argument("--limits", default=",".join(LIMITS), help="default: %(default)s")
     given = parser.parse_args(argv)
     for word, known in [(given.places, PLACES), (given.limits, LIMITS)]:
@@ -243,7 +244,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not can_mount():
         say("nothing can be mounted here: run it as root")
         return 2
-    places = {p: PLACES[p] for p in given.places.split(",")}
+    only = given.verbs.split(",") if given.verbs else None
+    places = {p: [v for v in PLACES[p] if only is None or v in only] for p in given.places.split(",")}
     report = sweep(given.sizes, places=places, limits=given.limits.split(","), say=say)
     say(str(report))
     return 1 if report.broken else 0
