@@ -94,6 +94,11 @@ def _judge(run: Run, result: VerifyResult) -> None:
         what = f"{plural(len(result.unread), 'object')} could not be read: {result.unread[0].message}"
         subject = f"{result.remote or result.store}/{result.unread[0].key}"
         run.failure = StorageError(what, subject=subject, hint=result.unread[0].hint)
+    elif result.unread_here:
+        from dvk.store.names import show
+
+        what = f"{plural(len(result.unread_here), 'file')} could not be read: {result.unread_here[0].message}"
+        run.failure = StorageError(what, subject=show(result.unread_here[0].path), hint=result.unread_here[0].hint)
     elif result.missing:
         what = f"{plural(sum(v.state in ('not-pushed', 'unprotected') for v in result.affected), 'version')}"
         run.failure = DataMissing(f"{what} that these revisions point to were never pushed to {result.remote}")

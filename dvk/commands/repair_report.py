@@ -42,7 +42,7 @@ class RepairResult:
     @property
     def whole(self) -> bool:
         """Whether nothing is damaged or lost any more, and everything could be read."""
-        return not self.after.damaged and not self.after.unread
+        return not (self.after.damaged or self.after.unread or self.after.unread_here)
 
 
 def name_what_is_left(after: VerifyResult, left: Mapping[str, str], unread: Iterable[DamagedObject]) -> None:

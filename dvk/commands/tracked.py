@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from dvk.errors import DataMissing, NotFound, Refused
+from dvk.errors import DataMissing, DvkError, NotFound, Refused
 from dvk.events import OnEvent, ignore
 from dvk.ids import ID_BYTES, PageId
 from dvk.store.listing import Entries, Kind
@@ -130,12 +130,19 @@ def look(root_fd: int, path: bytes, state: bytes, rules: IgnoreRules, *, on_even
     return Look(path, kind, scan, match.known, match.ids, match.in_step, cache)
 
 
+def read_ids(
+    root_fd: int, seen: Look, index: I64, *, on_event: OnEvent = ignore
+) -> tuple[U8, list[tuple[int, DvkError]]]:
+    """Hash the files at `index`: ids uint8[n, 32], and the number in `index` and error of each that cannot be read."""
+    with SourceFiles(root_fd, seen.path, seen.scan, index) as source:
+        return hash_files(source, seen.scan.stats.sizes[index], on_event=on_event)
+
+
 def read_unknown(root_fd: int, seen: Look, index: I64, *, on_event: OnEvent = ignore) -> Look:
     """Hash the files at `index`; those that cannot be read stay unknown."""
     if not len(index):
         return seen
-    with SourceFiles(root_fd, seen.path, seen.scan, index) as source:
-        ids, problems = hash_files(source, seen.scan.stats.sizes[index], on_event=on_event)
+    ids, problems = read_ids(root_fd, seen, index, on_event=on_event)
     good = np.ones(len(index), np.bool_)
     good[[i for i, _ in problems]] = False
     return seen.with_ids(index[good], ids[good])

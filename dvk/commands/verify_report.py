@@ -86,6 +86,7 @@ class WorkspaceProblem:
     kind: str  #: "pointer", "selection", "stat cache", "state", "data"
     message: str
     hint: str = ""
+    unread: bool = False  #: it could not be read: nobody knows whether something is wrong with it
 
 
 @dataclass(slots=True)
@@ -111,12 +112,18 @@ class VerifyResult:
     def damaged(self) -> bool:
         """Whether something is damaged or lost; what was never pushed is not."""
         certain = any(o.certain for o in self.objects)
-        return certain or bool(self.workspace) or any(v.state in ("lost", "unreachable") for v in self.affected)
+        here = any(not p.unread for p in self.workspace)
+        return certain or here or any(v.state in ("lost", "unreachable") for v in self.affected)
 
     @property
     def unread(self) -> list[DamagedObject]:
         """The objects that could not be read."""
         return [o for o in self.objects if o.unread]
+
+    @property
+    def unread_here(self) -> list[WorkspaceProblem]:
+        """What of the work tree and its state could not be read."""
+        return [p for p in self.workspace if p.unread]
 
     @property
     def missing(self) -> bool:
@@ -199,10 +206,11 @@ def summarize(r: VerifyResult) -> str:
     spare = [o for o in certain if not o.needed]
     if spare:
         parts.append(f"damaged, and no version looked at needs it: {_count(len(spare), 'object')}")
-    if r.unread:
-        parts.append(f"could not be read: {_count(len(r.unread), 'object')}")
-    if r.workspace:
-        parts.append(f"in the work tree: {_count(len(r.workspace), 'problem')}")
+    dark = [_count(len(x), noun) for x, noun in ((r.unread, "object"), (r.unread_here, "file")) if x]
+    if dark:
+        parts.append(f"could not be read: {' and '.join(dark)}")
+    if problems := len(r.workspace) - len(r.unread_here):
+        parts.append(f"in the work tree: {_count(problems, 'problem')}")
     if not parts:
         return ""
     return "; ".join([*parts, f"to do: {_todo(r)}"])
@@ -215,7 +223,7 @@ def _todo(r: VerifyResult) -> str:
         return f"dvk repair{option} --from REMOTE-OR-CLONE that has it; each version below says whom to ask"
     if r.damaged and (any(o.certain for o in r.objects) or any(v.state == "unreachable" for v in r.affected)):
         return f"dvk repair{option}"
-    if r.unread:
+    if r.unread or r.unread_here:
         return "run it again; if it stays so, look at the disk"
     if r.workspace:
         return "see below"

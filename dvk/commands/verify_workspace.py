@@ -13,10 +13,10 @@ import numpy as np
 
 from dvk.backend.disk import is_passing, patiently, storage_error
 from dvk.commands.repo import Repo, root_of
-from dvk.commands.tracked import look, read_unknown
-from dvk.commands.verify_report import WorkspaceProblem
+from dvk.commands.tracked import look, read_ids
+from dvk.commands.verify_report import READ_AGAIN, WorkspaceProblem
 from dvk.commands.versions import staged
-from dvk.errors import DvkError
+from dvk.errors import DvkError, StorageError
 from dvk.events import OnEvent
 from dvk.store.names import show
 from dvk.store.root import Root
@@ -42,7 +42,8 @@ def workspace_problems(
     """
     index = {n.root for n in staged(repo, conflicts=True)}
     tracked: list[tuple[bytes, Pointer]] = []
-    for path, pointer in repo.workspace.worktree_pointers(under=under):
+    for path, found in repo.workspace.worktree_pointers(under=under):
+        pointer = _once_more(repo, path, found)
         if isinstance(pointer, Pointer):
             tracked.append((path, pointer))
             root = root_of(pointer)
@@ -50,12 +51,11 @@ def workspace_problems(
                 what = "it names a version that is neither in this store nor in any commit or the index"
                 yield WorkspaceProblem(path, "pointer", what, f"`git checkout -- {show(path)}.dvk`, or `dvk add` again")
         else:
-            hint = pointer.hint or f"`git checkout -- {show(path)}.dvk` brings back the committed one"
-            yield WorkspaceProblem(path, "pointer", pointer.message, hint)
+            yield _named(path, "pointer", pointer, f"`git checkout -- {show(path)}.dvk` brings back the committed one")
     try:
-        Selection.load(repo.state)
+        patiently(lambda: Selection.load(repo.state))
     except DvkError as error:
-        yield WorkspaceProblem(b"selection.json", "selection", error.message, error.hint)
+        yield _named(b"selection.json", "selection", error)
     for path, _ in tracked:
         if patiently(lambda path=path: is_damaged(repo.state, path)):  # type: ignore[misc]
             what = "what is remembered of its files is damaged; they are read again"
@@ -83,20 +83,46 @@ def _is_broken(path: bytes) -> bool:
     return False
 
 
+def _once_more(repo: Repo, path: bytes, found: Pointer | DvkError) -> Pointer | DvkError:
+    """A pointer that the disk did not give out is asked for again."""
+    if isinstance(found, DvkError) and is_passing(found.__cause__):
+        try:
+            return patiently(lambda: repo.workspace.read_pointer(path))
+        except DvkError as error:
+            return error
+    return found
+
+
+def _named(path: bytes, kind: str, error: DvkError, hint: str = "") -> WorkspaceProblem:
+    """What is wrong with `path`; where the disk did not give it out, that nobody can tell."""
+    unread = is_passing(error.__cause__)
+    return WorkspaceProblem(path, kind, error.message, READ_AGAIN if unread else error.hint or hint, unread)
+
+
 def _rotten(repo: Repo, path: bytes, on_event: OnEvent) -> Iterator[WorkspaceProblem]:
-    """Files whose times say that nobody wrote to them, and whose content is not what it was."""
+    """Files whose times say that nobody wrote to them, and whose content is not what it was, or cannot be read."""
     seen = look(repo.root_fd, path, repo.state, repo.workspace.ignore_rules(), on_event=on_event)
     index = np.flatnonzero(seen.is_file & seen.known)
     if not len(index):
         return
-    ids = seen.ids[index].copy()
-    again = read_unknown(repo.root_fd, seen, index, on_event=on_event)
-    for i in index[(again.ids[index] != ids).any(axis=1)].tolist():
-        name = seen.scan.names[i]
-        where = path + b"/" + name if name else path
+    ids, problems = read_ids(repo.root_fd, seen, index, on_event=on_event)
+    if passing := [n for n, error in problems if is_passing(error.__cause__)]:
+        ids[passing], again = read_ids(repo.root_fd, seen, index[passing], on_event=on_event)
+        problems = [(n, e) for n, e in problems if n not in set(passing)] + [(passing[k], e) for k, e in again]
+    wrong = (ids != seen.ids[index]).any(axis=1)
+    wrong[[n for n, _ in problems]] = False
+
+    def where(n: int) -> bytes:
+        name = seen.scan.names[int(index[n])]
+        return path + b"/" + name if name else path
+
+    for n in np.flatnonzero(wrong).tolist():
         yield WorkspaceProblem(
-            where,
+            where(n),
             "data",
             "its content changed though its times did not: the disk, or a program that sets times back",
-            f"`dvk checkout --force {show(where)}` puts back what was there",
+            f"`dvk checkout --force {show(where(n))}` puts back what was there",
         )
+    for n, error in problems:  # of others somebody writes to them now, or they went away: that is no damage
+        if isinstance(error, StorageError):
+            yield WorkspaceProblem(where(n), "data", error.message, READ_AGAIN, unread=True)

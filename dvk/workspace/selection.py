@@ -106,12 +106,12 @@ class Selection:
         path = os.path.join(state_dir, _FILE)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with open(fd, "rb") as file:
+                data = file.read(_MAX_BYTES + 1)
         except FileNotFoundError:
             return cls()
         except OSError as error:
             raise StorageError(f"cannot be read: {error.strerror}", subject=show(path)) from error
-        with open(fd, "rb") as file:
-            data = file.read(_MAX_BYTES + 1)
         return cls(_parse(data, subject=show(path)))
 
     def get(self, folder: bytes) -> Selected | None:

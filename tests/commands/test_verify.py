@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -399,6 +401,29 @@ def test_a_file_that_rots_on_disk_is_found_by_reading(flow: Flow) -> None:
         known.trusted[:] = True
         known.save(repo.state, b"a.bin")
     assert [(p.path, p.kind) for p in look(flow, level=Level.DATA).workspace] == [(b"a.bin", "data")]
+
+
+@pytest.mark.parametrize(("file", "kind"), [("a.bin.dvk", "pointer"), ("a.bin", "data")])
+def test_what_the_disk_does_not_give_out_is_tried_again_and_then_no_damage(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch, file: str, kind: str
+) -> None:
+    """Of the work tree as of the store: a read that fails once is nothing, and nobody calls all well unread."""
+    time.sleep(0.05)
+    flow.status()
+    real, inode, left = os.read, os.stat(flow.top / file).st_ino, [1]
+
+    def read(fd: int, count: int) -> bytes:
+        if left[0] and os.fstat(fd).st_ino == inode:
+            left[0] -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(fd, count)
+
+    monkeypatch.setattr(os, "read", read)
+    assert look(flow, level=Level.DATA).workspace == [] and not left[0]
+    left[0] = 1000
+    found = look(flow, level=Level.DATA)
+    assert [(p.path, p.kind, p.unread) for p in found.workspace] == [(b"a.bin", kind, True)]
+    assert not found.damaged and found.summary.startswith("could not be read: 1 file; to do: run it again")
 
 
 def test_bad_input(flow: Flow) -> None:
