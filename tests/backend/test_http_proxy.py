@@ -43,15 +43,30 @@ def proxy(s3: S3Address) -> Iterator[HttpProxy]:
 
 
 @pytest.fixture(params=["obstore", "fsspec"])
-def backend(proxy: HttpProxy, bucket: str, request: pytest.FixtureRequest) -> Iterator[Backend]:
+def opened(
+    s3: S3Address, proxy: HttpProxy, bucket: str, request: pytest.FixtureRequest
+) -> Iterator[Callable[[float], Backend]]:
+    """Opens a store behind the proxy, with so many seconds of patience."""
     if request.param == "obstore":
         pytest.importorskip("obstore")
-    settings = RemoteSettings(connect_timeout_s=1, read_timeout_s=1, backend=request.param)
     url = f"s3://{bucket}/{time.monotonic_ns():x}"
-    backend = open_backend(url, settings=settings, environ=aws_env(proxy.endpoint_url))
-    backend.put("p/x", [DATA])
-    yield backend
-    backend.close()
+    made = []
+
+    def make(patience_s: float, endpoint_url: str = proxy.endpoint_url) -> Backend:
+        settings = RemoteSettings(connect_timeout_s=patience_s, read_timeout_s=patience_s, backend=request.param)
+        made.append(open_backend(url, settings=settings, environ=aws_env(endpoint_url)))
+        return made[-1]
+
+    RetryBackend(make(30, s3.endpoint_url)).put("p/x", [DATA])
+    yield make
+    for backend in made:
+        backend.close()
+
+
+@pytest.fixture
+def backend(opened: Callable[[float], Backend]) -> Backend:
+    """One that soon gives up."""
+    return opened(1)
 
 
 def error_of(work: Callable[[], object]) -> DvkError:
@@ -137,8 +152,11 @@ def test_an_upload_that_does_not_move_ends_and_leaves_nothing(proxy: HttpProxy, 
     assert backend.stat("p/big") is None
 
 
-def test_an_upload_that_was_cut_arrives_whole_or_not_at_all(proxy: HttpProxy, backend: Backend) -> None:
+def test_an_upload_that_was_cut_arrives_whole_or_not_at_all(
+    proxy: HttpProxy, opened: Callable[[float], Backend]
+) -> None:
     """The HTTP client repeats an idempotent request by itself, and must send the body from its start."""
+    backend = opened(30)
     data = pattern(8 << 20)
     proxy.spoil("reset-during", method="PUT")
     try:
