@@ -116,13 +116,17 @@ def read_range(backend: Backend, blocks: Blocks, r: Range) -> Iterator[tuple[int
     data = memoryview(backend.get_range(r.key, r.offset, r.length))
     for b in r.blocks:
         offset, length = blocks.span(b)
-        subject = f"{backend.name}/{r.key} at {offset:,}"
-        piece = data[offset - r.offset : offset - r.offset + length]
-        codec, raw_len, payload = open_block(piece, subject=subject)
-        stated = (int(blocks.codec[b]), int(blocks.raw_len[b]), int(blocks.packed_len[b]))
-        if (codec, raw_len, len(payload)) != stated:
-            raise Corrupt("a block is not what the index says", subject=subject)
-        yield b, Encoded(codec, raw_len, payload)
+        yield b, _opened(backend, blocks, b, data[offset - r.offset : offset - r.offset + length])
+
+
+def _opened(backend: Backend, blocks: Blocks, b: int, piece: memoryview) -> Encoded:
+    """A block, verified, out of its bytes with its header."""
+    subject = f"{backend.name}/{blocks.key(b)} at {int(blocks.offset[b]):,}"
+    codec, raw_len, payload = open_block(piece, subject=subject)
+    stated = (int(blocks.codec[b]), int(blocks.raw_len[b]), int(blocks.packed_len[b]))
+    if (codec, raw_len, len(payload)) != stated:
+        raise Corrupt("a block is not what the index says", subject=subject)
+    return Encoded(codec, raw_len, payload)
 
 
 def read_encoded(backend: Backend, blocks: Blocks, wanted: Iterable[int]) -> Iterator[tuple[int, Encoded]]:
@@ -155,22 +159,46 @@ def read_parts(backend: Backend, blocks: Blocks, wanted: Mapping[int, tuple[int,
         KeyMissing: the pack is gone. Corrupt: a block is not what it should be.
     """
     some = {b: span for b, span in wanted.items() if _can_be_cut(blocks, b, *span)}
-    whole = read_blocks(backend, blocks, [b for b in wanted if b not in some])
-    out = {b: Part(raw) for b, raw in whole.items()}
+    out: dict[int, Part] = {}
 
     def place(b: int) -> tuple[int, int]:
+        if b not in some:
+            return blocks.span(b)
         begin, end = some[b]
         return int(blocks.offset[b]) + BLOCK_HEADER.size + begin, end - begin
 
-    for r in plan_ranges(blocks, some, max_gap_bytes=backend.capabilities.gap_bytes, span=place):
-        data = backend.get_range(r.key, r.offset, r.length)
+    # Parts and whole blocks together: a part between two of them must not cost a server two more requests.
+    for r in plan_ranges(blocks, wanted, max_gap_bytes=backend.capabilities.gap_bytes, span=place):
+        data = memoryview(backend.get_range(r.key, r.offset, r.length))
         for b in r.blocks:
             offset, length = place(b)
-            out[b] = Part(data[offset - r.offset : offset - r.offset + length], some[b][0])
+            piece = data[offset - r.offset : offset - r.offset + length]
+            if b in some:
+                out[b] = Part(bytes(piece), some[b][0])
+            else:
+                e = _opened(backend, blocks, b, piece)
+                out[b] = Part(decode_block(e.codec, e.payload, e.raw_len))
     return out
+
+
+def read_bare(backend: Backend, blocks: Blocks, b: int) -> Part | None:
+    """A damaged block that is stored as it is, whatever its header and its checksum say; None for any other.
+
+    Not verified: the caller has to prove what it takes.
+
+    Raises:
+        KeyMissing: the pack is gone. Corrupt: the pack ends before.
+    """
+    raw = int(blocks.raw_len[b])
+    if not _is_as_it_is(blocks, b):
+        return None
+    return Part(backend.get_range(blocks.key(b), int(blocks.offset[b]) + BLOCK_HEADER.size, raw))
+
+
+def _is_as_it_is(blocks: Blocks, b: int) -> bool:
+    return int(blocks.codec[b]) == RAW and int(blocks.packed_len[b]) == int(blocks.raw_len[b])
 
 
 def _can_be_cut(blocks: Blocks, b: int, begin: int, end: int) -> bool:
     raw = int(blocks.raw_len[b])
-    as_it_is = int(blocks.codec[b]) == RAW and int(blocks.packed_len[b]) == raw
-    return as_it_is and 0 <= begin < end <= raw and 2 * (end - begin) <= raw
+    return _is_as_it_is(blocks, b) and 0 <= begin < end <= raw and 2 * (end - begin) <= raw

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
@@ -21,11 +21,12 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from dvk.backend.contract import KeyMissing
+from dvk.backend.contract import Backend, KeyMissing
 from dvk.errors import (
     Corrupt,
     DataMissing,
     DvkError,
+    FormatError,
     RemoteDenied,
     RemoteUnreachable,
     StorageFull,
@@ -34,7 +35,7 @@ from dvk.events import Meter, OnEvent, ignore
 from dvk.store.content import Content, ContentSource, StoreContent, pieces
 from dvk.store.names import I64, U8
 from dvk.store.outfile import CannotWrite, begin_writeback, empty, reserve, write_all
-from dvk.store.placement import Part, Placement, read_parts
+from dvk.store.placement import Blocks, Part, Placement, read_bare, read_blocks, read_parts
 from dvk.store.reuse import Old, OldChanged, Reuse, find_shared
 from dvk.store.store import Store
 from dvk.store.stream import MAX_PART_BYTES, PART_BLOCKS, stream
@@ -80,7 +81,10 @@ class Nowhere:
 
 
 def readable(store: Store, ids: U8, sizes: I64, *, on_event: OnEvent = ignore) -> npt.NDArray[np.bool_]:
-    """bool[n]: files that a store gives back whole: each is read, and proven by its id. Costs what reading costs."""
+    """bool[n]: files that a store gives back whole: each is read with the blocks that it lies in, and proven by its id.
+
+    Costs what reading costs.
+    """
     out = store.holds(ids, sizes)
     which = np.flatnonzero(out & (sizes > 0))
     if len(which):
@@ -88,7 +92,8 @@ def readable(store: Store, ids: U8, sizes: I64, *, on_event: OnEvent = ignore) -
         _, first, again = np.unique(ids[which], axis=0, return_index=True, return_inverse=True)
         chosen = which[first]
         good = np.ones(len(chosen), np.bool_)
-        for i, _error in restore(StoreContent(store), ids[chosen], sizes[chosen], Nowhere(), on_event=on_event):
+        source = StoreContent(store)
+        for i, _ in restore(source, ids[chosen], sizes[chosen], Nowhere(), sound_blocks=True, on_event=on_event):
             good[i] = False
         out[which] = good[again.reshape(-1)]
     return out
@@ -121,6 +126,7 @@ def restore(
     *,
     names: Sequence[str] = (),
     find_old: FindOld | None = None,
+    sound_blocks: bool = False,
     on_event: OnEvent = ignore,
     workers: int | None = None,
 ) -> list[tuple[int, DvkError]]:
@@ -131,12 +137,14 @@ def restore(
         names: n names for messages.
         find_old: asked for big files; what the older version has in common with the new one is taken from it, and where
             that turns out to be something else, the store gives it all. `sink` must then open files for reading too.
+        sound_blocks: every block is read whole, and a file that lies in a damaged one fails even where its own bytes
+            are right; for who is about to rely on the store alone, since a repair drops such a block.
 
     Raises:
         StorageFull, StorageError (from writing), RemoteUnreachable, RemoteDenied, Interrupted: what ends the whole run,
             since the next file would fare no better; temporary files are gone.
     """
-    run = _Restore(source, ids, sizes, sink, names, find_old, workers or default_workers())
+    run = _Restore(source, ids, sizes, sink, names, find_old, sound_blocks, workers or default_workers())
     run.meter = Meter(on_event, "write", total_bytes=int(sizes.sum(dtype="u8")), total_items=len(sizes))
     with brisk(), ThreadPoolExecutor(run.workers, thread_name_prefix="dvk-restore") as pool:
         try:
@@ -158,10 +166,11 @@ class _Restore:
         sink: Sink,
         names: Sequence[str],
         find_old: FindOld | None,
+        sound_blocks: bool,
         workers: int,
     ) -> None:
         self.source, self.ids, self.sizes, self.sink, self.names = source, ids, sizes, sink, names
-        self.find_old, self.workers = find_old, workers
+        self.find_old, self.sound_blocks, self.workers = find_old, sound_blocks, workers
         self.failed: list[tuple[int, DvkError]] = []
 
     def show(self, i: int) -> str:
@@ -263,26 +272,22 @@ class _Restore:
         needed: set[int] = set()
         for _, c in group:
             needed.update(placement.block[c.first : c.first + len(c.chunks)].tolist())
-        raw, bad = self._readable(placement, self._spans(group, sorted(needed)))
+        raw = self._read_together(placement, self._spans(group, sorted(needed)))
+        again = _SecondLook(self.source.backend, placement.blocks, bare=not self.sound_blocks)
         for i, c in group:
-            blocks = placement.block[c.first : c.first + len(c.chunks)].tolist() if bad else ()
-            error = next((bad[b] for b in blocks if b in bad), None)
-            if error is None:
-                try:
-                    data = list(pieces(c, 0, len(c.chunks), raw))
-                except Corrupt as damaged:
-                    error = damaged
-            if error is None:
-                self._small(i, data[0] if len(data) == 1 else memoryview(b"".join(data)))
+            found = self._proven(i, c, raw) if raw is not None else None
+            data = found if isinstance(found, memoryview) else self._looked_at_again(i, c, again)
+            if isinstance(data, memoryview):
+                self._small(i, data)
             else:
-                self._failed(i, error)
+                self._failed(i, data)
         self.meter.advance(bytes_=sum(int(self.sizes[i]) for i, _ in group), items=len(group))
 
     def _spans(self, group: list[tuple[int, Content]], needed: list[int]) -> dict[int, tuple[int, int]]:
         """What of each block to read, in decoded bytes: all, where the files of the group are much of them."""
         placement = group[0][1].placement
         whole = {b: (0, int(placement.blocks.raw_len[b])) for b in needed}
-        if 2 * sum(int(self.sizes[i]) for i, _ in group) > sum(end for _, end in whole.values()):
+        if self.sound_blocks or 2 * sum(int(self.sizes[i]) for i, _ in group) > sum(end for _, end in whole.values()):
             return whole
         out: dict[int, tuple[int, int]] = {}
         for _, c in group:
@@ -294,33 +299,34 @@ class _Restore:
                 out[b] = (min(low, begin), max(high, end))
         return out
 
-    def _readable(
-        self, placement: Placement, spans: dict[int, tuple[int, int]]
-    ) -> tuple[dict[int, Part], dict[int, DvkError]]:
-        """The blocks that can be read, decoded as far as they are wanted, and for each of the others why not."""
+    def _read_together(self, placement: Placement, spans: dict[int, tuple[int, int]]) -> dict[int, Part] | None:
+        """Of each block what is wanted; None where one cannot be read, which must not take its neighbours with it."""
         try:
-            return read_parts(self.source.backend, placement.blocks, spans), {}
+            return read_parts(self.source.backend, placement.blocks, spans)
         except _HOPELESS:
             raise
         except DvkError:
-            pass  # one damaged block must not take its neighbours with it, so each is read on its own
-        raw: dict[int, Part] = {}
-        bad: dict[int, DvkError] = {}
-        for b, span in spans.items():
-            try:
-                raw |= read_parts(self.source.backend, placement.blocks, {b: span})
-            except _HOPELESS:
-                raise
-            except DvkError as error:
-                bad[b] = error
-        return raw, bad
+            return None
+
+    def _proven(self, i: int, c: Content, raw: Mapping[int, Part]) -> memoryview | Corrupt:
+        """The bytes of a small file, or why these are not it."""
+        try:
+            data = list(pieces(c, 0, len(c.chunks), raw))
+        except Corrupt as damaged:
+            return damaged
+        whole = data[0] if len(data) == 1 else memoryview(b"".join(data))
+        with stage(Stage.HASH, bytes_=len(whole)):
+            right = blake3(whole).digest() == self.ids[i].tobytes()
+        return whole if right else self._not_it(i)
+
+    def _looked_at_again(self, i: int, c: Content, again: _SecondLook) -> memoryview | DvkError:
+        """The bytes of a small file; what was damaged was so perhaps only on its way, or only beside it."""
+        own = list(dict.fromkeys(c.placement.block[c.first : c.first + len(c.chunks)].tolist()))
+        damage = again.read(own)
+        data = self._proven(i, c, again.raw) if all(b in again.raw for b in own) else self._not_it(i)
+        return data if damage is None or isinstance(data, memoryview) else damage
 
     def _small(self, i: int, data: memoryview) -> None:
-        with stage(Stage.HASH, bytes_=len(data)):
-            right = blake3(data).digest() == self.ids[i].tobytes()
-        if not right:
-            self._failed(i, self._not_it(i))
-            return
         with stage(Stage.WRITE, count=0):  # to make a file and to name it is most of the work
             self._put(i, lambda fd: write_all(fd, data, subject=self.show(i)))
 
@@ -358,7 +364,7 @@ class _Restore:
     ) -> bool:
         """Write everything; whether it is the file that it should be."""
         name = self.show(i)
-        reserve(fd, int(self.sizes[i]))
+        has_room = reserve(fd, int(self.sizes[i]))
         source = stream(
             self.source.backend,
             content,
@@ -380,13 +386,57 @@ class _Restore:
                 if done - begun >= _WRITEBACK_BYTES:
                     writeback.append(pool.submit(begin_writeback, fd, begun, done - begun))
                     begun = done
+            if has_room and done > begun:
+                # A file with room set aside ext4 does not send to the disk when it replaces another.
+                writeback.append(pool.submit(begin_writeback, fd, begun, done - begun))
         except OldChanged:
             self.meter.advance(bytes_=-done)
             raise
         finally:
             source.close()
             wait(writeback)  # nobody may use the descriptor after this
-        right = hasher.digest() == self.ids[i].tobytes()
+        # The length as well: with room set aside, a file that gets fewer bytes ends in zeros.
+        right = done == int(self.sizes[i]) and hasher.digest() == self.ids[i].tobytes()
         if not right:
             self.meter.advance(bytes_=-done)
-        return bool(right)
+        return right
+
+
+class _SecondLook:
+    """Blocks of small files that were not read or did not prove right: each is read again, once, whole and alone.
+
+    Args:
+        bare: of a damaged block that is stored as it is, take what is there: the files in it may be right all the same.
+    """
+
+    def __init__(self, backend: Backend, blocks: Blocks, *, bare: bool) -> None:
+        self._backend, self._blocks, self._bare = backend, blocks, bare
+        self.raw: dict[int, Part] = {}
+        self._damage: dict[int, DvkError] = {}
+
+    def read(self, wanted: Sequence[int]) -> DvkError | None:
+        """Have these blocks in `raw`, as far as that can be; what is wrong with the first of them that is damaged."""
+        for b in wanted:
+            if b not in self.raw and b not in self._damage:
+                self._read(b)
+        return next((self._damage[b] for b in wanted if b in self._damage), None)
+
+    def _read(self, b: int) -> None:
+        try:
+            self.raw[b] = Part(read_blocks(self._backend, self._blocks, [b])[b])
+        except _HOPELESS:
+            raise
+        except DvkError as error:
+            self._damage[b] = error
+            if self._bare and isinstance(error, FormatError):
+                self._take_bare(b)
+
+    def _take_bare(self, b: int) -> None:
+        try:
+            part = read_bare(self._backend, self._blocks, b)
+        except _HOPELESS:
+            raise
+        except DvkError:
+            return  # what is wrong with it is known
+        if part is not None:
+            self.raw[b] = part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,3 +68,31 @@ def test_a_file_of_which_the_system_forgot_a_part_reads_as_before(fd: int, tmp_p
     write_all(fd, data, subject="new")
     done_with(fd, 4096, 1 << 20)
     assert (tmp_path / "new").read_bytes() == data
+
+
+def test_a_disk_that_has_too_little_room_keeps_what_it_has(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ext4 sets aside what there is before it says that it is not enough."""
+
+    def take_half(fd: int, _mode: int, at: int, size: int) -> int:
+        os.posix_fallocate(fd, at, size // 2)
+        return -1
+
+    monkeypatch.setattr(outfile, "_on_ext4", lambda _fd: True)
+    monkeypatch.setattr(outfile, "_fallocate", take_half)
+    assert not reserve(fd, _SIZE)
+    assert os.fstat(fd).st_size == 0
+    assert _held(fd) < _SIZE // 2
+
+
+@pytest.mark.parametrize("size", [1 << 62, (1 << 63) - 1])
+def test_room_for_an_absurd_size_is_refused_and_nothing_is_kept(fd: int, size: int) -> None:
+    assert not reserve(fd, size)
+    assert os.fstat(fd).st_size == 0
+
+
+def test_advice_that_a_filesystem_does_not_take_is_no_error(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EINVAL, "no")
+
+    monkeypatch.setattr(outfile, "_fadvise", refuse)
+    done_with(fd, 0, _SIZE)

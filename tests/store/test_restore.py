@@ -25,7 +25,8 @@ from dvk.store.codec import RAW
 from dvk.store.content import Content, StoreContent
 from dvk.store.pack import BLOCK_HEADER, PackBuilder, PackKind, RecipeRow
 from dvk.store.pages import Chunks, ListKind, format_page, page_id
-from dvk.store.restore import restore
+from dvk.store.placement import read_blocks, read_parts
+from dvk.store.restore import readable, restore
 from dvk.store.store import Store
 from dvk.store.stream import iter_file
 from dvk.testing.faults import FaultBackend
@@ -57,7 +58,7 @@ def damage(store: Store, chunk: bytes) -> None:
 def test_a_damaged_block_fails_its_files_and_no_others(tmp_path: Path) -> None:
     """Small files by the hundred in a few blocks, and a big one, half of which lies elsewhere."""
     store = Store(MemoryBackend())
-    small = [noise(i, 9_000) for i in range(400)]
+    small = [words(i, 9_000) for i in range(400)]
     big, other = noise("big", 12 * MIB), noise("other", 12 * MIB)
     contents = [*small, big, other]
     ids, _ = add(store, contents)
@@ -76,6 +77,29 @@ def test_a_damaged_block_fails_its_files_and_no_others(tmp_path: Path) -> None:
     named, errors = get(store, ids, sizes_of(contents), tmp_path / "named", names=[f"n{i}" for i in range(402)])
     assert len(named) == len(got)
     assert all(e.subject == f"n{i}" and "p/" in e.message for i, e in errors.items())
+
+
+def test_of_a_damaged_block_that_is_stored_as_it_is_one_file_is_lost_and_none_counts_as_readable(
+    tmp_path: Path,
+) -> None:
+    """Whatever else is asked for with it. Who is about to delete the other copy hears of the damage: a repair drops
+    the whole block."""
+    store = Store(MemoryBackend())
+    small = [noise(i, 9_000) for i in range(300)]
+    ids, _ = add(store, small)
+    damage(store, small[150])
+    placed = store.place(Chunks(ids, sizes_of(small).astype(np.uint32)))
+    same = np.flatnonzero(placed.block == placed.block[150])
+    lost = int(same[np.argmax(placed.offset[same])])  # the bit lies at the end of the block
+    for chosen in ([*range(300)], same.tolist(), same[:60].tolist(), [lost], [int(same[0])]):
+        wanted = [small[i] for i in chosen]
+        out = tmp_path / f"{len(chosen)} from {chosen[0]}"
+        got, failed = get(store, column(wanted), sizes_of(wanted), out)
+        assert got == {n: small[i] for n, i in enumerate(chosen) if i != lost}
+        assert {chosen[n]: type(e) for n, e in failed.items()} == {i: Corrupt for i in chosen if i == lost}
+        assert all("p/" in e.message for e in failed.values())
+        sound = readable(store, column(wanted), sizes_of(wanted))
+        assert sound.tolist() == [i not in same for i in chosen]
 
 
 def test_a_damaged_recipe_fails_its_files_and_no_others(tmp_path: Path) -> None:
@@ -170,6 +194,31 @@ def test_an_answer_that_is_cut_short_once_is_asked_for_again(tmp_path: Path) -> 
     faults.short_reads(prefix="p/")
     got, failed = get(store, ids, sizes_of(contents), tmp_path / "out")
     assert not failed and got == dict(enumerate(contents))
+
+
+@pytest.mark.parametrize("wanted", [1, 30])
+def test_an_answer_that_is_wrong_once_is_asked_for_again(wanted: int, tmp_path: Path) -> None:
+    """Whether the block is read whole, and verified at once, or of a block as it is only a part."""
+
+    class Wrong(MemoryBackend):
+        left = 0
+
+        def get_range(self, key: str, offset: int, length: int) -> bytes:
+            data = super().get_range(key, offset, length)
+            if key.startswith("p/") and self.left:
+                self.left -= 1
+                return data[:-1] + bytes([data[-1] ^ 1])
+            return data
+
+    backend = Wrong()
+    contents = [noise(i, 2000) for i in range(30)]
+    ids, _ = add(Store(backend), contents)
+    store = Store(backend)
+    assert store.has_chunks(ids).all()
+    backend.left = 1
+    got, failed = get(store, ids[:wanted], sizes_of(contents[:wanted]), tmp_path / "out")
+    assert not backend.left
+    assert not failed and got == dict(enumerate(contents[:wanted]))
 
 
 def test_a_pack_that_the_disk_cannot_read_fails_its_files_alone(tmp_path: Path) -> None:
@@ -295,7 +344,8 @@ from storekit import Folder, add, noise
 from dvk.backend.memory import MemoryBackend
 from dvk.errors import StorageError
 from dvk.store.content import StoreContent
-from dvk.store.restore import restore
+from dvk.store.placement import read_blocks, read_parts
+from dvk.store.restore import readable, restore
 from dvk.store.store import Store
 import numpy as np
 
@@ -413,6 +463,28 @@ def test_of_blocks_that_are_stored_as_they_are_little_more_is_read_than_is_wante
     assert [type(e) for e in failed.values()] == [Corrupt]
 
 
+def test_a_part_between_two_whole_blocks_costs_no_request() -> None:
+    backend = Watched()
+    store = Store(backend)
+    small = [noise(i, 20_000) for i in range(200)]
+    ids, _ = add(store, small)
+    placed = store.place(Chunks(ids, sizes_of(small).astype(np.uint32)))
+    blocks = placed.blocks
+    order = sorted(range(3), key=lambda b: int(blocks.offset[b]))
+    assert (blocks.pack == blocks.pack[0]).all() and (blocks.codec == RAW).all()
+    whole = read_blocks(backend, blocks, order)
+    backend.ranges = []
+    first, part, last = order
+    wanted = {first: (0, int(blocks.raw_len[first])), part: (100, 5000), last: (0, int(blocks.raw_len[last]))}
+    got = read_parts(backend, blocks, wanted)
+    assert len(backend.ranges) == 1
+    assert {b: (p.begin, p.data) for b, p in got.items()} == {
+        first: (0, whole[first]),
+        part: (100, whole[part][100:5000]),
+        last: (0, whole[last]),
+    }
+
+
 def test_files_of_several_placements_are_kept_apart(tmp_path: Path) -> None:
     """As a remote gives them: a table of blocks for each leaf, numbers that mean something there alone."""
     store = Store(MemoryBackend())
@@ -450,6 +522,51 @@ def test_a_placement_that_leads_beyond_a_block_fails_its_file_alone(tmp_path: Pa
     failed = restore(Hostile(store), ids, sizes_of(contents), sink)
     assert [(i, type(e)) for i, e in failed] == [(2, Corrupt)]
     assert sink.read() == {i: contents[i] for i in (0, 1, 3)}
+
+
+# ---------------------------------------------------------------- a big file
+
+
+def test_a_big_file_of_another_length_than_stated_is_not_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its hash would be right, and with room set aside it would end in zeros."""
+    store = Store(MemoryBackend())
+    content = noise("big", 9 * MIB)
+    ids, _ = add(store, [content])
+    monkeypatch.setattr(restore_module, "reserve", lambda fd, size: os.truncate(fd, size) is None)
+
+    class Hostile(StoreContent):
+        def contents(self, ids: Any, sizes: Any) -> list[Content | None]:
+            return super().contents(ids, sizes - 4096)
+
+    sink = Folder(tmp_path / "out")
+    failed = restore(Hostile(store), ids, sizes_of([content]) + 4096, sink)
+    assert [(i, type(e)) for i, e in failed] == [(0, Corrupt)]
+    assert sink.read() == {}
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+def test_a_big_file_with_room_set_aside_is_on_its_way_to_the_disk_before_it_gets_its_name(
+    has_room: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ext4 does not see to that when the file replaces another, as it does without that room."""
+    store = Store(MemoryBackend())
+    content = noise("big", 70 * MIB)
+    ids, _ = add(store, [content])
+    begun: list[tuple[int, int]] = []
+    monkeypatch.setattr(restore_module, "reserve", lambda _fd, _size: has_room)
+    monkeypatch.setattr(restore_module, "begin_writeback", lambda _fd, at, length: begun.append((at, at + length)))
+
+    class Sink(Folder):
+        def finish(self, index: int, fd: int) -> None:
+            self.begun = sorted(begun)
+            super().finish(index, fd)
+
+    sink = Sink(tmp_path / "out")
+    assert restore(StoreContent(store), ids, sizes_of([content]), sink) == []
+    assert [a for a, _ in sink.begun] == [0, *(b for _, b in sink.begun[:-1])]
+    assert (sink.begun[-1][1] == len(content)) is has_room
 
 
 # ---------------------------------------------------------------- a file as a stream
