@@ -14,7 +14,7 @@ from dvk.commands.add_targets import Targets, read_pointer
 from dvk.commands.add_version import Added, NewVersion, Versions
 from dvk.commands.placed import Placed
 from dvk.commands.repo import Repo, root_of
-from dvk.errors import Busy, UsageError
+from dvk.errors import Busy, NotFound, UsageError
 from dvk.events import Note, OnEvent, ignore
 from dvk.store.names import show
 from dvk.store.writer import Writer
@@ -127,6 +127,12 @@ def _write_pointer(repo: Repo, versions: Versions, v: NewVersion) -> NewVersion:
             if v.pointer != now:
                 repo.workspace.write_pointer(path, v.pointer)
             return v
+        if now is None and v.target.inner:
+            raise NotFound(
+                "another process removed the pointer of this folder meanwhile",
+                subject=show(path),
+                hint=f"`dvk add {show(path)}` tracks it again, with what is on disk",
+            )
         v = versions.make(replace(v.target, pointer=now))
         versions.writer.flush()
         _acknowledge(repo, [v])

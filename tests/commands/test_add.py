@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from dvk.commands.ls import ls
 from dvk.commands.pull import pull
 from dvk.errors import DvkError, NotFound, Refused, StorageError, UsageError
 from dvk.ids import EMPTY_FILE
+from dvk.workspace.repo import Workspace
 
 
 @pytest.fixture
@@ -153,3 +156,59 @@ def test_a_rule_of_the_users_does_not_keep_a_pointer_out(project: Project) -> No
     project.write({".gitignore": b"*.dvk\n", "a": b"1"})
     done = added(project, "a")
     assert done.staged == 1 and ".gitignore:1" in done.overruled[b"a.dvk"]
+
+
+# ---------------------------------------------------------------- another process meanwhile
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
+    """Have `change` happen once: after data was stored for the pointer as it was, before the new pointer is written."""
+    lock, left = Workspace.lock, [change]
+
+    def locked(self: Workspace) -> AbstractContextManager[None]:
+        while left:
+            left.pop()()
+        return lock(self)
+
+    monkeypatch.setattr(Workspace, "lock", locked)
+
+
+def test_a_part_is_put_into_the_version_that_another_process_made_meanwhile(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.version({"d/a": b"1", "d/b": b"2"}, "d")
+    old = project.read("d.dvk")
+    project.write({"d/b": b"theirs"})
+    added(project, "d/b")
+    theirs = project.read("d.dvk")
+    project.write({"d.dvk": old, "d/a": b"ours, longer"})
+    meanwhile(monkeypatch, lambda: project.write({"d.dvk": theirs}))
+    added(project, "d/a")
+    assert listed(project, "d") == {b"d/a": 12, b"d/b": 6}
+
+
+def test_a_part_of_a_folder_whose_pointer_goes_meanwhile_is_an_error_that_says_so(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.version({"d/a": b"1", "d/b": b"2"}, "d")
+    project.write({"d/a": b"changed"})
+    meanwhile(monkeypatch, (project.top / "d.dvk").unlink)
+    with pytest.raises(NotFound, match="another process") as caught:
+        added(project, "d/a")
+    assert caught.value.subject == "d" and "dvk add d" in caught.value.hint
+    assert not (project.top / "d.dvk").exists()
+    assert (project.top / "d/a").read_bytes() == b"changed"
+
+
+def test_a_pointer_that_becomes_one_of_a_file_meanwhile_is_left_alone(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.version({"d/a": b"1", "f": b"2"}, "d", "f")
+    other = project.read("f.dvk")
+    for path in ("d", "d/a"):
+        project.write({"d.dvk": project.git("show", "HEAD:d.dvk").encode(), "d/a": path.encode()})
+        with monkeypatch.context() as patch:
+            meanwhile(patch, lambda: project.write({"d.dvk": other}))
+            with pytest.raises(Refused):
+                added(project, path)
+        assert project.read("d.dvk") == other
