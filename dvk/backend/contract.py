@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dvk.errors import DvkError, NotFound, RemoteError
 
@@ -68,6 +68,8 @@ class Listed:
 
     key: str
     size_bytes: int
+    #: When the medium says that it was written, in Unix seconds of the medium's clock; None where it does not tell.
+    modified_s: float | None = field(default=None, compare=False)
 
 
 def check_key(key: str) -> str:

@@ -379,7 +379,8 @@ class LocalBackend(Backend):
                         folders.append(entry.name)
                     elif entry.is_file(follow_symlinks=False):
                         with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                            rows.append(Listed(key, entry.stat(follow_symlinks=False).st_size))
+                            found = entry.stat(follow_symlinks=False)
+                            rows.append(Listed(key, found.st_size, found.st_mtime))
         yield from rows
         for name in folders:
             with translate(f"{self.name}/{path}{name}"):

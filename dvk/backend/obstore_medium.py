@@ -31,10 +31,10 @@ from typing import Any, TypeVar
 import obstore
 import obstore.store
 
-from dvk.backend.contract import Buffer
+from dvk.backend.contract import Buffer, Listed
 from dvk.backend.obstore_options import Plan
 from dvk.backend.pace import SLOWEST_BYTES_PER_S, Pace, content, room_for
-from dvk.backend.remote_fs import Medium
+from dvk.backend.remote_fs import Medium, seconds_of
 from dvk.backend.settings import RemoteSettings
 from dvk.backend.text import redact
 from dvk.errors import DvkError
@@ -157,7 +157,7 @@ class ObstoreMedium:
 
         self._ask(write, lambda slow: slow.write(key, parts, create_only=create_only))
 
-    def walk(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def walk(self, prefix: str) -> Iterator[Listed]:
         folder, _, rest = prefix.rpartition("/")
         # obstore lists folders. What starts with a longer prefix lies behind the prefix without its last letter, and
         # S3 lists in order; one letter narrows nothing down.
@@ -191,7 +191,7 @@ class ObstoreMedium:
                 began = True
                 path = str(row["path"])
                 if path.startswith(self._start):
-                    yield path[len(self._start) :], int(row["size"])
+                    yield Listed(path[len(self._start) :], int(row["size"]), seconds_of(row["last_modified"]))
             if offset is not None and path > wanted and not path.startswith(wanted):
                 return
 

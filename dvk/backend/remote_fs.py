@@ -23,7 +23,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from dvk.backend.contract import (
@@ -61,8 +61,8 @@ class Medium(Protocol):
     def write(self, key: str, parts: Sequence[Buffer], *, create_only: bool) -> None:
         """Store the concatenation of `parts`, whole or not at all."""
 
-    def walk(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Key and size of all objects that start with `prefix`, page by page; maybe of others too."""
+    def walk(self, prefix: str) -> Iterator[Listed]:
+        """All objects that start with `prefix`, page by page; maybe of others too."""
 
     def remove(self, key: str) -> None:
         """Delete the object; a missing one may raise `FileNotFoundError`."""
@@ -71,6 +71,8 @@ class Medium(Protocol):
         """Let go of connections."""
 
 
+#: What the kinds of fsspec filesystems call the time of the last change.
+_MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "created")
 _live: weakref.WeakSet[FsspecBackend] = weakref.WeakSet()
 _inherited: list[Medium] = []  # kept from finalizers, which would talk to the parent's event loop
 
@@ -192,12 +194,12 @@ class FsspecBackend(Backend):
             try:
                 if rows is None:
                     rows = self._open().walk(prefix)
-                key, size = next(rows)
+                row = next(rows)
             except StopIteration:
                 return
             except Exception as e:
                 raise self._translate(e, prefix) from e
-            yield Listed(key, size)
+            yield row
 
     def delete(self, key: str) -> None:
         check_key(key)
@@ -335,7 +337,7 @@ class FsspecMedium:
                 self._fs.rm_file(temporary)
             raise
 
-    def walk(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def walk(self, prefix: str) -> Iterator[Listed]:
         folder = self._path(prefix.rpartition("/")[0]).rstrip("/")
         self._fs.invalidate_cache(folder)
         try:
@@ -349,7 +351,8 @@ class FsspecMedium:
             if path.startswith(start) and info.get("type", "file") == "file":
                 if not isinstance(info.get("size"), int):
                     raise RemoteError("this kind of remote cannot be listed")
-                yield path[len(start) :], info["size"]
+                found = next((info[name] for name in _MODIFIED if info.get(name)), None)
+                yield Listed(path[len(start) :], info["size"], seconds_of(found))
 
     def remove(self, key: str) -> None:
         self._fs.rm_file(self._path(key))
@@ -365,6 +368,13 @@ class FsspecMedium:
         if size is None:
             raise FileNotFoundError(key)
         return size
+
+
+def seconds_of(found: object) -> float | None:
+    """A time as servers and filesystems tell it, in Unix seconds; None where it is no time."""
+    if isinstance(found, datetime):
+        return found.replace(tzinfo=found.tzinfo or UTC).timestamp()
+    return float(found) if isinstance(found, int | float) else None
 
 
 def _mark(info: Mapping[str, Any]) -> tuple[int, str, str, str]:

@@ -25,9 +25,10 @@ from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from s3fs import S3FileSystem
 
-from dvk.backend.contract import Buffer, WrongAnswer
+from dvk.backend.contract import Buffer, Listed, WrongAnswer
 from dvk.backend.pace import SLOWEST_BYTES_PER_S, Pace, content, room_for
 from dvk.backend.remote_errors import MISSING, code_of, redirected
+from dvk.backend.remote_fs import seconds_of
 from dvk.backend.settings import RemoteSettings
 from dvk.errors import RemoteError
 
@@ -153,9 +154,9 @@ class S3Medium:
             pace.check(whole.tell())
         return content(whole)
 
-    def walk(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def walk(self, prefix: str) -> Iterator[Listed]:
         for row in self._rows(prefix):
-            yield row["Key"], int(row["Size"])
+            yield Listed(row["Key"], int(row["Size"]), seconds_of(row.get("LastModified")))
 
     def _rows(self, prefix: str) -> Iterator[dict[str, Any]]:
         """What a listing says of each object, with keys below our prefix."""

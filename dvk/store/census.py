@@ -12,11 +12,12 @@ disagree: each stops the collection. docs/format/record.md says what the marks m
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from dvk.backend.contract import KeyMissing
+from dvk.backend.contract import KeyMissing, Listed
 from dvk.errors import DvkError, FormatError, NotOurs, Unsafe
 from dvk.store.condemned import condemned_lists
 from dvk.store.record import Record, record_key
@@ -45,6 +46,8 @@ class Census:
     packs: dict[str, int]
     lists: dict[str, tuple[str, ...]]
     leftovers: tuple[str, ...]  #: keys of marks whose record is removed already
+    times: dict[str, int]  #: when records came, by the clock of the storage where it tells, else of their writers
+    strangers: tuple[str, ...] = ()  #: keys among the packs that are no packs
 
     @property
     def live(self) -> frozenset[str]:
@@ -106,15 +109,17 @@ def take_census(remote: Store, pool: Executor, *, known: dict[str, Record] | Non
         raise NotOurs("there is no dvk store here", subject=remote.name)
     found.require("gc", subject=remote.name)
     backend = remote.backend
-    keys = {item.key for item in backend.list("j/")}
+    rows = {item.key: item for item in backend.list("j/")}
+    keys = set(rows)
     marks: dict[str, set[str]] = {"": set(), ".ok": set(), ".x": set(), ".e": set()}
     for key in keys:
         match = _RECORD.fullmatch(key)
         if match is None:
             raise Unsafe(
-                f"something that is no record lies among the records; {_NO_PLAN}",
+                f"something that is no record lies among the records ({_told(rows[key])}); {_NO_PLAN}",
                 subject=f"{remote.name}/{key}",
-                hint="a newer dvk may have put it there: upgrade; if nobody knows it, remove it by hand",
+                hint="a newer dvk may have put it there, and it may say what is needed: upgrade. If nobody "
+                "knows it, move it to a folder of another name with the tools of the storage; dvk never does",
             )
         marks[match[2]].add(match[1])
     names = sorted(marks[""])
@@ -134,6 +139,7 @@ def take_census(remote: Store, pool: Executor, *, known: dict[str, Record] | Non
     late = pool.map(lambda rid: backend.stat(record_key(bytes.fromhex(rid), ".ok")), doubtful)
     saved = {rid for rid, size in zip(doubtful, late, strict=True) if size is not None}
     dead = (marks[".x"] & marks[""]) | (set(doubtful) - saved)
+    packs, strangers = _packs(remote)
     out = Census(
         store=found.store,
         records=records,
@@ -141,9 +147,11 @@ def take_census(remote: Store, pool: Executor, *, known: dict[str, Record] | Non
         retired=frozenset(marks[".x"] & marks[""]),
         expired=frozenset(marks[".e"] & marks[""]),
         dead=frozenset(dead),
-        packs=_packs(remote),
+        packs=packs,
         lists=_lists(remote),
         leftovers=tuple(sorted(k for k in keys if (m := _RECORD.fullmatch(k)) and m[1] in orphans)),
+        times={rid: _time(rows[record_key(bytes.fromhex(rid))], record) for rid, record in records.items()},
+        strangers=strangers,
     )
     _look_for_holes(remote, out, keys)
     return out
@@ -156,7 +164,9 @@ def _load(remote: Store, rid: str, store: str) -> Record:
         raise Unsafe(
             f"a record cannot be read ({error.message}), so nobody knows what it needs; {_NO_PLAN}",
             subject=f"{remote.name}/{record_key(bytes.fromhex(rid))}",
-            hint=error.hint or "bring it back from a version or a copy of the bucket",
+            hint=error.hint
+            or "bring it back from a version or a copy of the bucket; if there is none: when everybody has pushed "
+            "again, `dvk repair --remote --drop-records` puts it aside",
         ) from error
     if record.store != store:
         raise Unsafe(
@@ -167,18 +177,27 @@ def _load(remote: Store, rid: str, store: str) -> Record:
     return record
 
 
-def _packs(remote: Store) -> dict[str, int]:
+def _time(row: Listed, record: Record) -> int:
+    return record.time if row.modified_s is None else int(row.modified_s)
+
+
+def _told(row: Listed) -> str:
+    """What a person wants to know of an object that nobody knows."""
+    when = "" if row.modified_s is None else time.strftime(", written %Y-%m-%d", time.gmtime(row.modified_s))
+    return f"{row.size_bytes:,} bytes{when}"
+
+
+def _packs(remote: Store) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Packs, and what is none. Nothing that lies there can say that a pack is needed, so that need not stop anybody."""
     out: dict[str, int] = {}
+    strangers: list[str] = []
     for prefix in ("p/", "m/"):
         for item in remote.backend.list(prefix):
             if _PACK.fullmatch(item.key) is None:
-                raise Unsafe(
-                    f"something that is no pack lies among the packs; {_NO_PLAN}",
-                    subject=f"{remote.name}/{item.key}",
-                    hint="a newer dvk may have put it there: upgrade; if nobody knows it, remove it by hand",
-                )
-            out[item.key] = item.size_bytes
-    return out
+                strangers.append(f"{item.key} ({_told(item)})")
+            else:
+                out[item.key] = item.size_bytes
+    return out, tuple(strangers)
 
 
 def _lists(remote: Store) -> dict[str, tuple[str, ...]]:

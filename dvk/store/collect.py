@@ -13,19 +13,21 @@ what is wanted takes their place first (`compact`). The order of steps is that o
 from __future__ import annotations
 
 import re
+import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from dvk.errors import Refused, Unsafe
+from dvk.errors import Refused, RemoteDenied, StorageError, Unsafe
 from dvk.events import Meter, Note, OnEvent, ignore
 from dvk.store.census import Census, take_census
 from dvk.store.collect_plan import CollectPlan, Kept, Limits, decide, ours, roots_that_go
 from dvk.store.collect_state import Memory, State, open_state
 from dvk.store.compact import Needs, cover, needs, needs_of_whole, needs_somehow, root_of_text
 from dvk.store.condemned import condemned_key, format_condemned
+from dvk.store.descriptor import KEY
 from dvk.store.promise import Conflict
 from dvk.store.record import Record, format_mark, record_key
 from dvk.store.repack import find_sparse, resend, send_again
@@ -35,6 +37,9 @@ __all__ = ["CollectPlan", "Collector", "Kept", "Limits", "Swept", "Undone"]
 
 _CONNECTIONS = 16
 _WRITER = "dvk gc"
+_STRANGERS_TOLD = 5
+#: What a request takes, and what servers round, is no difference of clocks.
+_SAME_CLOCK_S = 120
 _LOCATOR = re.compile(r"l/([fd])/[0-9a-f]{2}/([0-9a-f]{64})")
 
 
@@ -82,6 +87,7 @@ class Collector:
         self.project, self._promised = project, frozenset(promised)
         self.limits, self.local = limits or Limits(), local
         self._records: dict[str, Record] = {}
+        self._ahead_s: float | None = None
         self._pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="dvk-collect")
 
     def __enter__(self) -> Collector:
@@ -101,6 +107,37 @@ class Collector:
     def _census(self) -> Census:
         return take_census(self.remote, self._pool, known=self._records)
 
+    def _tell_strangers(self, census: Census) -> None:
+        for what in census.strangers[:_STRANGERS_TOLD]:
+            note = f"this lies among the packs and is none; it stays: {what}"
+            self._on_event(Note(note, self.remote.name, hint="move it elsewhere, if nobody knows it"))
+        if (more := len(census.strangers) - _STRANGERS_TOLD) > 0:
+            self._on_event(Note(f"and {more:,} more of these", self.remote.name))
+
+    def _now(self) -> int:
+        """Now, by the clock that wrote the times that ages are reckoned from: that of the storage, where it tells."""
+        if self._ahead_s is None:
+            self._ahead_s = self._ask_clock()
+        return int(self._clock() + self._ahead_s)
+
+    def _ask_clock(self) -> float:
+        """By how much the clock of the storage is ahead of ours; 0 where it does not tell, or as good as none."""
+        backend = self.remote.backend
+        known = next(iter(backend.list(KEY)), None)
+        if known is None or known.modified_s is None:
+            return 0.0
+        key = f"g/t-{secrets.token_hex(16)}"
+        try:
+            backend.put(key, [b"what time is it\n"])
+            rows = list(backend.list(key))
+            backend.delete(key)
+        except (RemoteDenied, StorageError) as error:
+            note = "nothing can be written, so ages are judged by the clock of this machine"
+            self._on_event(Note(f"{note} ({error.message})", self.remote.name))
+            return 0.0
+        ahead_s = [row.modified_s - time.time() for row in rows if row.modified_s is not None]
+        return ahead_s[0] if ahead_s and abs(ahead_s[0]) > _SAME_CLOCK_S else 0.0
+
     # ------------------------------------------------------------ plan
 
     def plan(self, kept: Kept) -> CollectPlan:
@@ -111,10 +148,11 @@ class Collector:
         """
         with self._alone() as memory:
             census = self._census()
+            self._tell_strangers(census)
             self._check(census, memory.state)
             # Seen before it is judged, so that a plan that is refused counts as a look, too.
             self._look(census, memory)
-            return self._decide(kept, census, memory.state, int(self._clock()))
+            return self._decide(kept, census, memory.state, self._now())
 
     def _sparse(self, kept: Kept, census: Census, plan: CollectPlan) -> dict[str, list[str]]:
         """Packs that are worth being written anew, when nobody else is there: key -> roots that use it."""
@@ -180,7 +218,7 @@ class Collector:
             census = self._census()
             self._check(census, state)
             # Judged by the clock of the plan, so that nothing comes of age between looking and doing.
-            plan = self._decide(kept, census, state, min(planned.made_at, int(self._clock())))
+            plan = self._decide(kept, census, state, min(planned.made_at, self._now()))
             if plan.digest != planned.digest:
                 raise Refused(
                     "the remote or the wanted versions changed since this plan was made",
@@ -208,7 +246,7 @@ class Collector:
             if packs:
                 data = format_condemned(packs, store=plan.store)
                 state.list_key = condemned_key(data)
-                state.packs, state.condemned_at = packs, int(self._clock())
+                state.packs, state.condemned_at = packs, self._now()
                 memory.save()  # before it is published: nobody else will remove it
                 self.remote.backend.put(state.list_key, [data])
             return replace(plan, packs=tuple(packs), bytes=sum(census.packs[k] for k in packs))
@@ -300,7 +338,7 @@ class Collector:
             state = memory.state
             if not state.list_key:
                 raise Refused("nothing is condemned", subject=self.remote.name, hint="make a plan first")
-            left = state.condemned_at + self.limits.grace - int(self._clock())
+            left = state.condemned_at + self.limits.grace - self._now()
             if left > 0:
                 raise Refused(
                     f"what is condemned may be deleted in {left / 3600:.0f} hours",
@@ -458,7 +496,7 @@ class Collector:
 
     def _look(self, census: Census, memory: Memory) -> None:
         """Remember what was seen, for the next look."""
-        now = int(self._clock())
+        now = self._now()
         state = memory.state
         nobodys = census.packs.keys() - census.named(census.records)
         state.seen = {key: min(state.seen.get(key, now), now) for key in sorted(nobodys)}

@@ -142,7 +142,7 @@ def ours(census: Census, limits: Limits, project: str) -> set[str]:
 def roots_that_go(census: Census, kept: Kept, limits: Limits, *, project: str, now: int) -> frozenset[str]:
     """Roots that Git knew and does not want. A version that was pushed again lately stays, whatever Git says here."""
     mine = ours(census, limits, project) & census.live & census.confirmed
-    young = [census.records[rid] for rid in mine if census.records[rid].time > now - limits.retention]
+    young = [census.records[rid] for rid in mine if census.times[rid] > now - limits.retention]
     return (kept.known - kept.wanted).difference(*(record.roots for record in young))
 
 
@@ -179,7 +179,7 @@ def decide(
     if free:
         naming = {rid for rid, r in census.records.items() if not set(free).isdisjoint((*r.packs, *r.reused))}
         replaced |= ((naming | census.relying(naming)) & mine) - retire
-    give_up = {rid for rid in census.intents - census.expired if census.records[rid].time <= now - limits.young}
+    give_up = {rid for rid in census.intents - census.expired if census.times[rid] <= now - limits.young}
     stay = census.live - give_up - retire
     garbage = census.packs.keys() - census.named(stay)
     keep = {root for rid in replaced for root in roots[rid]} - goes

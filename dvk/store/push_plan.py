@@ -44,6 +44,8 @@ from dvk.store.store import Store
 #: A covering record that is older is written again for what Git may not have told others of: half of the time that
 #: collectors leave every record by default.
 RENEW_AFTER_S = 15 * 86400
+#: Clocks that are further apart are not both right.
+_CLOCKS_DIFFER_S = 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,8 @@ class Plan:
             record = self._records.covering(rid, root, store=self._store().store)
             if record is None or record.project != self.owner.project:
                 self.alone[root] = rid
-            elif record.time <= now - RENEW_AFTER_S:
+            # A time that is yet to come tells of a clock that is wrong, ours or theirs: nothing is known of the age.
+            elif not now - RENEW_AFTER_S < self._records.time(rid, record) <= now + _CLOCKS_DIFFER_S:
                 old[root] = rid
         if old:
             unheard = frozenset(self.owner.unheard())

@@ -36,9 +36,14 @@ _HEADER = "dvk confirmed roots 1"
 
 def is_live(remote: Backend, rid: bytes) -> bool:
     """Whether a record can be relied on: it exists, is confirmed, not retired and never given up. One listing."""
+    return _look(remote, rid)[0]
+
+
+def _look(remote: Backend, rid: bytes) -> tuple[bool, float | None]:
+    """Whether a record is live, and when the storage says that it came, where it does."""
     key = record_key(rid)
-    seen = {item.key for item in remote.list(key)}
-    return key in seen and key + ".ok" in seen and not {key + ".x", key + ".e"} & seen
+    seen = {item.key: item.modified_s for item in remote.list(key)}
+    return key in seen and key + ".ok" in seen and not {key + ".x", key + ".e"} & seen.keys(), seen.get(key)
 
 
 def load_record(remote: Backend, rid: bytes) -> Record:
@@ -65,12 +70,17 @@ class Records:
     def __init__(self, remote: Backend, *, avoid: Container[bytes] = ()) -> None:
         self._remote, self._avoid = remote, avoid
         self._lock = threading.Lock()
-        self._live: dict[bytes, Future[bool]] = {}
+        self._live: dict[bytes, Future[tuple[bool, float | None]]] = {}
         self._records: dict[bytes, Future[tuple[Record, frozenset[str]] | None]] = {}
 
     def is_live(self, rid: bytes) -> bool:
         """Whether a record is confirmed and not retired."""
-        return rid not in self._avoid and self._once(self._live, rid, lambda: is_live(self._remote, rid))
+        return rid not in self._avoid and self._once(self._live, rid, lambda: _look(self._remote, rid))[0]
+
+    def time(self, rid: bytes, record: Record) -> float:
+        """When a live record came, in Unix seconds: of the storage's clock where that tells, else of its writer's."""
+        told = self._once(self._live, rid, lambda: _look(self._remote, rid))[1]
+        return record.time if told is None else told
 
     def covering(self, rid: bytes, root: str, *, store: str) -> Record | None:
         """The record, if it is live and names a root: what a locator or a list of ours says of it is only a hint."""

@@ -12,6 +12,7 @@ users (the suite plays two processes with it); a medium that lives in one object
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -91,6 +92,9 @@ def race(n: int, work: Callable[[int], object]) -> list[object]:
 
 class BackendSuite(ABC):
     """Subclass it as `Test...` and define `make`."""
+
+    #: Whether listings say when objects were written.
+    tells_time = True
 
     @abstractmethod
     def make(self) -> Backend:
@@ -235,6 +239,13 @@ class BackendSuite(ABC):
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda key: backend.put(key, [b"x"]), keys))
         assert {row.key for row in backend.list("m/")} == keys
+
+    def test_a_listing_tells_when_an_object_was_written_or_nothing(self, backend: Backend) -> None:
+        before = time.time()
+        backend.put("j/one", [b"x"])
+        (row,) = backend.list("j/")
+        assert (row.modified_s is not None) == self.tells_time
+        assert row.modified_s is None or before - 5 < row.modified_s < time.time() + 5, "seconds may be rounded"
 
     def test_foreign_objects_are_passed_over(self, backend: Backend) -> None:
         backend.put("p/ab/mine", [b"1"])

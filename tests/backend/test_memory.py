@@ -10,6 +10,8 @@ from dvk.testing.backend_suite import BackendSuite
 
 
 class TestMemory(BackendSuite):
+    tells_time = False
+
     @pytest.fixture(autouse=True)
     def _medium(self) -> None:
         self.medium = MemoryBackend()

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError, NoCredenti
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from dvk.backend.contract import Backend, KeyExists, KeyMissing
+from dvk.backend.contract import Backend, KeyExists, KeyMissing, Listed
 from dvk.backend.remote_errors import translate_remote
 from dvk.backend.remote_fs import FsspecBackend, FsspecMedium
 from dvk.backend.s3 import _total_of
@@ -73,8 +73,8 @@ class LyingMedium:
     def write(self, key: str, parts: object, *, create_only: bool) -> None:
         raise client_error("ConditionalRequestConflict", 409)
 
-    def walk(self, prefix: str) -> Iterator[tuple[str, int]]:
-        yield "p/one", 1
+    def walk(self, prefix: str) -> Iterator[Listed]:
+        yield Listed("p/one", 1)
         raise client_error("SlowDown", 503)
 
     def remove(self, key: str) -> None:

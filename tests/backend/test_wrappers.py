@@ -15,6 +15,8 @@ from dvk.testing.faults import FaultBackend
 
 
 class TestCounting(BackendSuite):
+    tells_time = False
+
     @pytest.fixture(autouse=True)
     def _medium(self) -> None:
         self.medium = CountingBackend(MemoryBackend(), keep_calls=True)
@@ -24,6 +26,8 @@ class TestCounting(BackendSuite):
 
 
 class TestRetry(BackendSuite):
+    tells_time = False
+
     """Every operation fails once, and nobody notices."""
 
     @pytest.fixture(autouse=True)

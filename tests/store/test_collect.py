@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from collectkit import NOW, A, B, C, collect, collector, everything_small, kept, refused, three_versions
+from collectkit import EAGER, NOW, A, B, C, collect, collector, everything_small, kept, refused, three_versions
 from synckit import (
     Remote,
     add_file,
@@ -19,7 +19,8 @@ from synckit import (
 
 from dvk.backend.memory import MemoryBackend
 from dvk.errors import Corrupt, Refused
-from dvk.store.collect import Limits
+from dvk.events import Note
+from dvk.store.collect import Collector, Limits
 from dvk.store.push import Version
 from dvk.store.store import Store
 
@@ -191,13 +192,32 @@ def test_a_record_that_cannot_be_read_stops_it(damage: str, tmp_path: Path) -> N
     refused(remote.inner, tmp_path, kept(roots, roots[2]), "cannot be read")
 
 
-def test_an_unknown_thing_among_records_or_packs_stops_it(tmp_path: Path) -> None:
+def test_an_unknown_thing_among_records_stops_it_and_is_described(tmp_path: Path) -> None:
+    """It may say what is needed."""
     remote, roots = three_versions(tmp_path)
-    remote.inner.put("j/" + "0" * 64 + ".y", [b""])
-    refused(remote.inner, tmp_path, kept(roots, roots[2]), "no record lies among")
-    remote.inner.delete("j/" + "0" * 64 + ".y")
-    remote.inner.put("p/zz", [b""])
-    refused(remote.inner, tmp_path, kept(roots, roots[2]), "no pack lies among")
+    remote.inner.put("j/" + "0" * 64 + ".y", [b"seven b"])
+    refused(remote.inner, tmp_path, kept(roots, roots[2]), "no record lies among the records .7 bytes")
+
+
+def test_an_unknown_thing_among_packs_stops_nothing_is_told_and_stays(tmp_path: Path) -> None:
+    remote, roots = three_versions(tmp_path)
+    strange = ["p/zz", "m/ab/ab" + "0" * 62 + ".part", *(f"p/notes-{i}.txt" for i in range(9))]
+    for key in strange:
+        remote.inner.put(key, [b"mine"])
+    told: list[str] = []
+    what = kept(roots, roots[2])
+    with Collector(
+        Store(remote.inner),
+        str(tmp_path),
+        limits=EAGER,
+        clock=lambda: NOW,
+        on_event=lambda e: told.append(e.message) if isinstance(e, Note) else None,
+    ) as c:
+        assert c.condemn(what, c.plan(what)).packs
+        c.sweep(what)
+    assert set(strange) <= set(remote.keys(""))
+    assert any("p/zz (4 bytes)" in line or "p/notes" in line for line in told) and "and 6 more of these" in told
+    arrives(remote.inner, roots[2], C)
 
 
 def test_a_hole_in_a_listing_stops_it(tmp_path: Path) -> None:
