@@ -28,6 +28,7 @@ from blake3 import blake3
 from dvk.backend.contract import Backend
 from dvk.backend.memory import MemoryBackend
 from dvk.commands import versions
+from dvk.commands.acknowledged import Acknowledged
 from dvk.commands.placed import Placed
 from dvk.errors import DvkError
 from dvk.store.checked import CheckedPacks
@@ -402,6 +403,19 @@ def _hints(place: Path) -> Iterator[Case]:
         path.read_bytes(),
         roots,
         lambda _data: "a hint that `push` asks the remote about; one bit makes no other version of it",
+    )
+    acknowledged = Acknowledged(os.fsencode(place))
+    acknowledged.add([root])
+
+    def added(data: bytes) -> str:
+        (place / "acknowledged").write_bytes(data)
+        return "" if acknowledged.read() == {root} else "no line"
+
+    yield Case(
+        "acknowledged versions",
+        (place / "acknowledged").read_bytes(),
+        added,
+        lambda _data: "an empty line, or the end of the last one",
     )
     placed = Placed(os.fsencode(place))
     placed.update({b"t.csv": Pointer("file", b"\x05" * 32, 77)})
