@@ -138,7 +138,7 @@ def restore(
         find_old: asked for big files; what the older version has in common with the new one is taken from it, and where
             that turns out to be something else, the store gives it all. `sink` must then open files for reading too.
         sound_blocks: every block is read whole, and a file that lies in a damaged one fails even where its own bytes
-            are right; for who is about to rely on the store alone, since a repair drops such a block.
+            are right; for who is about to rely on the store alone.
 
     Raises:
         StorageFull, StorageError (from writing), RemoteUnreachable, RemoteDenied, Interrupted: what ends the whole run,

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from projects import Project, noise
 
+from dvk.commands import add_version
 from dvk.commands.add import AddResult, add
 from dvk.commands.ls import ls
 from dvk.commands.pull import pull
 from dvk.errors import DvkError, NotFound, Refused, StorageError, UsageError
 from dvk.ids import EMPTY_FILE
+from dvk.store import pages, pagewriter
+from dvk.store.ingest import ingest
 from dvk.workspace.repo import Workspace
 
 
@@ -156,6 +161,35 @@ def test_a_rule_of_the_users_does_not_keep_a_pointer_out(project: Project) -> No
     project.write({".gitignore": b"*.dvk\n", "a": b"1"})
     done = added(project, "a")
     assert done.staged == 1 and ".gitignore:1" in done.overruled[b"a.dvk"]
+
+
+def test_of_many_files_one_that_changed_is_all_that_is_read_and_its_page_all_that_is_written(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages of 200 entries here; how long pages are in a folder of real size is a promise of theirs."""
+    for module in (pages, pagewriter):
+        monkeypatch.setattr(module, "MIN_ENTRIES", 100)
+        monkeypatch.setattr(module, "MAX_ENTRIES", 300)
+    names = [f"d/{i % 20:02}/{i:05}" for i in range(2000)]
+    project.write({name: b"%d" % i for i, name in enumerate(names)})
+    time.sleep(0.05)  # a file as young as the clock is read again to be sure
+    read: list[int] = []
+
+    def counted(*arguments: Any, **settings: Any) -> Any:
+        read.append(len(arguments[2]))
+        return ingest(*arguments, **settings)
+
+    def page_bytes() -> int:
+        return sum(p.stat().st_size for p in (project.top / ".git" / "dvk").glob("**/m/*/*"))
+
+    monkeypatch.setattr(add_version, "ingest", counted)
+    added(project, "d")
+    whole = page_bytes()
+    assert read == [2000] and whole > 64_000
+    project.write({names[700]: b"changed"})
+    assert added(project, "d").paths[0].modified == 1
+    assert read == [2000, 1]
+    assert 0 < page_bytes() - whole < whole // 5
 
 
 # ---------------------------------------------------------------- another process meanwhile

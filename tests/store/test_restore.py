@@ -17,7 +17,16 @@ from storekit import Folder, add, b3, column, get, keys, make_pack, noise, put_p
 
 from dvk.backend.contract import Backend
 from dvk.backend.memory import MemoryBackend
-from dvk.errors import Corrupt, DataMissing, DvkError, Refused, RemoteUnreachable, StorageError, StorageFull
+from dvk.errors import (
+    Corrupt,
+    DataMissing,
+    DvkError,
+    FormatError,
+    Refused,
+    RemoteUnreachable,
+    StorageError,
+    StorageFull,
+)
 from dvk.ids import FileId
 from dvk.store import restore as restore_module
 from dvk.store import stream as stream_module
@@ -82,8 +91,7 @@ def test_a_damaged_block_fails_its_files_and_no_others(tmp_path: Path) -> None:
 def test_of_a_damaged_block_that_is_stored_as_it_is_one_file_is_lost_and_none_counts_as_readable(
     tmp_path: Path,
 ) -> None:
-    """Whatever else is asked for with it. Who is about to delete the other copy hears of the damage: a repair drops
-    the whole block."""
+    """Whatever else is asked for with it. Who is about to delete the other copy hears of the damage all the same."""
     store = Store(MemoryBackend())
     small = [noise(i, 9_000) for i in range(300)]
     ids, _ = add(store, small)
@@ -522,6 +530,48 @@ def test_a_placement_that_leads_beyond_a_block_fails_its_file_alone(tmp_path: Pa
     failed = restore(Hostile(store), ids, sizes_of(contents), sink)
     assert [(i, type(e)) for i, e in failed] == [(2, Corrupt)]
     assert sink.read() == {i: contents[i] for i in (0, 1, 3)}
+
+
+def test_whatever_a_placement_says_only_right_bytes_are_written(tmp_path: Path) -> None:
+    """Numbers of blocks that lie: blocks as they are that are not, that overlap, that lie elsewhere or nowhere."""
+    store = Store(MemoryBackend())
+    contents = (
+        [noise(i, 3000 + i) for i in range(200)] + [words(i, 5000 + i) for i in range(300)] + [noise("m", 3 * MIB)]
+    )
+    add(store, contents)
+    rng = np.random.default_rng(seed := 46)
+    print("seed", seed)
+    arrived = 0
+
+    class Hostile(StoreContent):
+        def contents(self, ids: Any, sizes: Any) -> list[Content | None]:
+            found = super().contents(ids, sizes)
+            assert found[0] is not None
+            b = found[0].placement.blocks
+            columns = {name: getattr(b, name).copy() for name in ("offset", "packed_len", "raw_len", "codec")}
+            for _ in range(rng.integers(1, 4)):
+                i, j = rng.integers(0, len(b), 2)
+                name = rng.choice([*columns, "as it is"])
+                if name == "as it is":
+                    columns["codec"][i] = RAW
+                    columns["packed_len"][i] = columns["raw_len"][i]
+                elif rng.random() < 0.5:
+                    columns[name][i] = columns[name][j]
+                else:
+                    top = {"offset": 1 << 33, "codec": 9}.get(str(name), MIB + 1)
+                    columns[name][i] = rng.integers(0, top)
+            lying = replace(found[0].placement, blocks=replace(b, **columns))
+            return [c and replace(c, placement=lying) for c in found]
+
+    for n in range(60):
+        chosen = rng.choice(len(contents), int(rng.integers(1, 40)), replace=False).tolist()
+        wanted = [contents[i] for i in chosen]
+        sink = Folder(tmp_path / str(n))
+        failed = dict(restore(Hostile(store), column(wanted), sizes_of(wanted), sink))
+        assert all(isinstance(e, (FormatError, DataMissing)) for e in failed.values())
+        assert sink.read() == {i: c for i, c in enumerate(wanted) if i not in failed}
+        arrived += len(wanted) - len(failed)
+    assert arrived > 300
 
 
 # ---------------------------------------------------------------- a big file
