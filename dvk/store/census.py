@@ -48,6 +48,7 @@ class Census:
     leftovers: tuple[str, ...]  #: keys of marks whose record is removed already
     times: dict[str, int]  #: when records came, by the clock of the storage where it tells, else of their writers
     strangers: tuple[str, ...] = ()  #: keys among the packs that are no packs
+    damaged_lists: tuple[str, ...] = ()  #: keys of condemned lists that cannot be read
 
     @property
     def live(self) -> frozenset[str]:
@@ -94,11 +95,14 @@ class Census:
         return frozenset(out)
 
 
-def take_census(remote: Store, pool: Executor, *, known: dict[str, Record] | None = None) -> Census:
+def take_census(
+    remote: Store, pool: Executor, *, known: dict[str, Record] | None = None, alone: bool = False
+) -> Census:
     """Look at everything: two listings of records, one of packs, every record, every condemned list.
 
     Args:
         known: records that were read before; a record is named by its bytes, so it is still that. Takes in more.
+        alone: nobody else collects now, so a condemned list that is damaged warns of nothing.
 
     Raises:
         NotOurs: no store is there. NewerFormat: it needs features that this dvk does not know to collect.
@@ -140,6 +144,7 @@ def take_census(remote: Store, pool: Executor, *, known: dict[str, Record] | Non
     saved = {rid for rid, size in zip(doubtful, late, strict=True) if size is not None}
     dead = (marks[".x"] & marks[""]) | (set(doubtful) - saved)
     packs, strangers = _packs(remote)
+    lists, damaged = _lists(remote, alone=alone)
     out = Census(
         store=found.store,
         records=records,
@@ -148,10 +153,11 @@ def take_census(remote: Store, pool: Executor, *, known: dict[str, Record] | Non
         expired=frozenset(marks[".e"] & marks[""]),
         dead=frozenset(dead),
         packs=packs,
-        lists=_lists(remote),
+        lists=lists,
         leftovers=tuple(sorted(k for k in keys if (m := _RECORD.fullmatch(k)) and m[1] in orphans)),
         times={rid: _time(rows[record_key(bytes.fromhex(rid))], record) for rid, record in records.items()},
         strangers=strangers,
+        damaged_lists=damaged,
     )
     _look_for_holes(remote, out, keys)
     return out
@@ -200,9 +206,11 @@ def _packs(remote: Store) -> tuple[dict[str, int], tuple[str, ...]]:
     return out, tuple(strangers)
 
 
-def _lists(remote: Store) -> dict[str, tuple[str, ...]]:
+def _lists(remote: Store, *, alone: bool) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    damaged: list[str] = []
     try:
-        return condemned_lists(remote.backend)
+        found = condemned_lists(remote.backend, on_damage=(lambda key, _: damaged.append(key)) if alone else None)
+        return found, tuple(damaged)
     except DvkError as error:
         raise Unsafe(f"{error.message}; {_NO_PLAN}", subject=error.subject, hint=error.hint) from error
 

@@ -105,7 +105,13 @@ class Collector:
             yield memory
 
     def _census(self) -> Census:
-        return take_census(self.remote, self._pool, known=self._records)
+        return take_census(self.remote, self._pool, known=self._records, alone=self.limits.exclusive)
+
+    def _remove_damaged_lists(self, census: Census) -> None:
+        """Alone: they warn of nothing, and no push gets past them."""
+        for key in census.damaged_lists:
+            self.remote.backend.delete(key)
+            self._on_event(Note("a condemned list that was damaged is removed", f"{self.remote.name}/{key}"))
 
     def _tell_strangers(self, census: Census) -> None:
         for what in census.strangers[:_STRANGERS_TOLD]:
@@ -226,6 +232,7 @@ class Collector:
                     hint="make a new plan and look at it",
                 )
             self._look(census, memory)
+            self._remove_damaged_lists(census)
             if plan.empty:
                 return plan
             if plan.repack:
@@ -331,13 +338,23 @@ class Collector:
         Args:
             kept: what Git says now. What it wants again gets a record before anything is deleted.
 
+        Alone, with nothing condemned, it only clears away what others left.
+
         Raises:
             Refused: nothing is condemned, or the grace is not over. Unsafe: as `plan`; the condemned stay condemned.
         """
         with self._alone() as memory:
             state = memory.state
             if not state.list_key:
-                raise Refused("nothing is condemned", subject=self.remote.name, hint="make a plan first")
+                if not self.limits.exclusive:
+                    raise Refused("nothing is condemned", subject=self.remote.name, hint="make a plan first")
+                census = self._census()
+                self._check(census, state)
+                self._remove_damaged_lists(census)
+                self._bury(census)
+                self._remove_records(census, state)
+                self._tidy(census)
+                return Swept(0, 0, 0)
             left = state.condemned_at + self.limits.grace - self._now()
             if left > 0:
                 raise Refused(
@@ -350,6 +367,7 @@ class Collector:
             self._publish(memory)
             census = self._census()
             self._check(census, state)
+            self._remove_damaged_lists(census)
             if self._revive(census, memory, kept):
                 self._publish(memory)
                 census = self._census()

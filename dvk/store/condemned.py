@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from blake3 import blake3
@@ -25,7 +25,8 @@ MAX_BYTES = 64 << 20
 _KEY = re.compile(r"g/c-([0-9a-f]{32}|[0-9a-f]{64})")
 _PACK_KEY = re.compile(r"[pm]/([0-9a-f]{2})/\1[0-9a-f]{62}")
 _ID = re.compile(r"[0-9a-f]{32}")
-_HINT = "upgrade dvk, or ask whoever collects garbage there to finish with `dvk gc --exclusive`"
+_HINT = "upgrade dvk"
+_GO_ON = "who knows that nobody collects garbage there now removes it: `dvk gc --remote NAME --sweep --exclusive`"
 
 
 def format_condemned(packs: Iterable[str], *, store: str, nonce: str = "") -> bytes:
@@ -55,7 +56,7 @@ def parse_condemned(key: str, data: bytes, *, subject: str) -> tuple[str, ...]:
         raise NewerFormat("this may be a condemned list that was written by a newer dvk", subject=subject, hint=_HINT)
     named_by_hash = is_named_by_hash(key)
     if named_by_hash and condemned_key(data) != key:
-        raise Corrupt("this condemned list fails its hash, so it might condemn anything", subject=subject, hint=_HINT)
+        raise Corrupt("this condemned list fails its hash, so it might condemn anything", subject=subject, hint=_GO_ON)
     try:
         raw = json.loads(data)
         if type(raw["format"]) is int and raw["format"] > 2:
@@ -80,8 +81,13 @@ def parse_condemned(key: str, data: bytes, *, subject: str) -> tuple[str, ...]:
     return tuple(packs)
 
 
-def condemned_lists(remote: Backend) -> dict[str, tuple[str, ...]]:
+def condemned_lists(
+    remote: Backend, *, on_damage: Callable[[str, FormatError], None] | None = None
+) -> dict[str, tuple[str, ...]]:
     """Every condemned list: its key and the keys of the packs in it.
+
+    Args:
+        on_damage: hears of lists that are damaged, with their keys, instead of an error; those of a newer dvk are none.
 
     Raises:
         FormatError: a list that cannot be read might condemn anything.
@@ -95,7 +101,12 @@ def condemned_lists(remote: Backend) -> dict[str, tuple[str, ...]]:
             continue  # its collector has finished and removed it
         except FormatError as error:
             raise _unreadable(subject) from error
-        out[item.key] = parse_condemned(item.key, data, subject=subject)
+        try:
+            out[item.key] = parse_condemned(item.key, data, subject=subject)
+        except FormatError as error:
+            if on_damage is None or isinstance(error, NewerFormat):
+                raise
+            on_damage(item.key, error)
     return out
 
 
@@ -110,5 +121,5 @@ def _canonical(raw: dict[str, Any]) -> bytes:
 
 def _unreadable(subject: str) -> FormatError:
     return FormatError(
-        "a condemned list cannot be read, so nothing on this remote can be relied on", subject=subject, hint=_HINT
+        "a condemned list cannot be read, so nothing on this remote can be relied on", subject=subject, hint=_GO_ON
     )

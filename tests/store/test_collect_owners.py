@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from synckit import (
     small_packs,
 )
 
+from dvk.errors import Corrupt, Refused, Unsafe
 from dvk.store.collect import Collector, CollectPlan, Kept, Limits
 from dvk.store.push import Owner, Version
 from dvk.store.store import Store
@@ -187,3 +189,30 @@ def test_who_is_alone_clears_away_what_others_left(tmp_path: Path) -> None:
     assert remote.keys("l/") == [f"l/d/{roots[2].id.hex()[:2]}/{roots[2].id.hex()}"]
     assert all(r.roots == (roots[2].text,) for r in records(remote)), "those of what is gone are removed"
     arrives(remote.inner, roots[2], C)
+
+
+def test_a_damaged_list_stops_everybody_until_somebody_who_is_alone_removes_it(tmp_path: Path) -> None:
+    remote, roots = three_versions(tmp_path)
+    what = kept(roots, *roots)
+    with collector(remote.inner, tmp_path / "another") as c:
+        c.condemn(kept(roots, roots[2]), c.plan(kept(roots, roots[2])))
+        c.undo()
+    bad = "g/c-" + "0" * 64
+    remote.inner.put(bad, [b"a list once"])
+    local = new_store()
+    new = add_folder(local, {b"new": chunks("new", 3, 300)})
+    with pytest.raises(Corrupt) as caught:
+        send(local, remote.store, tmp_path / "pusher", new)
+    assert "--sweep --exclusive" in caught.value.hint
+    with collector(remote.inner, tmp_path / "gc") as c, pytest.raises(Unsafe) as refused:
+        c.plan(what)
+    assert "--sweep --exclusive" in refused.value.hint and bad in remote.keys("g/")
+    with collector(remote.inner, tmp_path / "gc") as c, pytest.raises(Refused, match="nothing is condemned"):
+        c.sweep(what)
+    before = set(remote.keys("p/") + remote.keys("m/"))
+    with collector(remote.inner, tmp_path / "gc", limits=replace(EAGER, exclusive=True)) as c:
+        assert c.sweep(what).packs == 0
+    assert not remote.keys("g/") and before == set(remote.keys("p/") + remote.keys("m/"))
+    send(local, remote.store, tmp_path / "pusher", new)
+    for root, tree in zip(roots, (A, B, C), strict=True):
+        arrives(remote.inner, root, tree)

@@ -9,8 +9,8 @@ import pytest
 from storekit import flips, vectors
 
 from dvk.backend.memory import MemoryBackend
-from dvk.errors import Corrupt, DvkError
-from dvk.store.condemned import condemned, condemned_key, format_condemned, parse_condemned
+from dvk.errors import Corrupt, DvkError, NewerFormat
+from dvk.store.condemned import condemned, condemned_key, condemned_lists, format_condemned, parse_condemned
 
 ACCEPT, REFUSE = vectors("condemned")
 STORE = "5" * 32
@@ -51,6 +51,19 @@ def test_all_lists_count_whatever_their_version() -> None:
         remote.put(condemned_key(data), [data])
     assert len(list(remote.list("g/c-"))) == 4, "two lists of the same packs are two lists"
     assert condemned(remote) == set(PACKS)
+
+
+def test_damaged_lists_can_be_heard_of_and_those_of_a_newer_dvk_stop_all_the_same() -> None:
+    remote = MemoryBackend()
+    good = format_condemned(PACKS[:1], store=STORE)
+    remote.put(condemned_key(good), [good])
+    remote.put("g/c-" + "0" * 64, [good])
+    heard: list[str] = []
+    assert list(condemned_lists(remote, on_damage=lambda key, _: heard.append(key))) == [condemned_key(good)]
+    assert heard == ["g/c-" + "0" * 64]
+    remote.put("g/c-" + "0" * 40, [good])
+    with pytest.raises(NewerFormat):
+        condemned_lists(remote, on_damage=lambda key, _: heard.append(key))
 
 
 def test_a_list_that_goes_away_while_it_is_read_counts_as_none() -> None:
