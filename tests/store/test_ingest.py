@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,30 @@ def test_a_file_that_changes_while_it_is_read_is_named(change: str, size: int, t
         ids = ingest(writer, quiet, quiet.sizes, profile=PROFILE)
         writer.flush()
     assert [i.tobytes() for i in ids] == [b3(p.read_bytes()) for p in paths]
+
+
+def test_reads_that_give_less_than_was_asked_for_let_no_byte_of_another_file_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Buffers are used again and never cleared, so each holds other files; network filesystems read short."""
+    preadv, count = os.preadv, itertools.count()
+
+    def short(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        room = len(buffers[0])
+        return preadv(fd, [buffers[0][: room if room < 2 or next(count) % 3 else room * 2 // 3]], offset)
+
+    sizes = [5, 70_000, 3 * MIB, 200_000, 5 * MIB, 900_000, 4 * MIB, 12 * MIB, 1] * 2
+    paths = [write(tmp_path / f"f{i:02}", noise(i, n)) for i, n in enumerate(sizes)]
+    source = Paths(paths)
+    store = Store(MemoryBackend())
+    monkeypatch.setattr(os, "preadv", short)
+    with Writer(store) as writer:
+        ids = ingest(writer, source, source.sizes, profile=PROFILE, workers=1)
+        writer.flush()
+    monkeypatch.undo()
+    assert [i.tobytes() for i in ids] == [b3(p.read_bytes()) for p in paths]
+    got, failed = get(store, ids, source.sizes, tmp_path / "out")
+    assert not failed and got == {i: p.read_bytes() for i, p in enumerate(paths)}
 
 
 def test_every_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -422,6 +422,28 @@ class TestBadInput:
             assert sum(reads) <= MIB + len(data) // 8, name
             assert len(reads) <= (500 + len(data) // 1024) // 3, name
 
+    def test_lies_take_less_than_half_more_time_than_plain_cutting(self) -> None:
+        """All of them together, each before and behind 4 MiB of content; measured: 1.1 times, the worst one 1.2."""
+        rest, cutter = xof("rest", 4 * MIB), Cutter(PROFILE)
+
+        def seconds(cut: Callable[[], object]) -> float:
+            best = 9.0
+            for _ in range(3):
+                begun = time.process_time()
+                cut()
+                best = min(best, time.process_time() - begun)
+            return best
+
+        plain = lying = 0.0
+        for lie in LIES.values():
+            for data in (lie + rest, rest + lie):
+                view = memoryview(data)
+                plain += seconds(lambda view=view: cutter.feed(view, final=True))  # type: ignore[misc]
+                lying += seconds(
+                    lambda data=data: cutter.for_file(reader(data), len(data)).feed(memoryview(data), final=True)
+                )
+        assert lying < 1.5 * plain
+
     @pytest.mark.parametrize("kind", ["tar", "zip", "safetensors", "gguf", "parquet", "brackets"])
     def test_a_million_of_anything_takes_no_time(self, kind: str, tmp_path: Path) -> None:
         """A sparse file of 2 GB whose headers never end: planned within a second, where cutting takes several."""
