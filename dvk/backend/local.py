@@ -303,25 +303,19 @@ class LocalBackend(Backend):
         return KeyMissing("no such object", subject=f"{self.name}/{key}")
 
     def stat(self, key: str) -> int | None:
-        check_key(key)
-        folder, _, name = key.rpartition("/")
-        with translate(f"{self.name}/{key}"):
-            fd = self._find_folder(folder)
-            if fd is None:
-                return None
-            try:
-                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            except FileNotFoundError:
-                return None
-            finally:
-                os.close(fd)
-        return info.st_size if stat.S_ISREG(info.st_mode) else None
+        info = self._look(key)
+        return info.st_size if info is not None and stat.S_ISREG(info.st_mode) else None
 
     def times(self, key: str) -> tuple[float, float] | None:
         """When an object was written, and when it was last read or written, by the clock of its filesystem.
 
         None when there is none. Where reads are not noted (`noatime`) both are the same.
         """
+        info = self._look(key)
+        return None if info is None else (info.st_mtime, max(info.st_mtime, info.st_atime))
+
+    def _look(self, key: str) -> os.stat_result | None:
+        """What lies at a key."""
         check_key(key)
         folder, _, name = key.rpartition("/")
         with translate(f"{self.name}/{key}"):
@@ -334,7 +328,7 @@ class LocalBackend(Backend):
                 return None
             finally:
                 os.close(fd)
-        return info.st_mtime, max(info.st_mtime, info.st_atime)
+        return info
 
     def remove_temporaries(self) -> int:
         """Remove what killed writers left behind, however young: only while nobody can be writing. How many bytes."""

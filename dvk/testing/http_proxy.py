@@ -19,13 +19,14 @@ import email.utils
 import http.client
 import re
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
+
+from dvk.testing.tcp_proxy import reset
 
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect", "proxy-connection"}
 _PIECE = 64 << 10
@@ -353,16 +354,6 @@ class _Handler(BaseHTTPRequestHandler):
                 if attempt == 2:
                     raise
         raise AssertionError
-
-
-def reset(s: socket.socket) -> None:
-    """Close a connection with RST, as a dying middlebox does."""
-    with contextlib.suppress(OSError):
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    with contextlib.suppress(OSError):
-        s.shutdown(socket.SHUT_RD)
-    with contextlib.suppress(OSError):
-        s.close()
 
 
 def _xml(code: str, message: str, more: str = "") -> bytes:

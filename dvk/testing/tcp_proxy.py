@@ -63,7 +63,7 @@ class TcpProxy:
         with self._lock:
             live, self._live = self._live, set()
         for s in live:
-            _reset(s)
+            reset(s)
 
     def cut_after(
         self, *, bytes_up: int | None = None, bytes_down: int | None = None, then_refuse: bool = False
@@ -95,12 +95,12 @@ class TcpProxy:
             except OSError:
                 return
             if self._refusing or self._closed:
-                _reset(client)
+                reset(client)
                 continue
             try:
                 server = socket.create_connection(self._target, timeout=10)
             except OSError:
-                _reset(client)
+                reset(client)
                 continue
             server.settimeout(None)
             with self._lock:
@@ -148,7 +148,7 @@ class TcpProxy:
         with self._lock:
             self._live.difference_update(sockets)
         for s in sockets:
-            _reset(s)
+            reset(s)
 
     def _spawn(self, work: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=work, args=args, daemon=True)
@@ -156,8 +156,8 @@ class TcpProxy:
         thread.start()
 
 
-def _reset(s: socket.socket) -> None:
-    """Close with RST. `shutdown` first, which wakes a thread that sits in `recv`."""
+def reset(s: socket.socket) -> None:
+    """Close a connection with RST, as dying middleboxes do. `shutdown` first: it wakes who sits in `recv`."""
     with contextlib.suppress(OSError):
         s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     with contextlib.suppress(OSError):
