@@ -1,27 +1,22 @@
 """Every decoder of bytes that others wrote, as `dvk.testing.fuzz` feeds them: its name, valid inputs, checksums.
 
 `decode` gives a value or raises a `DvkError`; `seeds` are valid inputs, taken from a small project that is made once in
-a process; `repair` puts right checksums into altered bytes, as a hostile writer would.
+a process; `repair` puts right checksums into altered bytes, as a hostile writer would. Those of users' files stand in
+`file_decoders`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import json
 import os
 import shutil
 import struct
 import tempfile
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 from blake3 import blake3
 
@@ -40,30 +35,13 @@ from dvk.store.pack import BLOCK_HEADER, FOOTER_HEADER, TRAILER, check_header, o
 from dvk.store.pages import ListKind, parse_page
 from dvk.store.paths import check_link, check_names, find_collisions, why_bad
 from dvk.store.record import parse_record
-from dvk.store.regions import plan_regions
-from dvk.table.contract import ReadOptions
-from dvk.table.open import open_table
-from dvk.table.source import BytesSource
-from dvk.table.tensors.files import read_tensors, tensor_format, unpacked_items
+from dvk.testing.file_decoders import FILES, SUBJECT, Decoder
 from dvk.testing.stages import build
 from dvk.workspace import selection, statcache, trust
 from dvk.workspace.config import Layer
 from dvk.workspace.git_mirror import parse_git_url
 from dvk.workspace.ignore import IgnoreRules
 from dvk.workspace.pointer import parse as parse_pointer
-
-_S = "input"  # what errors call it
-
-
-@dataclass(frozen=True, slots=True)
-class Decoder:
-    """One decoder."""
-
-    name: str
-    decode: Callable[[bytes], object]
-    seeds: Callable[[], Sequence[bytes]]
-    repair: Callable[[bytes], bytes] | None = None
-
 
 # ---------------------------------------------------------------- valid inputs
 
@@ -124,7 +102,7 @@ def _blocks() -> list[bytes]:
     for pack in _packs():
         at, end = 32, _footer_at(pack)
         while at < end:
-            codec, raw, payload = open_block(memoryview(pack)[at:], subject=_S)
+            codec, raw, payload = open_block(memoryview(pack)[at:], subject=SUBJECT)
             found.append(struct.pack("<BI", codec, raw) + bytes(payload))
             at += BLOCK_HEADER.size + len(payload)
     for codec, width in ((2, 2), (3, 4), (4, 8)):
@@ -145,7 +123,7 @@ def _pages(kind: ListKind) -> Callable[[], Sequence[bytes]]:
         for pack in samples()["m"]:
             at, end = 32, _footer_at(pack)
             while at < end:
-                codec, raw, payload = open_block(memoryview(pack)[at:], subject=_S)
+                codec, raw, payload = open_block(memoryview(pack)[at:], subject=SUBJECT)
                 at += BLOCK_HEADER.size + len(payload)
                 data = decode_block(codec, payload, raw)
                 while data:
@@ -181,8 +159,8 @@ def _decode_footer(data: bytes) -> object:
     """The footer of a pack whose blocks are left out: `parse_footer` gets what its trailer says."""
     from dvk.store.pack import parse_footer, parse_trailer
 
-    trailer = parse_trailer(data[-TRAILER.size :], subject=_S)
-    footer = parse_footer(data[32 : -TRAILER.size], trailer, subject=_S)
+    trailer = parse_trailer(data[-TRAILER.size :], subject=SUBJECT)
+    footer = parse_footer(data[32 : -TRAILER.size], trailer, subject=SUBJECT)
     return (
         footer.chunk_offset,
         footer.block_offset,
@@ -201,7 +179,7 @@ def _decode_block(data: bytes) -> object:
 def _decode_raw_blocks(data: bytes) -> object:
     view, seen = memoryview(data), 0
     while view:
-        codec, raw, payload = open_block(view, subject=_S)
+        codec, raw, payload = open_block(view, subject=SUBJECT)
         decode_block(codec, payload, raw)
         view = view[BLOCK_HEADER.size + len(payload) :]
         seen += 1
@@ -217,7 +195,7 @@ def _right_block(data: bytes) -> bytes:
 
 
 def _decode_page(kind: ListKind) -> Callable[[bytes], object]:
-    return lambda data: parse_page(data, kind, subject=_S)
+    return lambda data: parse_page(data, kind, subject=SUBJECT)
 
 
 def _decode_locator(data: bytes) -> object:
@@ -225,20 +203,20 @@ def _decode_locator(data: bytes) -> object:
     found = []
     for k in {1, 2, kind}:
         try:
-            locator = parse_locator(data, kind=k, wanted=wanted, subject=_S)
+            locator = parse_locator(data, kind=k, wanted=wanted, subject=SUBJECT)
         except FormatError:
             continue
         for part in locator.inline:
             for single in (False, True):
                 try:
-                    found.append(parse_section(part, single=single, subject=_S))
+                    found.append(parse_section(part, single=single, subject=SUBJECT))
                 except FormatError:
                     continue
     return found
 
 
 def _decode_record(data: bytes) -> object:
-    return parse_record(data, subject=_S)
+    return parse_record(data, subject=SUBJECT)
 
 
 def _decode_condemned(data: bytes) -> object:
@@ -268,7 +246,7 @@ def _right_segment(data: bytes) -> bytes:
 
 
 def _decode_segment(data: bytes) -> object:
-    segment = parse_segment(data, subject=_S)
+    segment = parse_segment(data, subject=SUBJECT)
     return [table.find(np.zeros(2, np.uint64)) for table in (segment.chunks, segment.recipes)]
 
 
@@ -328,8 +306,8 @@ def _decode_names(data: bytes) -> object:
         why_bad(name)
     find_collisions(names)
     with contextlib.suppress(DvkError):
-        check_link(b"a/b", data[:4000], subject=_S)
-    check_names(Names.of(names), subject=_S)
+        check_link(b"a/b", data[:4000], subject=SUBJECT)
+    check_names(Names.of(names), subject=SUBJECT)
     return names
 
 
@@ -338,161 +316,23 @@ def _decode_ignore(data: bytes) -> object:
     return [rules.match(path, is_dir) for path in (b"a" * 200, b"a/" * 60 + b"b", b"x.csv") for is_dir in (False, True)]
 
 
-def _table(name: bytes) -> Callable[[bytes], object]:
-    def decode(data: bytes) -> object:
-        with closing(open_table(BytesSource(data, name=name), ReadOptions())) as table:
-            rows = table.count_rows()
-            for _, batch in table.batches(range(len(table.columns))):
-                rows -= batch.num_rows
-        return rows
-
-    return decode
-
-
-def _csv() -> list[bytes]:
-    rows = [b"id,price,note\n", *(b'%d,%d.5,"a ""b""\nc"\n' % (i, i) for i in range(30))]
-    return [b"".join(rows), "\ufeffa;b\n1;ü\n".encode(), "a\tb\n1\t2\n".encode("utf-16"), b"a,b\r\n1,2\r\n"]
-
-
-def _jsonl() -> list[bytes]:
-    return [
-        b"".join(json.dumps({"id": i, "x": [i, {"y": None}], "s": "é\n"}).encode() + b"\n" for i in range(30)),
-        b'{"a": 1}\n{"b": 1.5e300}\n',
-    ]
-
-
-def _arrow_table() -> pa.Table:
-    words = pa.array(["a", "b", "a", None] * 10).dictionary_encode()
-    return pa.table({"id": pa.array(range(40)), "x": pa.array([1.5] * 40), "w": words, "l": [[i] for i in range(40)]})
-
-
-def _parquet() -> list[bytes]:
-    found = []
-    for codec in ("NONE", "snappy", "zstd"):
-        out = io.BytesIO()
-        pq.write_table(_arrow_table(), out, compression=codec, row_group_size=15)
-        found.append(out.getvalue())
-    return found
-
-
-def _arrow() -> list[bytes]:
-    out = io.BytesIO()
-    table = _arrow_table()
-    with pa.ipc.new_file(out, table.schema) as writer:
-        writer.write_table(table)
-    return [out.getvalue()]
-
-
-def _npy() -> list[bytes]:
-    found = []
-    for array in (
-        np.arange(12.0).reshape(3, 4),
-        np.zeros(3, "<f2"),
-        np.array(7),
-        np.zeros(2, [("a", "<i4"), ("b", "S3")]),
-    ):
-        out = io.BytesIO()
-        np.save(out, array)
-        found.append(out.getvalue())
-    return found
-
-
-def _npz() -> list[bytes]:
-    out = io.BytesIO()
-    np.savez(out, a=np.arange(50), b=np.zeros((3, 3)))
-    packed = io.BytesIO()
-    np.savez_compressed(packed, a=np.arange(5000))
-    return [out.getvalue(), packed.getvalue()]
-
-
-def _safetensors() -> list[bytes]:
-    head = {"__metadata__": {"a": "b"}}
-    tensors = {"w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}
-    tensors["b"] = {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]}
-    text = json.dumps(head | tensors).encode()
-    return [len(text).to_bytes(8, "little") + text + bytes(32)]
-
-
-def _tensors(name: bytes) -> Callable[[bytes], object]:
-    def decode(data: bytes) -> object:
-        source = BytesSource(data, name=name)
-        if len(data) < 16 or not tensor_format(data[:16], name):
-            return None
-        found = read_tensors(source, tensor_format(data[:16], name))
-        for tensor in list(found.tensors.values())[:4]:
-            if tensor.member:
-                for n, _ in enumerate(unpacked_items(source, tensor, 1 << 16)):
-                    if n > 64:
-                        break
-        return found
-
-    return decode
-
-
-def _gguf() -> bytes:
-    key = b"general.name"
-    kv = struct.pack("<Q", len(key)) + key + struct.pack("<IQ", 8, 1) + b"x"
-    info = struct.pack("<Q", 1) + b"t" + struct.pack("<IQQIQ", 2, 64, 64, 0, 0)
-    return b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + kv + info
-
-
-def _tar() -> bytes:
-    import tarfile
-
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for name, size in (("a.bin", 3000), ("b/c.npy", 9000)):
-            info = tarfile.TarInfo(name)
-            info.size = size
-            archive.addfile(info, io.BytesIO(bytes(size)))
-    return out.getvalue()
-
-
-def _zip() -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("a.bin", bytes(5000))
-        archive.writestr("b.npy", _npy()[0])
-    return out.getvalue()
-
-
-_PAD = 300_000  # below that a file is one region, and nobody looks into it
-
-
-def _region_seeds() -> list[bytes]:
-    heads = [_gguf(), *_npy(), *_npz(), *_safetensors(), _tar(), _zip()]
-    return [*heads, *_parquet()]
-
-
-def _decode_regions(data: bytes) -> object:
-    """As a large file: what the head states is far more than what the input holds."""
-    found = []
-    for whole in (data + bytes(_PAD), data[: len(data) // 2] + bytes(_PAD) + data[len(data) // 2 :]):
-        found.append(plan_regions(lambda at, n, whole=whole: whole[at : at + n], len(whole)))  # type: ignore[misc]
-    for regions, size in zip(found, (len(data) + _PAD,) * 2, strict=True):
-        starts = regions.starts
-        if not len(starts) or starts[0] != 0 or bool((np.diff(starts) <= 0).any()) or int(starts[-1]) >= size:
-            raise AssertionError("the regions do not cover the file")
-    return found
-
-
 def _decode_trust(data: bytes) -> object:
-    return trust._parse(data, _S)
+    return trust._parse(data, SUBJECT)
 
 
 def _decode_selection(data: bytes) -> object:
-    return selection._parse(data, subject=_S)
+    return selection._parse(data, subject=SUBJECT)
 
 
 _ALL = (
-    Decoder("pointer", lambda data: parse_pointer(data, subject=_S), _sample("pointer")),
+    Decoder("pointer", lambda data: parse_pointer(data, subject=SUBJECT), _sample("pointer")),
     Decoder("config", _decode_config, _configs),
-    Decoder("descriptor", lambda data: parse_descriptor(data, subject=_S), _sample("dvk.json")),
-    Decoder("header", lambda data: check_header(data, subject=_S), lambda: [p[:32] for p in _packs()]),
+    Decoder("descriptor", lambda data: parse_descriptor(data, subject=SUBJECT), _sample("dvk.json")),
+    Decoder("header", lambda data: check_header(data, subject=SUBJECT), lambda: [p[:32] for p in _packs()]),
     Decoder("footer", _decode_footer, _footers, _pack_of),
-    Decoder("pack", lambda data: parse_footer_of(data, subject=_S), _packs),
+    Decoder("pack", lambda data: parse_footer_of(data, subject=SUBJECT), _packs),
     Decoder("blocks", _decode_raw_blocks, _raw_blocks, _right_block),
-    Decoder("section-blocks", lambda data: decode_blocks(data, subject=_S), _raw_blocks, _right_block),
+    Decoder("section-blocks", lambda data: decode_blocks(data, subject=SUBJECT), _raw_blocks, _right_block),
     Decoder("codec", _decode_block, _blocks),
     Decoder("listing-page", _decode_page(ListKind.LISTING), _pages(ListKind.LISTING)),
     Decoder("recipe-page", _decode_page(ListKind.RECIPE), _pages(ListKind.RECIPE)),
@@ -510,13 +350,6 @@ _ALL = (
         "names", _decode_names, lambda: [b"a\0b/c\0B\0.git\0x" * 3, "é\0e\u0301\0".encode() + b"git~1\0..\0a/../b"]
     ),
     Decoder("ignore", _decode_ignore, lambda: [b"*.csv\n!x\n/a/**/b\n[a-z]?\n\\#\n", b"*a*a*b\n**/**/c\n[[:alpha:]]"]),
-    Decoder("csv", _table(b"x.csv"), _csv),
-    Decoder("jsonl", _table(b"x.jsonl"), _jsonl),
-    Decoder("parquet", _table(b"x.parquet"), _parquet),
-    Decoder("arrow", _table(b"x.arrow"), _arrow),
-    Decoder("npy", _tensors(b"x.npy"), _npy),
-    Decoder("npz", _tensors(b"x.npz"), _npz),
-    Decoder("safetensors", _tensors(b"x.safetensors"), _safetensors),
-    Decoder("regions", _decode_regions, _region_seeds),
+    *FILES,
 )
 DECODERS: Mapping[str, Decoder] = {d.name: d for d in _ALL}

@@ -33,7 +33,8 @@ from dataclasses import dataclass
 
 from dvk.errors import DvkError
 from dvk.testing.command import say, seed_or_new
-from dvk.testing.decoders import DECODERS, Decoder
+from dvk.testing.decoders import DECODERS
+from dvk.testing.file_decoders import Decoder
 
 MAX_BYTES = 1 << 20
 LIMIT_S = 1.0
