@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from dvk.errors import Corrupt
-from dvk.testing.decoders import DECODERS, Decoder
+from dvk.testing.decoders import DECODERS
+from dvk.testing.file_decoders import Decoder
 from dvk.testing.fuzz import Finding, corpus_of, fuzz, in_process, smaller, try_one
 
 CORPUS = Path(__file__).parent / "corpus"
