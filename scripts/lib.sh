@@ -49,12 +49,12 @@ openly() {
     printf '%s: ok, %s s\n' "$what" "$((SECONDS - began))"
 }
 
-# memory_folder: a fresh folder in memory, where there are 4 GB for it and programs may run there; else nothing. For tests:
+# memory_folder: a fresh folder in memory, where there are 2 GB for it and programs may run there; else nothing. For tests:
 # they sync thousands of times, and what they promise does not hang on which disk answers.
 memory_folder() {
     local free folder
     free=$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 {print $4}') || return 0
-    [ "${free:-0}" -ge 4194304 ] || return 0
+    [ "${free:-0}" -ge 2097152 ] || return 0
     folder=$(mktemp -d /dev/shm/dvk-test.XXXXXX 2>/dev/null) || return 0
     if printf '#!/bin/sh\n' >"$folder/program" && chmod +x "$folder/program" && "$folder/program" 2>/dev/null; then
         rm "$folder/program"
