@@ -9,8 +9,9 @@ pools, which do their work in the calling thread, in an order that the seed choo
 
 Each schedule has up to three pushers (of new versions, of versions that are just being collected, of another project,
 of what a live record covers), up to two collectors with different views of Git, which condemn and sweep or take it
-back, and now and then one whose listings leave things out. Any of them may die before or after any operation and be
-started again, and some sleep before a step of the protocol until the others are done. At the end
+back, a clone that is the copy of another one, and now and then one whose listings leave things out. Any of them may
+die before or after any operation and be started again, and some sleep before a step of the protocol until the others
+are done. At the end
 
 - every version that a push acknowledged, and every version that all of Git wants, is whole: each of its chunks lies
   where its locator says, or it is read byte by byte (a tenth is read anyhow);
@@ -47,6 +48,7 @@ from dvk.store import locator, pack, packwriter, push_sections
 from dvk.store.collect import Collector, Kept, Limits
 from dvk.store.compact import needs_of_whole
 from dvk.store.content import StoreContent
+from dvk.store.descriptor import KEY
 from dvk.store.fetch import Wanted, fetch
 from dvk.store.listing import Entries, Kind
 from dvk.store.pages import read_entries
@@ -108,12 +110,21 @@ class Fate:
     dies: Moment | None = None
 
 
-#: What takes more accidents at once than chance gives: fates of a pusher and of a collector.
-PLOTS = (
+#: What takes more accidents at once than chance gives: fates of actors that belong together.
+PLOTS: tuple[dict[str, Fate], ...] = (
     # A record relies on what no other does, between the last look of a collector and its deleting.
-    (Fate(sleeps=Moment("put j/")), Fate(sleeps=Moment("delete p/"))),
+    {"pusher0": Fate(sleeps=Moment("put j/")), "collector0": Fate(sleeps=Moment("delete p/"))},
     # A confirmation comes when the packs are gone, and neither side lives to clear away.
-    (Fate(sleeps=Moment("put j/", ".ok"), dies=Moment("put j/", ".ok")), Fate(dies=Moment("delete g/"))),
+    {
+        "pusher0": Fate(sleeps=Moment("put j/", ".ok"), dies=Moment("put j/", ".ok")),
+        "collector0": Fate(dies=Moment("delete g/")),
+    },
+    # A clone is copied while it sweeps; the copy takes back, or deletes, what both know to be condemned.
+    {
+        "pusher0": Fate(sleeps=Moment("put j/")),
+        "collector0": Fate(sleeps=Moment("delete p/")),
+        "copy": Fate(sleeps=Moment("stat dvk.json")),
+    },
 )
 
 
@@ -420,6 +431,11 @@ class Counts:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
+def _now() -> float:
+    """The time of the schedule, whenever it was imported."""
+    return time.time()
+
+
 class Schedule:
     """One run of some actors. `seed` makes it what it is."""
 
@@ -452,7 +468,10 @@ class Schedule:
             if rng.random() < 0.4:
                 self.turns.sleep_before(name, rng.choice(MOMENTS))
         if rng.random() < 0.2:
-            for name, fate in zip(("pusher0", "collector0"), rng.choice(PLOTS), strict=True):
+            plot = rng.choice(PLOTS)
+            if "copy" in plot:
+                actors["copy"] = self._copy("copy", of="collector0")
+            for name, fate in plot.items():
                 if fate.sleeps is not None:
                     self.turns.sleep_before(name, fate.sleeps)
                 self.backends[name].doomed = fate.dies
@@ -530,6 +549,7 @@ class Schedule:
                 project=project,
                 promised=promised,
                 local=world.local if mends else None,
+                clock=_now,
             ) as collector:
                 for _ in range(rng.choice((1, 1, 2))):
                     try:
@@ -542,6 +562,34 @@ class Schedule:
                     self.counts.lies += lies
 
         return lambda: self._lives(backend, life, 60)
+
+    def _copy(self, name: str, *, of: str) -> Callable[[], None]:
+        """Somebody whose clone is a copy of another one: knows what that has condemned, and ends it in his way."""
+        rng, world = self.rng, self.world
+        backend = self._backend(name)
+        roots = {data.root.text: data.root for data in world.data}
+        kept = Kept(frozenset(roots), frozenset([world.data[2].root.text]), roots)
+        limits = Limits(grace=0, young=0, more_than_half=True)
+        takes_back = rng.random() < 0.7
+
+        def life() -> None:
+            backend.stat(KEY)
+            theirs, mine = os.path.join(self.state, of), os.path.join(self.state, name)
+            if os.path.exists(theirs) and not os.path.exists(mine):
+                shutil.copytree(theirs, mine)
+            with Collector(Store(backend), mine, limits=limits, project="a" * 32, clock=_now) as collector:
+                try:
+                    if takes_back:
+                        collector.undo()
+                        self.counts.undone += 1
+                    else:
+                        self.counts.deleted += collector.sweep(kept).packs
+                except DvkError as error:
+                    self.counts.refused += 1
+                    if self.tell is not None:
+                        self.tell(f"{name:12s}refused: {error}")
+
+        return lambda: self._lives(backend, life, 40)
 
     def _collect(self, collector: Collector, kept: Kept) -> None:
         if not collector.condemned.list_key:
@@ -589,7 +637,9 @@ class Schedule:
     def _plan_once_more(self) -> None:
         known = frozenset(d.root.text for d in self.world.data)
         limits = Limits(grace=0, young=0, more_than_half=True, retention=10 * 365 * _DAY)
-        with Collector(Store(self.remote), f"{self.state}/last", limits=limits, project="a" * 32) as collector:
+        with Collector(
+            Store(self.remote), f"{self.state}/last", limits=limits, project="a" * 32, clock=_now
+        ) as collector:
             collector.plan(Kept(known, known, {d.root.text: d.root for d in self.world.data}))
 
 
@@ -604,9 +654,18 @@ def run_schedules(
     total = Counts()
     place = tempfile.mkdtemp(dir=folder or ("/dev/shm" if os.path.isdir("/dev/shm") else None))
     try:
-        with in_one_thread(), mock.patch("os.fsync", lambda _fd: None):
+        # Names and times are those of the seed, too: in what order records come depends on their names.
+        chance = random.Random(11)
+        with (
+            in_one_thread(),
+            mock.patch("os.fsync", lambda _fd: None),
+            mock.patch("os.urandom", chance.randbytes),
+            mock.patch("random._urandom", chance.randbytes),
+            mock.patch("time.time", lambda: 1_790_000_000.0),
+        ):
             world = World(place)
             for seed in seeds:
+                chance.seed(seed)
                 schedule = Schedule(world, seed, tell=tell)
                 try:
                     schedule.run()
