@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dvk.backend.contract import Backend
 from dvk.errors import Corrupt
-from dvk.store.codec import RAW, decode_block
+from dvk.store.codec import MAX_BLOCK_BYTES, RAW, decode_block
 from dvk.store.names import I64, U8
 from dvk.store.pack import BLOCK_HEADER, PackKind, open_block, pack_key
 
@@ -167,8 +167,7 @@ def read_parts(backend: Backend, blocks: Blocks, wanted: Mapping[int, tuple[int,
         begin, end = some[b]
         return int(blocks.offset[b]) + BLOCK_HEADER.size + begin, end - begin
 
-    # Parts and whole blocks together: a part between two of them must not cost a server two more requests.
-    for r in plan_ranges(blocks, wanted, max_gap_bytes=backend.capabilities.gap_bytes, span=place):
+    for r in _plan_parts(backend, blocks, wanted, place):
         data = memoryview(backend.get_range(r.key, r.offset, r.length))
         for b in r.blocks:
             offset, length = place(b)
@@ -179,6 +178,20 @@ def read_parts(backend: Backend, blocks: Blocks, wanted: Mapping[int, tuple[int,
                 e = _opened(backend, blocks, b, piece)
                 out[b] = Part(decode_block(e.codec, e.payload, e.raw_len))
     return out
+
+
+def _plan_parts(
+    backend: Backend, blocks: Blocks, wanted: Iterable[int], span: Callable[[int], tuple[int, int]]
+) -> Iterator[Range]:
+    """Ranges for parts of some blocks, and for others as a whole.
+
+    Where a request costs as much as a block, there are as many as whole blocks would take: only what lies before the
+    first part and behind the last one is left out.
+    """
+    gap = backend.capabilities.gap_bytes
+    for r in plan_ranges(blocks, wanted, max_gap_bytes=gap):
+        inside = gap if gap < MAX_BLOCK_BYTES else r.length
+        yield from plan_ranges(blocks, r.blocks, max_gap_bytes=inside, span=span)
 
 
 def read_bare(backend: Backend, blocks: Blocks, b: int) -> Part | None:

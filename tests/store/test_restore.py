@@ -34,7 +34,7 @@ from dvk.store.codec import RAW
 from dvk.store.content import Content, StoreContent
 from dvk.store.pack import BLOCK_HEADER, PackBuilder, PackKind, RecipeRow
 from dvk.store.pages import Chunks, ListKind, format_page, page_id
-from dvk.store.placement import read_blocks, read_parts
+from dvk.store.placement import plan_ranges, read_blocks, read_parts
 from dvk.store.restore import readable, restore
 from dvk.store.store import Store
 from dvk.store.stream import iter_file
@@ -352,7 +352,7 @@ from storekit import Folder, add, noise
 from dvk.backend.memory import MemoryBackend
 from dvk.errors import StorageError
 from dvk.store.content import StoreContent
-from dvk.store.placement import read_blocks, read_parts
+from dvk.store.placement import plan_ranges, read_blocks, read_parts
 from dvk.store.restore import readable, restore
 from dvk.store.store import Store
 import numpy as np
@@ -491,6 +491,28 @@ def test_a_part_between_two_whole_blocks_costs_no_request() -> None:
         part: (100, whole[part][100:5000]),
         last: (0, whole[last]),
     }
+
+
+def test_parts_of_blocks_take_no_more_requests_of_a_server_than_whole_blocks() -> None:
+    """Each costs as much there as a block: one file at the beginning of a block, the next at the end of another."""
+    backend = Watched()
+    store = Store(backend)
+    small = [noise(i, 20_000) for i in range(700)]
+    ids, _ = add(store, small)
+    placed = store.place(Chunks(ids, sizes_of(small).astype(np.uint32)))
+    blocks = placed.blocks
+    by_offset = sorted(range(len(blocks)), key=lambda b: (int(blocks.pack[b]), int(blocks.offset[b])))
+    raw = {b: int(blocks.raw_len[b]) for b in by_offset}
+    wanted = {b: (0, 20_000) if n % 2 else (raw[b] - 20_000, raw[b]) for n, b in enumerate(by_offset)}
+    whole = read_blocks(backend, blocks, by_offset)
+    for few in (wanted, {b: wanted[b] for b in by_offset[::3]}, {by_offset[2]: wanted[by_offset[2]]}):
+        backend.ranges = []
+        got = read_parts(backend, blocks, few)
+        assert all(got[b].data == whole[b][begin:end] for b, (begin, end) in few.items())
+        before = list(plan_ranges(blocks, few))
+        assert len(backend.ranges) == len(before)
+        assert sum(n for _, n in backend.ranges) < sum(r.length for r in before)
+    assert backend.ranges[0][1] == 20_000
 
 
 def test_files_of_several_placements_are_kept_apart(tmp_path: Path) -> None:
