@@ -20,7 +20,7 @@ from dvk.commands.acknowledged import Acknowledged
 from dvk.commands.kept import everything
 from dvk.commands.repo import Repo
 from dvk.commands.room import Room, make_room, without
-from dvk.errors import DvkError, StorageFull, Unsafe
+from dvk.errors import DvkError, StorageError, StorageFull, Unsafe
 from dvk.events import Note, OnEvent, ignore
 from dvk.store.borrowing import BorrowingStore
 from dvk.store.names import show
@@ -273,8 +273,17 @@ class _Run:
     def _let_go(self, leaving: Collection[str]) -> None:
         """What goes is not lost, should anything lead to it again."""
         stay = {r.text for r in self.needed.roots}.difference(leaving)
-        for folder in self.needed.folders:
-            Acknowledged(folder).keep(stay)
+        for folder in sorted(self.needed.folders):
+            try:
+                Acknowledged(folder).keep(stay)
+            except StorageFull:
+                raise
+            except StorageError as error:
+                if folder == self.repo.workspace.common_dir:
+                    raise
+                note = f"its list of what was added cannot be shortened ({error.message})"
+                hint = "`dvk verify` there may call lost what was let go here, should anything lead to it again"
+                self._on_event(Note(note, subject=show(folder), hint=hint))
 
     def fold(self, found: Found) -> None:
         """Write what is needed of packs anew, some at a time, and delete those."""

@@ -20,12 +20,15 @@ from projects import Project, noise
 from dvk.backend import local as local_backend
 from dvk.commands import gc_local as gc_module
 from dvk.commands import repo as repo_module
+from dvk.commands.acknowledged import Acknowledged
 from dvk.commands.add import add
 from dvk.commands.checkout import checkout
 from dvk.commands.gc_local import LocalGcResult, gc_local
 from dvk.commands.get import get
 from dvk.commands.repo import Repo
+from dvk.commands.verify import verify
 from dvk.errors import Busy, DvkError, Refused, StorageFull, Unsafe
+from dvk.events import Note
 from dvk.store.store import as_column
 
 
@@ -187,6 +190,22 @@ def test_a_shared_store_keeps_what_any_of_its_repositories_needs(tmp_path: Path)
     assert len(done.repositories) == 2 and 80_000 < done.freed_bytes < 100_000
     restores(one, a, mine)
     restores(two, b, theirs)
+
+
+def test_a_list_of_another_repository_that_cannot_be_written_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    one, two = shared(tmp_path)
+    for project, name in ((one, "one"), (two, "second")):
+        project.write({name: noise(90_000, len(name))})
+        project.dvk("add", name)
+        project.git("reset", "-q", "--hard")
+    theirs = two.top / ".git/dvk/acknowledged"
+    theirs.unlink()
+    theirs.mkdir()
+    told: list[str] = []
+    with one.repo() as repo:
+        done = gc_local(repo, young_s=0, on_event=lambda e: told.append(e.message) if isinstance(e, Note) else None)
+    assert done.deleted_packs and any("cannot be shortened" in line for line in told)
+    assert Acknowledged(os.fsencode(one.top / ".git/dvk")).read() == frozenset()
 
 
 def test_a_repository_that_cannot_be_reached_stops_it_until_it_is_forgotten(tmp_path: Path) -> None:
@@ -568,6 +587,9 @@ def test_what_was_used_least_lately_makes_room_and_only_what_a_remote_holds(proj
     # 4 and 5 are older, and nowhere else; so they stay, though that leaves less room than was asked for.
     assert held(project, contents) == [0, 2, 3, 4, 5]
     assert done.evicted_packs and done.evicted_bytes > 90_000
+    with project.repo() as repo:
+        found = verify(repo)
+    assert not found.affected and found.not_here == 1, "what was let go is not lost"
     project.dvk("push")
     project.dvk("config", "store.max_size", "250 kB")
     collect(project)
