@@ -13,21 +13,21 @@ what is wanted takes their place first (`compact`). The order of steps is that o
 from __future__ import annotations
 
 import re
-import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from dvk.errors import Refused, RemoteDenied, StorageError, Unsafe
+from dvk.errors import Refused, Unsafe
 from dvk.events import Meter, Note, OnEvent, ignore
 from dvk.store.census import Census, take_census
+from dvk.store.clock import PREFIX as CLOCK_PREFIX
+from dvk.store.clock import ahead_of_ours
 from dvk.store.collect_plan import CollectPlan, Kept, Limits, decide, ours, roots_that_go
 from dvk.store.collect_state import Memory, State, open_state
 from dvk.store.compact import Needs, cover, needs, needs_of_whole, needs_somehow, root_of_text
 from dvk.store.condemned import condemned_key, format_condemned
-from dvk.store.descriptor import KEY
 from dvk.store.promise import Conflict
 from dvk.store.record import Record, format_mark, record_key
 from dvk.store.repack import find_sparse, resend, send_again
@@ -38,8 +38,6 @@ __all__ = ["CollectPlan", "Collector", "Kept", "Limits", "Swept", "Undone"]
 _CONNECTIONS = 16
 _WRITER = "dvk gc"
 _STRANGERS_TOLD = 5
-#: What a request takes, and what servers round, is no difference of clocks.
-_SAME_CLOCK_S = 120
 _LOCATOR = re.compile(r"l/([fd])/[0-9a-f]{2}/([0-9a-f]{64})")
 
 
@@ -123,26 +121,8 @@ class Collector:
     def _now(self) -> int:
         """Now, by the clock that wrote the times that ages are reckoned from: that of the storage, where it tells."""
         if self._ahead_s is None:
-            self._ahead_s = self._ask_clock()
+            self._ahead_s = ahead_of_ours(self.remote.backend, on_event=self._on_event)
         return int(self._clock() + self._ahead_s)
-
-    def _ask_clock(self) -> float:
-        """By how much the clock of the storage is ahead of ours; 0 where it does not tell, or as good as none."""
-        backend = self.remote.backend
-        known = next(iter(backend.list(KEY)), None)
-        if known is None or known.modified_s is None:
-            return 0.0
-        key = f"g/t-{secrets.token_hex(16)}"
-        try:
-            backend.put(key, [b"what time is it\n"])
-            rows = list(backend.list(key))
-            backend.delete(key)
-        except (RemoteDenied, StorageError) as error:
-            note = "nothing can be written, so ages are judged by the clock of this machine"
-            self._on_event(Note(f"{note} ({error.message})", self.remote.name))
-            return 0.0
-        ahead_s = [row.modified_s - time.time() for row in rows if row.modified_s is not None]
-        return ahead_s[0] if ahead_s and abs(ahead_s[0]) > _SAME_CLOCK_S else 0.0
 
     # ------------------------------------------------------------ plan
 
@@ -473,7 +453,7 @@ class Collector:
     def _tidy(self, census: Census) -> None:
         """Remove what only somebody who is alone may: lists that others left, and locators of what nobody keeps."""
         held = {root for rid in census.live for root in census.records[rid].roots}
-        gone = list(census.lists)
+        gone = [*census.lists, *(item.key for item in self.remote.backend.list(CLOCK_PREFIX))]
         for item in self.remote.backend.list("l/"):
             match = _LOCATOR.fullmatch(item.key)
             if match is not None and f"{match[1]}:{match[2]}" not in held:

@@ -199,6 +199,7 @@ def test_a_damaged_list_stops_everybody_until_somebody_who_is_alone_removes_it(t
         c.undo()
     bad = "g/c-" + "0" * 64
     remote.inner.put(bad, [b"a list once"])
+    remote.inner.put("g/t-" + "0" * 32, [b"of somebody who was killed while he asked for the time"])
     local = new_store()
     new = add_folder(local, {b"new": chunks("new", 3, 300)})
     with pytest.raises(Corrupt) as caught:
