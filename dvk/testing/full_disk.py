@@ -129,7 +129,7 @@ def rooms(disk: Disk, program: Program, stage: Stage, limit: str, sizes: int) ->
     before = disk.used(limit)
     run = _run(program, stage)
     if run.code:
-        raise Broken(f"an undisturbed {stage.argv[0]} failed: {run.said}")
+        raise Broken(f"an undisturbed {stage.name} failed: {run.said}")
     grows = disk.used(limit) - before
     if limit == "inodes":
         return sorted({i * (max(grows, 0) + 8) // sizes for i in range(sizes)})
@@ -159,13 +159,13 @@ def fill(
             disk.free()
             stage.reset()
             disk.narrow(limit, room)
-            line = f"{' '.join(stage.argv[:2])}, {os.path.basename(folder)} with {room:,} {limit}"
+            line = f"{stage.name}, {os.path.basename(folder)} with {room:,} {limit}"
             try:
                 _once(program, stage, limit, disk.free, report, reads=reads)
             except Broken as e:
                 report.broken.append(f"{line}: {e}")
                 say(f"BROKEN: {line}: {e}")
-    what = f"{stage.argv[0]}, {os.path.basename(folder)} short of {limit}"
+    what = f"{stage.name}, {os.path.basename(folder)} short of {limit}"
     say(f"{what}: {report.runs - before} runs, {time.monotonic() - began:.0f} s")
 
 

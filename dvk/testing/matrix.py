@@ -92,13 +92,12 @@ class Matrix:
     def stage(self, stage: Stage, strikes: Callable[[Sequence[Call]], Iterator[Strike]]) -> None:
         """Strike at this stage wherever `strikes` says."""
         calls = self.undisturbed(stage)
-        name = " ".join(stage.argv[:2])
         began, before, known = time.monotonic(), self.report.strikes, self.report.known
         for strike in strikes(calls):
             self.strike(stage, strike)
         done, known = self.report.strikes - before, self.report.known - known
         self._say(
-            f"{name}: {len(calls)} calls, {done} strikes, {done - known} judged, {time.monotonic() - began:.0f} s"
+            f"{stage.name}: {len(calls)} calls, {done} strikes, {done - known} judged, {time.monotonic() - began:.0f} s"
         )
 
     def undisturbed(self, stage: Stage) -> Sequence[Call]:
@@ -106,7 +105,7 @@ class Matrix:
         self._reset(stage)
         run = self._run(stage, "first", record=True)
         if run.code:
-            raise Broken(f"an undisturbed {stage.argv[0]} failed: {run.said}")
+            raise Broken(f"an undisturbed {stage.name} failed: {run.said}")
         stage.check_done()
         return run.calls
 
@@ -151,7 +150,7 @@ class Matrix:
                 self._done.add(done)
             self._judged.add(state)
         except Broken as e:
-            line = f"{' '.join(stage.argv[:2])}, {strike} ({ran.struck}): {e}"
+            line = f"{stage.name}, {strike} ({ran.struck}): {e}"
             report.broken.append(line)
             self._say(f"BROKEN: {line}")
 
@@ -251,7 +250,7 @@ def _with_strace(
 
                     struck = matrix.strike_traced(stage, Strike(at, f"{fault} of {name}"), tracer, bitten)
                 if at > 1:
-                    say(f"{' '.join(stage.argv[:2])}: {fault} at {at - 1} calls of {name}")
+                    say(f"{stage.name}: {fault} at {at - 1} calls of {name}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -96,6 +96,7 @@ class Stage:
     got: Files | None = None  #: files below `out` when the verb succeeded
     environ: dict[str, str] = field(default_factory=dict)
     saved: str = ""
+    name: str = ""  #: of `STAGES`
 
     @property
     def top(self) -> str:
@@ -603,6 +604,7 @@ def build(name: str, place: str, *, scale: int = 1) -> Stage:
     began = time.time()
     stage = _two_versions(place, scale)
     STAGES[name](stage)
+    stage.name = name
     # What was written in the same tick as the stat cache is not believed; wait it out, so that runs are alike.
     time.sleep(max(0.0, 0.02 - (time.time() - began)))
     return stage.freeze()
