@@ -104,6 +104,7 @@ class Wholeness:
         self.used: set[bytes] = set()  #: data packs that hold something of a version that was looked at
         self.gone: list[U8] = []  #: uint8[n, 32] each: ids that versions need and no pack gives
         self._leaves: dict[bytes, tuple[Missing, ...]] = {}
+        self._saved_pages: dict[bytes, bool] = {}
 
     def look(self, root: Root, under: bytes = b"") -> Found:
         """What the store has of a version, or of the part of a folder at and below `under`.
@@ -153,46 +154,41 @@ class Wholeness:
             self.gone.append(as_column([ref.id]))
             lost = bool(self.store.knew(as_column([ref.id]))[0])
             why = "the list of files is gone" if lost else "the list of files is not here"
-            return Missing(ref.first, ref.total_bytes, max(1, ref.files), lost, why, self._can_save_listing(ref.id))
+            return Missing(
+                ref.first, ref.total_bytes, max(1, ref.files), lost, why, self._can_save(ListKind.LISTING, ref.id)
+            )
         except FormatError as error:
             self.gone.append(as_column([ref.id]))
             return Missing(ref.first, ref.total_bytes, max(1, ref.files), why=str(error))
 
-    def _can_save_listing(self, name: bytes) -> bool:
-        """Whether a list that is lost can be saved, and all that it names is here or can be saved."""
-        leaves = self._leaves_to_save(ListKind.LISTING, name)
-        for leaf in leaves or []:
-            assert isinstance(leaf, Entries)
-            which = np.flatnonzero(leaf.is_file & (leaf.sizes > 0))
-            files = self._files(leaf.ids[which], leaf.sizes[which], [b""] * len(which))
-            if not all(m.saved for m in files):
-                return False
-        return leaves is not None
+    def _can_save(self, kind: ListKind, name: bytes) -> bool:
+        """Whether a list that is lost can be saved, and all that it names is here or can be saved. Each page once."""
+        known = self._saved_pages.get(name)
+        if known is None:
+            known = self._saved_pages[name] = self._look_to_save(kind, name)
+        return known
 
-    def _can_save_file(self, name: bytes, known: RecipeRow | None) -> bool:
-        """The same of a file whose chunks nobody can name."""
-        if self._salvageable.holds(as_column([name]))[0]:
-            return True
-        for recipe in (*self._salvageable.recipes(name), *([known] if known is not None else [])):
-            leaves = self._leaves_to_save(ListKind.RECIPE, recipe.root)
-            chunks = Chunks.join([leaf for leaf in leaves or [] if isinstance(leaf, Chunks)])
-            if leaves and (self._here(chunks) | self._salvageable.holds(chunks.ids)).all():
-                return True
-        return False
-
-    def _leaves_to_save(self, kind: ListKind, name: bytes) -> list[Entries | Chunks] | None:
-        """The leaves of a list, from here or from damaged packs; None where one is in neither."""
+    def _look_to_save(self, kind: ListKind, name: bytes) -> bool:
         try:
             data: bytes | None = self._load(PageId(name))
         except (DataMissing, FormatError):
             data = self._salvageable.find_page(name)
         if data is None:
-            return None
+            return False
         body = parse_page(data, kind, subject=self.store.name).body
-        if not isinstance(body, Children):
-            return [body]
-        below = [self._leaves_to_save(kind, ref.id) for ref in body.refs]
-        return [leaf for leaves in below for leaf in leaves or []] if all(below) else None
+        if isinstance(body, Children):
+            return all(self._can_save(kind, ref.id) for ref in body.refs)
+        if isinstance(body, Chunks):
+            return bool((self._here(body) | self._salvageable.holds(body.ids)).all())
+        which = np.flatnonzero(body.is_file & (body.sizes > 0))
+        return all(m.saved for m in self._files(body.ids[which], body.sizes[which], [b""] * len(which)))
+
+    def _can_save_file(self, name: bytes, known: RecipeRow | None) -> bool:
+        """The same of a file whose chunks nobody can name."""
+        if self._salvageable.holds(as_column([name]))[0]:
+            return True
+        recipes = (*self._salvageable.recipes(name), *([known] if known is not None else []))
+        return any(self._can_save(ListKind.RECIPE, r.root) for r in recipes)
 
     def _load(self, name: PageId) -> bytes:
         found = self.store.load_pages([name])
