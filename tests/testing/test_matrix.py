@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dvk.testing.command import Broken
-from dvk.testing.matrix import Matrix, points, run_matrix
+from dvk.testing.matrix import BITTEN, Matrix, points, run_matrix
 from dvk.testing.stages import Stage, build
 from dvk.testing.strike import Call, Program, Ran, Strike
 
@@ -61,6 +61,20 @@ def test_the_command_counts_and_reports() -> None:
     report = run_matrix(["rm"], ["kill"], sample=1, say=lines.append)
     assert (report.strikes, report.killed, report.broken) == (1, 1, [])
     assert lines[0].startswith("rm: ")
+
+
+@pytest.mark.parametrize(
+    ("told", "struck"),
+    [
+        ("7 fsync(10) = 0\n7 +++ exited with 0 +++\n", False),
+        ("7 fsync(10) = 0\n8 +++ killed by SIGKILL +++\n7 +++ exited with 0 +++\n", False),  # a git that dvk ended
+        ("7 fsync(10 <unfinished ...>\n7 <... fsync resumed>) = ?\n7 +++ killed by SIGKILL +++\n", True),
+        ("7 fsync(10) = -1 EIO (Input/output error) (INJECTED)\n7 +++ exited with 16 +++\n", True),
+    ],
+)
+def test_what_strace_struck_is_told_from_what_it_saw(told: str, struck: bool) -> None:
+    """Else the loop over the calls ends too early, or never."""
+    assert (BITTEN.search(told) is not None) == struck
 
 
 @pytest.fixture(scope="module")
