@@ -92,7 +92,7 @@ class Placed:
                 return {}, {}
             placed = {bytes.fromhex(path): _parse(row) for path, row in raw["paths"].items()}
             begun = {bytes.fromhex(path): tuple(map(_parse, rows)) for path, rows in raw.get("begun", {}).items()}
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
+        except (FileNotFoundError, NotADirectoryError):
             return {}, {}
         except (ValueError, KeyError, TypeError, AttributeError):
             return {}, {}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from flowkit import Flow, csv, failure_of, noise
 
+from dvk.commands import placed
 from dvk.commands.tracked import look
 from dvk.errors import DataMissing, DvkError, NotFound, Refused, StorageError, UsageError
 from dvk.workspace.materialize import WorkTree
@@ -366,6 +367,30 @@ def test_what_could_not_be_read_is_still_known_for_dvks(flow: Flow, monkeypatch:
     flow.checkout()
     assert sorted(flow.data()) == [b"d/a"]
     assert flow.status().clean
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_record_of_what_was_placed_that_cannot_be_read_is_not_taken_for_none(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Or files of the version before would stay, and be the user's from then on."""
+    flow.version({"d/a": b"1", "d/b": b"b"}, "d")
+    one = flow.head()
+    flow.remove("d/b")
+    two = flow.version({"d/a": b"2"}, "d")
+    flow.switch(one)
+    flow.git("checkout", "-q", two)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(placed, "open", refuse, raising=False)
+        with pytest.raises(StorageError, match=r"placed\.json"):
+            flow.checkout()
+    assert sorted(flow.data()) == [b"d/a", b"d/b"]
+    flow.checkout()
+    assert sorted(flow.data()) == [b"d/a"]
 
 
 def test_another_name_of_a_file_keeps_its_mode(tmp_path: Path) -> None:
