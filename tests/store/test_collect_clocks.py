@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
@@ -12,13 +13,18 @@ from collectkit import A, B, C, everything_small, kept
 from synckit import Before, Remote, add_file, add_folder, arrives, chunks, new_store, send
 
 from dvk.backend.contract import Buffer, Listed
+from dvk.backend.locate import RemoteSettings, open_backend
 from dvk.backend.memory import MemoryBackend
 from dvk.errors import RemoteDenied
 from dvk.events import Note
+from dvk.store.clock import ahead_of_ours
 from dvk.store.collect import Collector, Limits
 from dvk.store.push import Owner, Version, push
 from dvk.store.root import Root
 from dvk.store.store import Store
+
+if TYPE_CHECKING:
+    from dvk.testing.s3server import S3Address
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -170,3 +176,15 @@ def test_without_the_right_to_write_a_plan_goes_by_our_clock_and_says_so(tmp_pat
     ):
         assert c.plan(kept(roots, *roots)).empty
     assert any("by the clock of this machine" in line for line in told)
+
+
+@pytest.mark.parametrize("off_s", OFF)
+def test_a_server_is_asked_for_the_time(off_s: float, s3: S3Address, new_bucket: Callable[[], str]) -> None:
+    backend = open_backend(f"s3://{new_bucket()}/team", settings=RemoteSettings(), environ=s3.env)
+    Store(backend).create()
+    right = time.time
+    with mock.patch("dvk.store.clock.time.time", lambda: right() + off_s):
+        ahead_s = ahead_of_ours(backend)
+    assert abs(ahead_s + off_s) < 60
+    assert [row.key for row in backend.list("")] == ["dvk.json"]
+    backend.close()
