@@ -138,9 +138,9 @@ def test_offsets_that_make_no_sense_are_refused() -> None:
 
 def test_half_a_million_names_take_well_under_a_second() -> None:
     names = Names.of([b"images/d%03d/file_%06d.jpg" % (i // 1000, i) for i in range(500_000)])
-    began = time.perf_counter()
+    began = time.process_time()
     check_names(names, subject="s")
-    assert time.perf_counter() - began < 1.5  # 0.14 s alone on an idle core
+    assert time.process_time() - began < 1.5  # 0.14 s alone on an idle core
 
 
 def test_collisions_of_case_forms_and_directories() -> None:
