@@ -22,7 +22,7 @@ import numpy as np
 from dvk.backend.contract import Backend
 from dvk.errors import FormatError
 from dvk.store.codec import decode_block
-from dvk.store.names import I64
+from dvk.store.names import I64, distinct
 from dvk.store.placement import COALESCE_GAP_BYTES, Blocks, Range, plan_ranges, read_range
 from dvk.store.threads import default_workers
 
@@ -138,7 +138,7 @@ class BlockReader:
 
     def packs(self) -> frozenset[bytes]:
         """The names of the packs that its blocks lie in."""
-        return frozenset(self._blocks.packs[p] for p in np.unique(self._blocks.pack[self._used]).tolist())
+        return frozenset(self._blocks.packs[p] for p in distinct(self._blocks.pack[self._used]).tolist())
 
     def _place(self, b: int) -> Place:
         return self._blocks.packs[int(self._blocks.pack[b])], int(self._blocks.offset[b])

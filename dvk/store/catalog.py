@@ -27,7 +27,7 @@ from dvk.ids import ID_BYTES
 from dvk.store import pack as packs
 from dvk.store.damage import DamageNotes, join, note_of, note_of_segment, stands_in
 from dvk.store.index import MERGE_FAN_IN, U64, Segment, Table, format_segment, is_checked, parse_segment, prefixes
-from dvk.store.names import I64, U8
+from dvk.store.names import I64, U8, distinct
 from dvk.store.pack import TRAILER, Footer, PackKind, pack_key
 from dvk.timings import Stage, stage
 
@@ -284,7 +284,7 @@ class Catalog:
                 if len(left[0].row) + len(left[1].row) == len(note.chunks.row) + len(note.recipes.row):
                     continue
                 if len(left[0].row) or len(left[1].row):
-                    used = {note.packs[p] for t in left for p in np.unique(t.pack).tolist()}
+                    used = {note.packs[p] for t in left for p in distinct(t.pack).tolist()}
                     self._add_note(note_of_segment(rest, used), keep=True)
                 self.backend.delete(key)
                 self._notes.replace({k: s for k, s in self._notes.segments.items() if k != key})

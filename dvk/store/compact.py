@@ -26,7 +26,7 @@ from dvk.ids import RecordId
 from dvk.store.content import Content
 from dvk.store.known import KnownChunks
 from dvk.store.locator import MAX_BYTES, Locator, Ref, format_locator, locator_key, parse_locator
-from dvk.store.names import U8
+from dvk.store.names import U8, distinct
 from dvk.store.pack import PackKind, pack_key
 from dvk.store.promise import promise
 from dvk.store.record import Record
@@ -183,7 +183,7 @@ def _walk(reader: SectionReader, root: Root, found: Locator) -> Iterator[tuple[s
                 ]
             files = [c for c in contents if isinstance(c, Content)]
             blocks = section.placed.placement.blocks
-            used = {blocks.packs[p] for p in set(blocks.pack[np.unique(section.placed.placement.block)].tolist())}
+            used = {blocks.packs[p] for p in set(blocks.pack[distinct(section.placed.placement.block)].tolist())}
             ids = [c.chunks.ids for c in files]
             pages = {found.sections[i].pack}
             yield used, np.concatenate(ids) if ids else np.zeros((0, 32), np.uint8), pages

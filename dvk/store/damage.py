@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dvk.store.index import Segment, Table, prefixes
-from dvk.store.names import I64, U8
+from dvk.store.names import I64, U8, distinct
 from dvk.store.pack import Footer, PackKind
 
 Mask = npt.NDArray[np.bool_]
@@ -42,9 +42,9 @@ class DamageNotes:
         found: dict[tuple[bytes, bool], list[U32]] = {}
         for segment in self.segments.values():
             for recipes, table in ((False, segment.chunks), (True, segment.recipes)):
-                for p in np.unique(table.pack).tolist():
+                for p in distinct(table.pack).tolist():
                     found.setdefault((segment.packs[p], recipes), []).append(table.row[table.pack == p])
-        self._rows = {key: np.unique(np.concatenate(rows)).astype(np.int64) for key, rows in found.items()}
+        self._rows = {key: distinct(np.concatenate(rows)).astype(np.int64) for key, rows in found.items()}
 
     def rows(self, pack: bytes, *, recipes: bool) -> I64:
         """int64[k]: the rows of a pack's footer that must not be relied on, ascending."""

@@ -18,7 +18,7 @@ from dvk.errors import Corrupt, FormatError, StorageError
 from dvk.store.catalog import file_column
 from dvk.store.examine import Damage
 from dvk.store.index import Segment, Table, parse_segment, prefixes
-from dvk.store.names import I64, U8
+from dvk.store.names import I64, U8, distinct
 from dvk.store.pack import Footer
 from dvk.store.store import Store
 
@@ -81,4 +81,4 @@ def _says(table: Table, pack: int, ids: U8, count: int) -> bool:
         return False
     which, at = table.find(prefixes(ids))
     mine = (table.pack[at] == pack) & (table.row[at] == which)
-    return len(np.unique(which[mine])) == len(ids)
+    return len(distinct(which[mine])) == len(ids)

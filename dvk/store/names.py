@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
+_T = TypeVar("_T", bound=np.generic)
 
 _AT_ONCE = 1 << 14
 
@@ -127,6 +129,15 @@ class Names:
         if not prefix:
             return 0, len(self)
         return self.find(prefix + b"/"), self.find(prefix + b"0")
+
+
+def distinct(values: npt.NDArray[_T]) -> npt.NDArray[_T]:
+    """The distinct `values` (of any shape), ascending.
+
+    As `np.unique`, which asks first whether they are masked, and imports numpy.ma for that: 6 to 10 ms of each start.
+    """
+    out: npt.NDArray[_T] = np.unique(values, return_counts=True)[0]
+    return out
 
 
 def show(name: bytes) -> str:

@@ -30,7 +30,7 @@ from dvk.errors import Corrupt, DataMissing, DvkError, FormatError
 from dvk.ids import ID_BYTES
 from dvk.store.block_reader import Block, BlockCache, BlockReader, Proof
 from dvk.store.content import ContentSource, StoreContent
-from dvk.store.names import I64
+from dvk.store.names import I64, distinct
 from dvk.store.pages import Chunks
 
 CACHE_BYTES = 64 << 20
@@ -96,7 +96,7 @@ class Opened:
         self._reader = BlockReader(
             source.backend,
             content.placement.blocks,
-            np.unique(self._block).astype(np.int64),
+            distinct(self._block).astype(np.int64),
             local=self._local,
             cache=self._cache,
             check=self._prove_chunk,

@@ -27,7 +27,7 @@ from blake3 import blake3
 from dvk.backend.contract import Buffer
 from dvk.errors import Corrupt, FormatError, NewerFormat
 from dvk.ids import ID_BYTES, PackId
-from dvk.store.names import U8
+from dvk.store.names import U8, distinct
 
 U32 = npt.NDArray[np.uint32]
 I64 = npt.NDArray[np.int64]
@@ -351,7 +351,7 @@ def _check_footer(f: Footer, trailer: Trailer, subject: str) -> None:
         raise bad("chunk lengths")
     if len(f.recipes) and f.kind is not PackKind.PAGES:
         raise bad("recipes in a data pack")
-    for name in np.unique(f.recipes["profile"]):
+    for name in distinct(f.recipes["profile"]):
         text = bytes(name).rstrip(b"\0")
         if not text or not text.isascii() or any(b < 33 for b in text):
             raise bad("a profile name")

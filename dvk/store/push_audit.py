@@ -34,7 +34,7 @@ from dvk.store.content import Content
 from dvk.store.index import prefixes
 from dvk.store.known import U64, SeenOnce
 from dvk.store.locator import Locator
-from dvk.store.names import U8
+from dvk.store.names import U8, distinct
 from dvk.store.pack import PackKind, pack_key
 from dvk.store.pages import Chunks
 from dvk.store.placement import Blocks, Range, plan_ranges, read_range
@@ -183,7 +183,7 @@ class Audit:
             mine = np.flatnonzero(self._only(chunks.ids))
             where, chunks = where[mine], Chunks(chunks.ids[mine], chunks.lengths[mine])
         block, offset = p.block[where], p.offset[where]
-        used = {p.blocks.packs[i] for i in np.unique(p.blocks.pack[block]).tolist()}
+        used = {p.blocks.packs[i] for i in distinct(p.blocks.pack[block]).tolist()}
         self._each_once(PackKind.DATA, used, self._footer)
         new = self._proven.first_of(_places(chunks.ids, p.blocks, block, offset))
         order = new[np.lexsort((offset[new], block[new]))]

@@ -29,7 +29,7 @@ from dvk.store.catalog import file_column
 from dvk.store.codec import codec_numbers, decode_block
 from dvk.store.index import U64, prefixes
 from dvk.store.listing import Entries
-from dvk.store.names import U8
+from dvk.store.names import U8, distinct
 from dvk.store.pack import BLOCK_HEADER, Footer, PackKind, pack_key
 from dvk.store.packwriter import PackWriter
 from dvk.store.pages import Children, Chunks, ListKind, page_id, parse_page
@@ -68,7 +68,7 @@ class _Needed:
     def has_prefixes(self, wanted: U64) -> Mask:
         """bool[n]: the same for the first 8 bytes of ids."""
         if self._parts:
-            self._all = np.unique(np.concatenate([self._all, *self._parts]))
+            self._all = distinct(np.concatenate([self._all, *self._parts]))
             self._parts = []
         at = np.searchsorted(self._all, wanted)
         at[at == len(self._all)] = 0
@@ -90,7 +90,7 @@ class Safe:
         """bool[n]: which of some ids are in."""
         if not self._parts:
             return np.zeros(len(ids), np.bool_)
-        self._parts = [np.unique(np.concatenate(self._parts))]
+        self._parts = [distinct(np.concatenate(self._parts))]
         return np.isin(_whole(ids), self._parts[0])
 
 
@@ -423,7 +423,7 @@ def _copy(store: Store, pack: Pack, marks: Marks, writer: PackWriter, taken: set
 
 def _blocks(store: Store, kind: PackKind, name: bytes, footer: Footer, rows: Mask) -> Iterator[tuple[int, Encoded]]:
     """The blocks of a pack that hold some rows, checked."""
-    wanted = np.unique(footer.chunk_block[rows]).tolist()
+    wanted = distinct(footer.chunk_block[rows]).tolist()
     where = (footer.block_offset, footer.packed_len, footer.raw_len, footer.codec)
     blocks = Blocks(kind, (name,), np.zeros(len(footer.raw_len), np.uint32), *where)
     yield from read_encoded(store.backend, blocks, wanted)

@@ -19,6 +19,7 @@ from dvk.store.census import Census
 from dvk.store.compact import chunks_of_root, root_of_text
 from dvk.store.fetch import Wanted, fetch
 from dvk.store.index import U64, prefixes
+from dvk.store.names import distinct
 from dvk.store.pack import BLOCK_HEADER, PackKind
 from dvk.store.push import Owner, Version, push
 from dvk.store.push_plan import Avoid
@@ -43,7 +44,7 @@ def find_sparse(remote: Store, census: Census, ours: Collection[str]) -> dict[st
         live.append(prefixes(ids))
         for key in used:
             users.setdefault(key, []).append(text)
-    needed = np.unique(np.concatenate(live)) if live else np.zeros(0, np.uint64)
+    needed = distinct(np.concatenate(live)) if live else np.zeros(0, np.uint64)
     out: dict[str, list[str]] = {}
     for key in sorted(users.keys() & census.packs.keys() - strangers):
         if key.startswith(PackKind.DATA.prefix) and _live_bytes(remote, key, needed) < _LIVE_PART * census.packs[key]:

@@ -27,7 +27,7 @@ from dvk.events import Meter
 from dvk.store.content import Content
 from dvk.store.examine import Damage, Examined, Level, examine_pack, list_packs
 from dvk.store.locator import Ref
-from dvk.store.names import U8
+from dvk.store.names import U8, distinct
 from dvk.store.pack import BLOCK_HEADER, MAX_BLOCK_BYTES, Footer, PackKind, pack_key
 from dvk.store.pages import Chunks
 from dvk.store.placement import Blocks, read_blocks
@@ -226,7 +226,7 @@ class Restorable:
         chunks = Chunks.join([c.chunks for _, c in group])
         block, offset = p.block[where], p.offset[where]
         pack = p.blocks.pack[block]
-        numbers = np.unique(pack).tolist()
+        numbers = distinct(pack).tolist()
         keys = [(PackKind.DATA, p.blocks.packs[n]) for n in numbers]
         used.update(keys)
         self.packs.examine(keys)
@@ -236,7 +236,7 @@ class Restorable:
             good[mine] = self._lies(key, p.blocks, block[mine], offset[mine], chunks.ids[mine], chunks.lengths[mine])
             if not good[mine].all():
                 self.blamed.add(key)
-        return [group[g][0] for g in np.unique(owner[~good]).tolist()]
+        return [group[g][0] for g in distinct(owner[~good]).tolist()]
 
     def _lies(self, key: Key, blocks: Blocks, block: U32, offset: U32, ids: U8, lengths: U32) -> Mask:
         """bool[n]: chunks that lie in a pack where a placement says."""
@@ -274,7 +274,7 @@ class Restorable:
     def _proven(self, blocks: Blocks, block: U32, offset: U32, ids: U8, lengths: U32) -> Mask:
         """bool[n]: chunks that are read where a placement says, and are what their ids say."""
         out = np.zeros(len(block), np.bool_)
-        for b in np.unique(block).tolist():
+        for b in distinct(block).tolist():
             try:
                 raw = memoryview(patiently(lambda b=b: read_blocks(self.remote.backend, blocks, [b]))[b])  # type: ignore[misc]
             except (KeyMissing, FormatError, StorageError):

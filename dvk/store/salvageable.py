@@ -18,7 +18,7 @@ from dvk.store.catalog import Mask
 from dvk.store.codec import decode_block
 from dvk.store.examine import Examined
 from dvk.store.index import prefixes
-from dvk.store.names import U8
+from dvk.store.names import U8, distinct
 from dvk.store.pack import BLOCK_HEADER, PackKind, RecipeRow, pack_key
 from dvk.store.store import Store
 
@@ -42,7 +42,7 @@ class Salvageable:
             for i in range(len(x.footer.recipes)):
                 row = x.footer.recipe(i)
                 self._recipes.setdefault(row.file, []).append(row)
-        self._chunks = np.unique(np.concatenate(chunks))
+        self._chunks = distinct(np.concatenate(chunks))
 
     def holds(self, ids: U8) -> Mask:
         """bool[n]: which of some chunks can be saved."""

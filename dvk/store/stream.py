@@ -25,7 +25,7 @@ from dvk.errors import Corrupt, DataMissing
 from dvk.ids import FileId
 from dvk.store.codec import MAX_BLOCK_BYTES
 from dvk.store.content import Content, ContentSource, pieces
-from dvk.store.names import I64
+from dvk.store.names import I64, distinct
 from dvk.store.placement import Part, read_blocks
 from dvk.store.reuse import Reuse
 
@@ -124,7 +124,7 @@ class _Parts:
 
     def part(self, start: int, stop: int) -> _Part:
         """Decode and write one part, or take it from the old file."""
-        wanted = np.unique(self._blocks[start:stop][~self._is_old[start:stop]]).tolist()
+        wanted = distinct(self._blocks[start:stop][~self._is_old[start:stop]]).tolist()
         raw = self._recent.get(wanted)
         fresh = read_blocks(self._backend, self._content.placement.blocks, [b for b in wanted if b not in raw])
         self._recent.keep(fresh)

@@ -22,7 +22,7 @@ from dvk.errors import Corrupt, DataMissing, DvkError, FormatError
 from dvk.ids import EMPTY_FILE, ID_BYTES, PageId
 from dvk.store.catalog import Index, Mask
 from dvk.store.listing import Entries
-from dvk.store.names import I64, U8
+from dvk.store.names import I64, U8, distinct
 from dvk.store.pack import Footer, PackKind, RecipeRow
 from dvk.store.pages import Children, Chunks, ListKind, Page, PageRef, load_page, parse_page
 from dvk.store.root import FOLDER, Root
@@ -252,7 +252,7 @@ class Wholeness:
             lost_of, saved_of = np.zeros(len(sizes), np.bool_), np.ones(len(sizes), np.bool_)
             np.logical_or.at(lost_of, owner[gone], knew)
             np.logical_and.at(saved_of, owner[gone], self._salvageable.holds(together.ids[gone]))
-            for i in np.unique(owner[gone]).tolist():
+            for i in distinct(owner[gone]).tolist():
                 lost = bool(lost_of[i])
                 why_ = "chunks of it are damaged or gone" if lost else "chunks of it are not here"
                 out.append((i, Missing(names[i], int(sizes[i]), 1, lost, why_, bool(saved_of[i]))))
