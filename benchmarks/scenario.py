@@ -170,8 +170,10 @@ class _Scene:
                 self.step(f"{verb}-{name}", command, (self.place.remote,) if name == "local" else (), traffic=name)
 
     def _switch(self, verb: str, version: int) -> None:
-        self.step(verb, self.tool.switch(self.place, version))
-        self._check(self.place.target, version)
+        command = self.tool.switch(self.place, version)
+        if command is not None:
+            self.step(verb, command)
+            self._check(self.place.target, version)
 
     def _pull(self, name: str) -> None:
         self._verb = f"pull-{name}"
