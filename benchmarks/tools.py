@@ -155,7 +155,7 @@ class Tool(ABC):
 
     @abstractmethod
     def switch(self, place: Place, version: int) -> Command | None:
-        """Bring the item to another version that was kept; the whole of what a user types. None: not to be waited for."""
+        """Bring the item to another version that was kept; the whole of what a user types. None: it takes too long."""
 
     @abstractmethod
     def store_folders(self, place: Place) -> tuple[str, ...]:
@@ -358,7 +358,7 @@ class Restic(Tool):
         return (place.store,)
 
 
-#: More are not restored: 50,000 of them took 180 s (347 processor seconds), since its local server is asked file by file.
+#: More are not restored: 50,000 of them took 180 s, since its local server is asked file by file.
 _XET_FILES = 10_000
 
 
