@@ -19,9 +19,11 @@ from contextlib import suppress
 
 from xxhash import xxh3_64_hexdigest
 
-from dvk.backend.disk import sync_fd, translate
+from dvk.backend.disk import OPEN_DIR, sync_fd, translate
 
 _NAME = b"acknowledged"
+_LINE_BYTES = 84
+_SMALL = 64 << 10
 _LINE = re.compile(rb"([fd]:[0-9a-f]{64}) ([0-9a-f]{16})")
 
 
@@ -59,18 +61,21 @@ class Acknowledged:
                 fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
                 try:
                     # A line that a full disk cut short must not spoil the next one.
-                    os.write(fd, b"\n" + data)
+                    while data:
+                        written = os.write(fd, b"\n" + data) - 1
+                        # Short on a disk that is nearly full, with no error: the next attempt has that.
+                        data = b"" if written == len(data) else data[data.rfind(b"\n", 0, max(0, written)) + 1 :]
                 finally:
                     os.close(fd)
 
     def keep(self, roots: Collection[str]) -> None:
-        """Forget all versions but these, durably. While nobody adds.
+        """Forget all versions but these, durably, and what is there twice. While nobody adds.
 
         Raises:
             StorageError, StorageFull: the list is what it was.
         """
         known = self.read()
-        if known <= set(roots):
+        if known <= set(roots) and not self._is_bloated(len(known)):
             return
         temporary = self._path + b"." + secrets.token_hex(8).encode() + b".tmp"
         with translate(os.fsdecode(self._path)):
@@ -80,10 +85,22 @@ class Acknowledged:
                     file.flush()
                     sync_fd(file.fileno())
                 os.replace(temporary, self._path)
+                fd = os.open(os.path.dirname(self._path), OPEN_DIR)
+                try:
+                    sync_fd(fd)
+                finally:
+                    os.close(fd)
             except BaseException:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary)
                 raise
+
+    def _is_bloated(self, versions: int) -> bool:
+        """Whether most of it is repeats: versions that come back again and again are added each time."""
+        try:
+            return os.stat(self._path).st_size > _SMALL + 2 * versions * _LINE_BYTES
+        except FileNotFoundError:
+            return False
 
 
 def _line(root: str) -> bytes:

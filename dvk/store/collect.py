@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -337,6 +337,8 @@ class Collector:
                 return Swept(0, 0, 0)
             left = state.condemned_at + self.limits.grace - self._now()
             if left > 0:
+                if self.limits.exclusive:  # no push gets past those, and they are no part of what waits
+                    self._remove_damaged_lists(self._census())
                 raise Refused(
                     f"what is condemned may be deleted in {left / 3600:.0f} hours",
                     subject=self.remote.name,
@@ -396,7 +398,15 @@ class Collector:
             self.remote.backend.delete(key)
             meter.advance(bytes_=census.packs[key], items=1)
 
-        list(self._pool.map(delete, doomed))
+        jobs = [self._pool.submit(delete, key) for key in doomed]
+        try:
+            for job in jobs:
+                job.result()
+        finally:
+            # Whoever comes next in this place takes our list away: not while a deletion is still under way.
+            for job in jobs:
+                job.cancel()
+            wait(jobs)
         return freed
 
     def _revive(self, census: Census, memory: Memory, kept: Kept) -> bool:
@@ -475,11 +485,12 @@ class Collector:
             state = memory.state
             if not state.list_key and not state.retired:
                 raise Refused("nothing is condemned", subject=self.remote.name, hint="what was swept cannot come back")
+            # First, since our own list may be the one that cannot be read. Without it nobody deletes what it names.
+            self._withdraw(memory)
             census = self._census()
             again = [rid for rid in state.retired if rid in census.records]
             roots = {root for rid in again for root in census.records[rid].roots}
             gone = {root for root in state.unwanted if root not in roots} - self._held(census)
-            self._withdraw(memory)
             found, lost = needs_of_whole(self.remote, sorted(roots))
             if whole := roots - lost:
                 try:

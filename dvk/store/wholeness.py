@@ -161,23 +161,33 @@ class Wholeness:
             self.gone.append(as_column([ref.id]))
             return Missing(ref.first, ref.total_bytes, max(1, ref.files), why=str(error))
 
-    def _can_save(self, kind: ListKind, name: bytes) -> bool:
-        """Whether a list that is lost can be saved, and all that it names is here or can be saved. Each page once."""
+    def _can_save(self, kind: ListKind, name: bytes, level: int | None = None) -> bool:
+        """Whether a list that is lost can be saved, and all that it names is here or can be saved. Each page once.
+
+        Args:
+            level: that its parent says it has: a list that goes down without end is no list.
+        """
         known = self._saved_pages.get(name)
         if known is None:
-            known = self._saved_pages[name] = self._look_to_save(kind, name)
+            known = self._saved_pages[name] = self._look_to_save(kind, name, level)
         return known
 
-    def _look_to_save(self, kind: ListKind, name: bytes) -> bool:
+    def _look_to_save(self, kind: ListKind, name: bytes, level: int | None) -> bool:
         try:
             data: bytes | None = self._load(PageId(name))
         except (DataMissing, FormatError):
             data = self._salvageable.find_page(name)
         if data is None:
             return False
-        body = parse_page(data, kind, subject=self.store.name).body
+        try:
+            page = parse_page(data, kind, subject=self.store.name)
+        except FormatError:
+            return False
+        if level is not None and page.level != level:
+            return False
+        body = page.body
         if isinstance(body, Children):
-            return all(self._can_save(kind, ref.id) for ref in body.refs)
+            return all(self._can_save(kind, ref.id, page.level - 1) for ref in body.refs)
         if isinstance(body, Chunks):
             return bool((self._here(body) | self._salvageable.holds(body.ids)).all())
         which = np.flatnonzero(body.is_file & (body.sizes > 0))

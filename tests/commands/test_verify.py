@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from dvk.commands.acknowledged import Acknowledged
 from dvk.commands.gc_local import gc_local
 from dvk.commands.repair import repair
 from dvk.commands.verify import Level, VerifyResult, verify
-from dvk.errors import NotFound, NotOurs, Refused
+from dvk.errors import NotFound, NotOurs, Refused, StorageError
 from dvk.events import OnEvent, ignore
 
 if TYPE_CHECKING:
@@ -197,6 +198,26 @@ def test_the_list_of_what_was_added_believes_no_damaged_line_and_goes_on_after_o
     (tmp_path / "acknowledged").write_bytes(data)
     here.keep([two, "f:" + "9" * 64])
     assert here.read() == {two} and os.listdir(tmp_path) == ["acknowledged"]
+    for _ in range(1000):  # somebody goes back and forth between versions
+        here.add([two])
+    here.keep([two])
+    assert here.read() == {two} and (tmp_path / "acknowledged").stat().st_size < 100
+
+
+def test_what_was_added_and_cannot_be_listed_for_want_of_room_is_an_error(tmp_path: Path) -> None:
+    """The first write of a disk that becomes full is short, and no error."""
+    here = Acknowledged(os.fsencode(tmp_path))
+    roots = [f"f:{c * 64}" for c in "1234"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * 84 + 20, before[1]))
+    try:
+        with pytest.raises(StorageError):
+            here.add(roots)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert here.read() == set(roots[:2])
+    here.add(roots[2:])
+    assert here.read() == set(roots)
 
 
 def test_files_of_a_folder_are_named_one_by_one(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 from collectkit import EAGER, NOW, A, B, C, collect, collector, everything_small, kept, three_versions
 from synckit import (
+    Around,
     Before,
     Remote,
     add_file,
@@ -504,3 +507,72 @@ def test_who_cannot_mend_a_locator_deletes_nothing(tmp_path: Path) -> None:
     with collector(remote.inner, tmp_path / "gc") as c, pytest.raises(Unsafe, match="cannot be followed"):
         c.condemn(what, c.plan(what))
     assert before <= set(remote.keys("p/") + remote.keys("m/"))
+
+
+def test_a_sweep_that_fails_lets_go_of_its_place_after_its_last_deletion(tmp_path: Path) -> None:
+    """Else an undo takes the list away, relies on a pack that is there, and the deletion arrives."""
+    remote, roots = three_versions(tmp_path)
+    what = kept(roots, roots[2])
+    second_began, ended = threading.Event(), threading.Event()
+
+    class Killed(Exception):
+        pass
+
+    class Slow(Around):
+        begun = 0
+
+        def delete(self, key: str) -> None:
+            if not key.startswith(("p/", "m/")):
+                return super().delete(key)
+            with self.lock:
+                self.begun += 1
+                mine = self.begun
+            if mine == 1:
+                assert second_began.wait(10)
+                raise Killed
+            if mine == 2:
+                second_began.set()
+                time.sleep(0.3)
+            super().delete(key)
+            if mine == 2:
+                ended.set()
+
+    with collector(remote.inner, tmp_path / "gc") as c:
+        assert len(c.condemn(what, c.plan(what)).packs) > 1
+    with collector(Slow(remote.inner), tmp_path / "gc") as c:
+        with pytest.raises(Killed):
+            c.sweep(what)
+        assert ended.is_set(), "another collector may be in this place now"
+    arrives(remote.inner, roots[2], C)
+
+
+def test_a_collection_whose_own_list_is_damaged_can_be_taken_back(tmp_path: Path) -> None:
+    remote, roots = three_versions(tmp_path)
+    what = kept(roots, roots[2])
+    with collector(remote.inner, tmp_path / "gc") as c:
+        c.condemn(what, c.plan(what))
+    (key,) = remote.keys("g/c-")
+    data = bytearray(remote.inner.get(key, max_bytes=1 << 20))
+    data[20] ^= 1
+    remote.inner.put(key, [bytes(data)])
+    with collector(remote.inner, tmp_path / "gc") as c:
+        assert len(c.undo().kept) >= 2
+    assert not remote.keys("g/")
+    for root, tree in zip(roots, (A, B, C), strict=True):
+        arrives(remote.inner, root, tree)
+
+
+def test_a_damaged_list_does_not_stop_pushes_until_the_grace_is_over(tmp_path: Path) -> None:
+    remote, roots = three_versions(tmp_path)
+    what = kept(roots, roots[2])
+    limits = replace(EAGER, grace=1000, exclusive=True)
+    with collector(remote.inner, tmp_path / "gc", limits=limits) as c:
+        c.condemn(what, c.plan(what))
+        good = remote.keys("g/c-")
+        remote.inner.put("g/c-" + "0" * 64, [b"a list once"])
+        packs = remote.keys("p/")
+        with pytest.raises(Refused, match="hours"):
+            c.sweep(what)
+    assert remote.keys("g/c-") == good and remote.keys("p/") == packs
+    local = new_store()
+    send(local, remote.store, tmp_path / "pusher", add_folder(local, {b"new": chunks("new", 3, 300)}))

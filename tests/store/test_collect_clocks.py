@@ -178,6 +178,20 @@ def test_without_the_right_to_write_a_plan_goes_by_our_clock_and_says_so(tmp_pat
     assert any("by the clock of this machine" in line for line in told)
 
 
+def test_without_the_right_to_delete_the_time_is_learned_all_the_same() -> None:
+    class Keeps(Server):
+        def delete(self, key: str) -> None:
+            raise RemoteDenied("no right to delete", subject=key)
+
+    server = Keeps()
+    Store(server).create()
+    told: list[str] = []
+    with machine(server, TEN_YEARS):
+        ahead_s = ahead_of_ours(server, on_event=lambda e: told.append(e.message) if isinstance(e, Note) else None)
+    assert abs(ahead_s + TEN_YEARS) < 60
+    assert any("cannot be removed" in line for line in told)
+
+
 @pytest.mark.parametrize("off_s", OFF)
 def test_a_server_is_asked_for_the_time(off_s: float, s3: S3Address, new_bucket: Callable[[], str]) -> None:
     backend = open_backend(f"s3://{new_bucket()}/team", settings=RemoteSettings(), environ=s3.env)
