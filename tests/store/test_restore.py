@@ -44,7 +44,8 @@ MIB = 1 << 20
 
 
 def threads() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("dvk-")]
+    """Those that a restore started and that still run."""
+    return [t.name for t in threading.enumerate() if t.name.startswith("dvk-restore")]
 
 
 def sizes_of(contents: list[bytes]) -> Any:
