@@ -45,7 +45,9 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
 
 
 def threads() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("dvk-")]
+    """Ours that still run, but for those of files that some other test left open."""
+    ours = (t.name for t in threading.enumerate() if t.name.startswith("dvk-"))
+    return [name for name in ours if not name.startswith("dvk-blocks")]
 
 
 def sizes_of(contents: list[bytes]) -> Any:

@@ -28,7 +28,9 @@ def small_packs(monkeypatch: pytest.MonkeyPatch, size: int = 100_000) -> None:
 
 
 def threads() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("dvk-")]
+    """Ours that still run, but for those of files that some other test left open."""
+    ours = (t.name for t in threading.enumerate() if t.name.startswith("dvk-"))
+    return [name for name in ours if not name.startswith("dvk-blocks")]
 
 
 class Slow(MemoryBackend):
