@@ -19,7 +19,7 @@ from contextlib import suppress
 
 from xxhash import xxh3_64_hexdigest
 
-from dvk.backend.disk import OPEN_DIR, sync_fd, translate
+from dvk.backend.disk import OPEN_DIR, sync_fd, translate, write_all
 
 _NAME = b"acknowledged"
 _LINE_BYTES = 84
@@ -61,10 +61,7 @@ class Acknowledged:
                 fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
                 try:
                     # A line that a full disk cut short must not spoil the next one.
-                    while data:
-                        written = os.write(fd, b"\n" + data) - 1
-                        # Short on a disk that is nearly full, with no error: the next attempt has that.
-                        data = b"" if written == len(data) else data[data.rfind(b"\n", 0, max(0, written)) + 1 :]
+                    write_all(fd, [b"\n", data])
                 finally:
                     os.close(fd)
 

@@ -181,6 +181,17 @@ def test_what_was_let_go_is_not_lost_when_a_pointer_leads_to_it_again(flow: Flow
     assert not [v for v in found.affected if v.path == b"x.bin"] and found.not_here == 1
 
 
+def test_the_list_of_what_was_added_is_whole_where_every_write_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.writev
+    monkeypatch.setattr(os, "writev", lambda fd, parts: real(fd, [parts[0][: (len(parts[0]) + 1) // 2]]))
+    here = Acknowledged(os.fsencode(tmp_path))
+    roots = {f"f:{c * 64}" for c in "123"}
+    here.add(sorted(roots))
+    assert here.read() == roots and (tmp_path / "acknowledged").stat().st_size < 300
+
+
 def test_the_list_of_what_was_added_believes_no_damaged_line_and_goes_on_after_one(tmp_path: Path) -> None:
     here = Acknowledged(os.fsencode(tmp_path))
     one, two, three = (f"f:{c * 64}" for c in "123")

@@ -58,6 +58,7 @@ def shape(text: str) -> str:
     """Without what a clock, a commit's time or another version of an engine may change."""
     text = re.sub(r"\b\d+(\.\d+)? m?s\b", "# s", text)
     text = re.sub(r"\b\d+(\.\d+)? [kMG]?B/s\b", "# B/s", text)
+    text = re.sub(r"\b\d+(\.\d+)? [kMG]?B read\b", "# B read", text)  # records hold random names, and are compressed
     text = re.sub(r"\b(?=[0-9a-f]*\d)[0-9a-f]{7,64}\b", "#id", text)
     text = re.sub(r"\b\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?Z?)?", "#date", text)
     text = re.sub(r"\b(just now|\d+ min ago) *", "#ago ", text)
