@@ -26,6 +26,8 @@ if sys.platform != "win32":
 OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 _IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024) if "SC_IOV_MAX" in os.sysconf_names else 16
+#: How much `write_at` writes at a time.
+WRITE_BYTES = 256 << 10
 _MAX_WRITE = 1 << 30  # Linux stops at 2 GiB - 4 KiB, macOS refuses more than 2 GiB - 1
 _DIRECT: int = getattr(os, "O_DIRECT", 0)  # Linux
 _DIRECT_FROM = 8 << 20
@@ -79,6 +81,20 @@ def write_all(fd: int, parts: Sequence[Buffer]) -> int:
             else:
                 views[at] = views[at][step:]
     return total
+
+
+def write_at(fd: int, data: Buffer, at: int) -> None:
+    """Write all of `data` to a place in a file, piece by piece; a short write is continued. From any thread.
+
+    Raises:
+        OSError: what the system said; some of the bytes may be written.
+    """
+    view = memoryview(data).cast("B")
+    while view:
+        done = os.pwrite(fd, view[:WRITE_BYTES], at)
+        if done <= 0:
+            raise OSError(errno.EIO, "a write made no progress")
+        view, at = view[done:], at + done
 
 
 def _write_direct(fd: int, view: memoryview) -> int:

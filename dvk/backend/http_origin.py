@@ -19,8 +19,9 @@ import aiohttp
 import fsspec.asyn
 from yarl import URL
 
+from dvk.backend.disk import write_at
 from dvk.backend.locate import RemoteUrl
-from dvk.backend.origin import Mark, again, changed, disk_errors, new_file, write_all
+from dvk.backend.origin import Mark, again, changed, disk_errors, new_file
 from dvk.backend.remote_errors import Interjected, translate_remote
 from dvk.backend.settings import RemoteSettings
 from dvk.backend.text import redact
@@ -137,7 +138,6 @@ class _Transfer:
         self.mark = _http_mark(answer.headers)
         self.done, self.total = 0, self.mark.size
         os.ftruncate(self._target, 0)
-        os.lseek(self._target, 0, os.SEEK_SET)
         encoding = answer.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
             self._on_event(Note(f"the server sends it encoded ({redact(encoding)}); it is kept as it comes"))
@@ -148,7 +148,7 @@ class _Transfer:
     def write(self, data: bytes) -> None:
         """Append what arrived."""
         with disk_errors(b""):
-            write_all(self._target, data)
+            write_at(self._target, data, self.done)
         self.done += len(data)
         if self._meter is not None:
             self._meter.advance(bytes_=len(data))

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from dvk.backend.disk import storage_error
+from dvk.backend.disk import storage_error, write_at
 from dvk.backend.locate import MarkedMedium, RemoteUrl, parse_remote_url
 from dvk.backend.remote_errors import translate_remote
 from dvk.backend.text import holds_secret, printable, redact
@@ -151,10 +151,11 @@ class LocalOrigin:
             meter = Meter(on_event, "copy", total_bytes=before.st_size)
             with new_file(dir_fd, name) as target, disk_errors(self._path):
                 os.fchmod(target, 0o755 if before.st_mode & 0o100 else 0o644)
+                written = 0
                 while data := os.read(source, _PART_BYTES):
-                    write_all(target, data)
+                    write_at(target, data, written)
+                    written += len(data)
                     meter.advance(bytes_=len(data))
-                written = os.fstat(target).st_size
             after = os.fstat(source)
             if written != before.st_size or self._mark(before) != self._mark(after):
                 raise changed(self.url)
@@ -284,7 +285,7 @@ class MediumOrigin:
                         subject=str(self.url),
                     )
                 with disk_errors(name):
-                    os.pwrite(target, data, start)
+                    write_at(target, data, start)
                 meter.advance(bytes_=length)
 
             with ThreadPoolExecutor(_AT_ONCE if len(starts) > 1 else 1, thread_name_prefix="dvk-import") as pool:
@@ -343,13 +344,6 @@ def disk_errors(name: bytes) -> Iterator[None]:
         yield
     except OSError as error:
         raise storage_error(error, printable(os.fsdecode(name)) or "the download") from error
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Write all of it."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 def changed(url: RemoteUrl) -> DvkError:

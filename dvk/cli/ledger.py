@@ -7,6 +7,7 @@ job that keeps a record must not go on without one.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -50,7 +51,10 @@ class Ledger:
             try:
                 data = memoryview(text.encode("ascii"))
                 while data:
-                    data = data[os.write(fd, data) :]
+                    written = os.write(fd, data)
+                    if not written:
+                        raise OSError(errno.EIO, "the write made no progress")
+                    data = data[written:]
             finally:
                 os.close(fd)
         except OSError as error:

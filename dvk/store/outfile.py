@@ -26,11 +26,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from dvk.backend.disk import write_at
 from dvk.errors import StorageError, StorageFull
 from dvk.timings import Stage, stage
 
-#: How much is written at a time.
-WRITE_BYTES = 256 << 10
 #: Smaller files are not worth a call of their own.
 _RESERVE_BYTES = 1 << 20
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
@@ -74,11 +73,7 @@ def write_all(fd: int, data: memoryview | bytes, *, at: int = 0, subject: str) -
     view = memoryview(data)
     try:
         with stage(Stage.WRITE, bytes_=len(view)):
-            while view:
-                done = os.pwrite(fd, view[:WRITE_BYTES], at)
-                if done <= 0:
-                    raise OSError(errno.EIO, "a write made no progress")
-                view, at = view[done:], at + done
+            write_at(fd, view, at)
     except OSError as error:
         raise _cannot_write(error, subject) from error
 

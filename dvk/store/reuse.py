@@ -27,8 +27,9 @@ from dataclasses import dataclass
 import numpy as np
 from blake3 import blake3
 
+from dvk.backend.disk import WRITE_BYTES
 from dvk.store.names import I64, U8
-from dvk.store.outfile import WRITE_BYTES, done_with, write_all
+from dvk.store.outfile import done_with, write_all
 from dvk.store.pages import Chunks
 from dvk.timings import Stage, stage
 

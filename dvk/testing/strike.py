@@ -189,6 +189,7 @@ class Program:
 
 def serve() -> None:
     """Answer requests until standard input ends."""
+    setattr(time, "time", lambda: _time())  # noqa: B010 - before `clock=time.time` takes hold of the real one
     _import_everything()
     gc.collect()
     gc.freeze()  # a collection in a child would copy all of it
@@ -306,15 +307,23 @@ def _draw_from(entropy: str) -> None:
         setattr(module, name, source.randbytes)
 
 
+_time = time.time  #: what `time.time` says in the program
+
+
+def _set_clock(now: Callable[[], float]) -> None:
+    global _time
+    _time = now
+
+
 def _stop_clock(now: float) -> None:
     gmtime = time.gmtime
-    setattr(time, "time", lambda: now)  # noqa: B010
+    _set_clock(lambda: now)
     setattr(time, "gmtime", lambda seconds=now: gmtime(seconds))  # noqa: B010
 
 
 def _shift_clock(seconds: float) -> None:
-    now, now_ns = time.time, time.time_ns
-    setattr(time, "time", lambda: now() + seconds)  # noqa: B010
+    now, now_ns = _time, time.time_ns
+    _set_clock(lambda: now() + seconds)
     setattr(time, "time_ns", lambda: now_ns() + int(seconds * 1e9))  # noqa: B010
 
 

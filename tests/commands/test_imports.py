@@ -302,6 +302,29 @@ def test_objects_and_folders_of_a_bucket(home: Project, s3: S3Address, new_bucke
 # ------------------------------------------------------------ another repository
 
 
+def test_a_disk_that_writes_short_costs_an_import_no_byte(
+    home: Project,
+    web: WebServer,
+    s3: S3Address,
+    new_bucket: Callable[[], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one does that is nearly full: the end of a file must not be missing without a word."""
+    bucket, data, real = new_bucket(), noise(700_000, 6), os.pwrite
+    home.environ |= s3.env
+    medium = open_medium(parse_remote_url(f"s3://{bucket}"), settings=RemoteSettings(), environ=home.environ)
+    assert isinstance(medium, S3Medium)
+    medium.write("x", [data], create_only=False)
+    web.files["/x"] = data
+    (tmp_path / "x").write_bytes(data)
+    monkeypatch.setattr(os, "pwrite", lambda fd, part, at: real(fd, memoryview(part)[: (len(part) + 1) // 2], at))
+    with home.repo() as repo:
+        for url, name in ((f"s3://{bucket}/x", "a"), (web.url("/x"), "b"), (str(tmp_path / "x"), "c")):
+            import_url(repo, url, name)
+            assert home.read(name) == data, name
+
+
 @pytest.fixture
 def registry(tmp_path: Path) -> Project:
     """Two versions of a file and a folder, pushed to a folder."""

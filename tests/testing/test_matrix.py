@@ -58,9 +58,9 @@ def test_a_repair_that_is_struck_anywhere_forgets_nothing_and_goes_on(tmp_path: 
 
 def test_the_command_counts_and_reports() -> None:
     lines: list[str] = []
-    report = run_matrix(["rm"], ["kill"], sample=1, say=lines.append)
-    assert (report.strikes, report.killed, report.broken) == (1, 1, [])
-    assert lines[0].startswith("rm: ")
+    report = run_matrix(["rm", "condemn"], ["kill"], sample=1, say=lines.append)
+    assert (report.strikes, report.killed, report.broken) == (2, 2, [])
+    assert [line.partition(": ")[0] for line in lines] == ["rm", "condemn"]
 
 
 @pytest.mark.parametrize(
