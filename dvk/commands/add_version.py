@@ -312,7 +312,7 @@ class Versions:
 
 def _in_step(seen: Look, pointer: Pointer | None) -> bool:
     """Whether the stat cache knows that the whole folder is what the pointer says."""
-    return pointer is not None and seen.in_step and seen.cache is not None and seen.cache.root_id == pointer.id
+    return pointer is not None and seen.root_id == pointer.id
 
 
 def _all(seen: Look) -> npt.NDArray[np.bool_]:

@@ -99,7 +99,7 @@ def _is_version(seen: Look, pointer: Pointer) -> bool:
     if seen.kind == "file":
         same_mode = (int(seen.scan.kinds[0]) == Kind.EXEC) is pointer.exec
         return same_mode and bool(seen.known.all()) and seen.ids[0].tobytes() == pointer.id
-    return seen.in_step and seen.cache is not None and seen.cache.root_id == pointer.id
+    return seen.root_id == pointer.id
 
 
 def _with_names_of(repo: Repo, target: Target, seen: Look) -> Look:

@@ -184,7 +184,7 @@ def _look(fd: int, name: bytes, on_event: OnEvent) -> Look:
     if scan.problems:
         raise one_or_many(f"{len(scan.problems):,} things in {show(name)} cannot be read", scan.problems)
     bare = (scan.kinds == Kind.LINK) | (scan.kinds == Kind.EMPTYDIR)
-    return Look(name, "dir", scan, bare, np.zeros((len(scan), ID_BYTES), np.uint8), False, None)
+    return Look(name, "dir", scan, bare, np.zeros((len(scan), ID_BYTES), np.uint8))
 
 
 def _doubtful(one: Look, other: Look) -> Mask:

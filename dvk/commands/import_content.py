@@ -206,8 +206,6 @@ class Content:
                 scan,
                 np.zeros(n, np.bool_),
                 np.zeros((n, ID_BYTES), np.uint8),
-                False,
-                None,
             )
             index = seen.unknown()
             with Writer(self.repo.store) as writer:

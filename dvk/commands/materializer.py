@@ -199,7 +199,7 @@ class Materializer:
         clock = self._clock()
         seen = look(self.repo.root_fd, path, self.repo.state, self.rules, on_event=self.on_event)
         files = pointer.files or 0 if pointer.is_dir else 1
-        if selected.everything and seen.in_step and seen.cache is not None and seen.cache.root_id == pointer.id:
+        if selected.everything and seen.root_id == pointer.id:
             self._select(path, pointer, selected)
             if not self.result.dry_run:
                 self._now[path] = pointer  # a run that was killed at its end did not get to remember it
@@ -216,7 +216,7 @@ class Materializer:
         if seen.kind and seen.kind != pointer.kind:
             cleared = self._clear(path, seen)
             seen = Look.nothing(path)
-        previous = self._takes.previous(path, scope)
+        previous = self._takes.previous(seen, scope)
         versions = [entries for _, entries in previous]
         needed = content_needed(target, seen.scan, seen.known, previous=versions)
         seen = read_unknown(self.repo.root_fd, seen, needed, on_event=self.on_event)
@@ -248,7 +248,8 @@ class Materializer:
         if self._only_replaceable and (len(plan.deletes) or bool((plan.expected >= 0).any())):
             self._check_way_back(path)
         self._select(path, pointer, selected)
-        tally, problems = self._carry_out(path, pointer, plan, seen, clock, whole=scope.everything)
+        del previous, versions, seen  # of a million files each is as much as the target
+        tally, problems = self._carry_out(path, pointer, plan, clock, whole=scope.everything)
         self.result.failures += problems
         # Else files of the version before may be left, which the next run has to know for dvk's.
         if not problems and not unread:
@@ -314,9 +315,9 @@ class Materializer:
         self.selection = Selection.load(self.repo.state)
 
     def _carry_out(
-        self, path: bytes, pointer: Pointer, plan: CheckoutPlan, seen: Look, clock: Clock | None, *, whole: bool
+        self, path: bytes, pointer: Pointer, plan: CheckoutPlan, clock: Clock | None, *, whole: bool
     ) -> tuple[Tally, list[DvkError]]:
-        self._sweep(path, pointer, seen)
+        self._sweep(path, pointer, plan.scan.leftovers)
         with WorkTree(self.repo.root_fd, path, plan) as tree:
             tree.check_space()
             if pointer.is_dir and whole:
@@ -330,7 +331,7 @@ class Materializer:
                 plan.sizes,
                 tree,
                 names=tree.shown(),
-                find_old=lambda i: self._old(tree, plan, seen, i),
+                find_old=lambda i: self._old(tree, plan, i),
                 on_event=self.on_event,
             )
             failed = self._once_more(path, plan, tree, failed)
@@ -344,8 +345,8 @@ class Materializer:
             cache = StatCache.of(written.scan, written.ids, clock=clock, settled=written.settled)
             if whole and not failed and not problems and not plan.conflicts and len(written.scan) == len(plan.target):
                 cache = replace(cache, root_id=pointer.id)
-            elif seen.cache is not None:
-                cache = cache.joined(seen.cache, without=seen.scan.names.take(plan.deletes))
+            elif (older := StatCache.load(self.repo.state, path)) is not None:
+                cache = cache.joined(older, without=plan.scan.names.take(plan.deletes))
             cache.save(self.repo.state, path)
         return tally, problems
 
@@ -362,9 +363,9 @@ class Materializer:
         rest = restore(other, plan.ids[astray], plan.sizes[astray], sink, names=shown, on_event=self.on_event)
         return [(i, e) for i, e in failed if i not in set(astray)] + [(astray[n], e) for n, e in rest]
 
-    def _sweep(self, path: bytes, pointer: Pointer, seen: Look) -> None:
-        """Remove temporary files of killed runs: in a folder, or beside a file."""
-        folder, found = path, seen.scan.leftovers
+    def _sweep(self, path: bytes, pointer: Pointer, found: Sequence[bytes]) -> None:
+        """Remove temporary files of killed runs: those `found` in a folder, or beside a file."""
+        folder = path
         if not pointer.is_dir:
             folder, found = path.rpartition(b"/")[0], ()
             if folder not in self._swept:
@@ -388,13 +389,13 @@ class Materializer:
         self._withheld[path] = [e for (_, e), d in zip(failed, disproven, strict=True) if d]
         return [e for (_, e), d in zip(failed, disproven, strict=True) if not d]
 
-    def _old(self, tree: WorkTree, plan: CheckoutPlan, seen: Look, i: int) -> Old | None:
+    def _old(self, tree: WorkTree, plan: CheckoutPlan, i: int) -> Old | None:
         """What stands in the place of file i and is a version that the store knows, to take bytes from."""
-        at = int(plan.expected[i])
-        if at < 0 or not seen.known[at] or not seen.is_file[at]:
+        if not plan.replaced_ids[i].any():
             return None
         try:
-            chunks = self.store.chunks_of(FileId(seen.ids[at].tobytes()), int(seen.scan.stats.sizes[at]))
+            size = plan.scan.stats.sizes.item(plan.expected.item(i))
+            chunks = self.store.chunks_of(FileId(plan.replaced_ids[i].tobytes()), size)
         except DvkError:
             return None  # a damaged store cannot tell; what the new file needs of it is another question
         fd = tree.open_old(i) if chunks is not None else None

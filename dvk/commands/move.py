@@ -154,10 +154,10 @@ class _Move:
 
     def _keep_cache(self, seen: Look, clock: Clock | None, target: bytes) -> None:
         """Let the stat cache follow. A rename changes the ctime of what is renamed and of nothing below it."""
-        if seen.cache is None:
-            return
         if seen.kind == "dir":
-            seen.cache.save(self.repo.state, target)
+            cache = StatCache.load(self.repo.state, seen.path)
+            if cache is not None:
+                cache.save(self.repo.state, target)
             return
         if clock is None or not seen.known.all():
             return

@@ -221,7 +221,7 @@ class RemovalPlanner:
             if self.cached or not seen.kind:
                 return Entries.empty()
             # Pulled past the store: then the stat cache knows what was written, and that it is still that.
-            if self.force or (seen.in_step and seen.cache is not None and seen.cache.root_id == pointer.id):
+            if self.force or seen.root_id == pointer.id:
                 return seen.entries()
             raise not_here(target.path, error) from error
 

@@ -1,7 +1,7 @@
 """What of the work tree may be replaced or taken away: what dvk put there, and can bring back.
 
     takes = Replaceable(repo, placed.versions(), force=False)
-    previous = takes.previous(path, selected)       # the versions that dvk put there last, with their entries
+    previous = takes.previous(look(...), selected)       # the versions that dvk put there last, with their entries
     plan = plan_checkout(..., holds=takes.holder(previous), ...)
     plan = takes.plan_removal(path, look(...), selected)     # None: it is not known to be dvk's
 
@@ -14,15 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-import numpy as np
-
 from dvk.commands.pathwork import remove_empty_dirs
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import Look, pointer_entries, read_unknown
 from dvk.commands.versions import history
 from dvk.errors import DataMissing, DvkError
 from dvk.store.listing import Entries
-from dvk.store.names import I64, U8
+from dvk.store.names import I64, U8, rows_among
 from dvk.store.root import Root
 from dvk.workspace.materialize import WorkTree
 from dvk.workspace.plan import CheckoutPlan, Holds, Mask, content_needed, plan_checkout
@@ -51,10 +49,13 @@ class Replaceable:
         self.repo, self._versions = repo, versions
         self.force, self._only_placed = force, only_placed
 
-    def previous(self, path: bytes, selected: Selected) -> list[tuple[Pointer, Entries]]:
+    def previous(self, seen: Look, selected: Selected) -> list[tuple[Pointer, Entries]]:
         """The versions that dvk put there last; none when they are not known, and then nothing is taken away."""
         out = []
-        for pointer in self._versions.get(path, ()):
+        for pointer in self._versions.get(seen.path, ()):
+            if selected.everything and pointer.is_dir and pointer.id == seen.root_id:
+                out.append((pointer, seen.entries()))  # what is there is that, and need not be there twice
+                continue
             try:
                 out.append((pointer, pointer_entries(self.repo.store, pointer, selected)))
             except DataMissing:
@@ -70,19 +71,15 @@ class Replaceable:
 
         The latter is all there is after a pull that kept nothing in the store.
         """
-        pushed = [entries for pointer, entries in previous if root_of(pointer).text in self._on_remotes]
-        there = {row.tobytes() for entries in pushed for row in entries.ids}
-        ours = {row.tobytes() for _, entries in previous for row in entries.ids} if self._only_placed else None
-        if not there and ours is None:
-            return self.repo.store.holds
+        pushed = [entries.ids for pointer, entries in previous if root_of(pointer).text in self._on_remotes]
+        ours = [entries.ids for _, entries in previous]
 
         def holds(ids: U8, sizes: I64) -> Mask:
             found = self.repo.store.holds(ids, sizes)
-            for i in np.flatnonzero(~found).tolist():
-                found[i] = ids[i].tobytes() in there
-            if ours is not None:
-                for i in np.flatnonzero(found).tolist():
-                    found[i] = ids[i].tobytes() in ours
+            if pushed and not found.all():
+                found |= rows_among(ids, pushed)
+            if self._only_placed and found.any():
+                found &= rows_among(ids, ours)
             return found
 
         return holds
@@ -103,7 +100,7 @@ class Replaceable:
 
     def plan_removal(self, path: bytes, seen: Look, selected: Selected) -> CheckoutPlan | None:
         """What would have to be deleted for nothing to be left; None when it is not known to be dvk's."""
-        previous = self.previous(path, selected)
+        previous = self.previous(seen, selected)
         if not previous:
             return None
         versions = [entries for _, entries in previous]

@@ -167,7 +167,7 @@ class _Status:
             return _with(base, modified=1, behind=self._is_behind(path, pointer, seen, selected))
         if seen.scan.problems:
             raise seen.scan.problems[0]
-        if seen.in_step and seen.cache is not None and seen.cache.root_id == pointer.id:
+        if seen.root_id == pointer.id:
             return base
         try:
             part = self._part(path, pointer, seen, selected)
@@ -204,7 +204,7 @@ class _Status:
         entries = seen.entries()
         if clock is not None and learned:
             whole = len(entries) == len(before) and bool((entries.ids == before.ids).all())
-            root = seen.cache.root_id if seen.cache is not None and seen.in_step and whole else bytes(ID_BYTES)
+            root = seen.root_id if seen.root_id and whole else bytes(ID_BYTES)
             StatCache.of(seen.scan, seen.ids, clock=clock, known=seen.known, root_id=root).save(
                 self.repo.state, seen.path
             )

@@ -44,7 +44,8 @@ class Look:
     Attributes:
         kind: "file", "dir", or "" when nothing is there.
         known, ids: bool[n], uint8[n, 32], in the order of the scan.
-        in_step: nothing changed since `cache` was written, so that its `root_id` holds.
+        root_id: the id of the folder (or file) that consists of exactly these entries, as far as the stat cache knows;
+            else empty. The cache itself is as big as the scan, and is not kept.
     """
 
     path: bytes
@@ -52,13 +53,12 @@ class Look:
     scan: Scan
     known: Mask
     ids: U8
-    in_step: bool
-    cache: StatCache | None
+    root_id: bytes = b""
 
     @classmethod
     def nothing(cls, path: bytes) -> Look:
         """That there is nothing."""
-        return cls(path, "", empty_scan(), np.zeros(0, np.bool_), np.zeros((0, ID_BYTES), np.uint8), False, None)
+        return cls(path, "", empty_scan(), np.zeros(0, np.bool_), np.zeros((0, ID_BYTES), np.uint8))
 
     @property
     def is_file(self) -> Mask:
@@ -80,15 +80,18 @@ class Look:
 
     def entries(self) -> Entries:
         """What is on disk as entries of a listing; meaningful once everything is known."""
-        bare = ~self.is_file
-        if not bare.any():
-            return Entries(self.scan.names, self.scan.kinds, self.scan.stats.sizes, self.ids, self.scan.targets)
-        ids = self.ids.copy()
-        ids[bare] = 0
-        sizes = self.scan.stats.sizes.copy()
-        sizes[self.scan.kinds == Kind.EMPTYDIR] = 0
-        sizes[self.scan.kinds == Kind.LINK] = self.scan.targets.lengths
-        return Entries(self.scan.names, self.scan.kinds, sizes, ids, self.scan.targets)
+        scan, ids, sizes = self.scan, self.ids, self.scan.stats.sizes
+        bare = np.flatnonzero(~self.is_file)
+        if len(bare):
+            right = np.zeros(len(bare), np.int64)
+            right[scan.kinds[bare] == Kind.LINK] = scan.targets.lengths
+            if ids[bare].any():
+                ids = ids.copy()
+                ids[bare] = 0
+            if not np.array_equal(sizes[bare], right):
+                sizes = sizes.copy()
+                sizes[bare] = right
+        return Entries(scan.names, scan.kinds, sizes, ids, scan.targets)
 
 
 def kind_on_disk(root_fd: int, path: bytes) -> str:
@@ -125,9 +128,10 @@ def look(root_fd: int, path: bytes, state: bytes, rules: IgnoreRules, *, on_even
     cache = StatCache.load(state, path) if kind else None
     if cache is None:
         bare = (scan.kinds == Kind.LINK) | (scan.kinds == Kind.EMPTYDIR)
-        return Look(path, kind, scan, bare, np.zeros((len(scan), ID_BYTES), np.uint8), False, None)
+        return Look(path, kind, scan, bare, np.zeros((len(scan), ID_BYTES), np.uint8))
     match = cache.match(scan)
-    return Look(path, kind, scan, match.known, match.ids, match.in_step, cache)
+    root_id = cache.root_id if match.in_step and any(cache.root_id) else b""
+    return Look(path, kind, scan, match.known, match.ids, root_id)
 
 
 def read_ids(

@@ -7,9 +7,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -62,18 +63,33 @@ class Entries:
         return cls.of([])
 
     @classmethod
-    def join(cls, parts: Sequence[Entries]) -> Entries:
-        """The concatenation of parts that follow one another in order."""
-        if len(parts) == 1:
-            return parts[0]
-        if not parts:
-            return cls.empty()
+    def join(cls, parts: Iterable[Entries]) -> Entries:
+        """The concatenation of parts that follow one another in order.
+
+        They may be made one by one: each can go once the next is asked for, so that a million entries are there once.
+        """
+        rest = iter(parts)
+        first = next(rest, None)
+        second = next(rest, None)
+        if first is None or second is None:
+            return cls.empty() if first is None else first
+        blob, lengths, kinds, sizes, ids = (bytearray() for _ in range(5))
+        targets: list[Names] = []
+        for part in chain((first, second), rest):
+            names = part.names
+            blob += names.blob[int(names.offsets[0]) : int(names.offsets[-1])].data
+            lengths += names.lengths.data
+            kinds += np.ascontiguousarray(part.kinds).data
+            sizes += np.ascontiguousarray(part.sizes).data
+            ids += np.ascontiguousarray(part.ids).data
+            if len(part.targets):
+                targets.append(part.targets)
         return cls(
-            names=Names.join(p.names for p in parts),
-            kinds=np.concatenate([p.kinds for p in parts]),
-            sizes=np.concatenate([p.sizes for p in parts]),
-            ids=np.concatenate([p.ids for p in parts]),
-            targets=Names.join(p.targets for p in parts),
+            names=Names.cut(np.frombuffer(blob, np.uint8), np.frombuffer(lengths, np.int64)),
+            kinds=np.frombuffer(kinds, np.uint8),
+            sizes=np.frombuffer(sizes, np.int64),
+            ids=np.frombuffer(ids, np.uint8).reshape(-1, ID_BYTES),
+            targets=Names.join(targets),
         )
 
     def __len__(self) -> int:

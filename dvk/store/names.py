@@ -22,6 +22,17 @@ I64 = npt.NDArray[np.int64]
 _T = TypeVar("_T", bound=np.generic)
 
 _AT_ONCE = 1 << 14
+_WINDOW = 1 << 15
+
+
+def windows(n: int, size: int = _WINDOW) -> Iterator[slice]:
+    """`range(n)` in runs, for work on columns whose temporaries would else be several times the columns.
+
+    >>> list(windows(5, 2))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
 
 
 class Names:
@@ -38,9 +49,14 @@ class Names:
     def of(cls, names: Iterable[bytes]) -> Names:
         """Pack an iterable of byte strings."""
         kept = list(names)
-        offsets = np.zeros(len(kept) + 1, np.int64)
-        np.cumsum([len(x) for x in kept], out=offsets[1:])
-        return cls(np.frombuffer(b"".join(kept), np.uint8), offsets)
+        return cls.cut(np.frombuffer(b"".join(kept), np.uint8), np.array([len(x) for x in kept], np.int64))
+
+    @classmethod
+    def cut(cls, blob: U8, lengths: npt.NDArray[np.integer]) -> Names:
+        """The names of these lengths that lie one after the other in `blob`."""
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, dtype=np.int64, out=offsets[1:])
+        return cls(blob, offsets)
 
     @classmethod
     def join(cls, parts: Iterable[Names]) -> Names:
@@ -105,13 +121,20 @@ class Names:
 
     def take(self, index: npt.NDArray[np.intp]) -> Names:
         """The names at `index` (int array, any order), copied together."""
-        lengths = self.lengths[index]
         offsets = np.zeros(len(index) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        # One gather: for each output byte, where it comes from.
-        source = np.arange(int(offsets[-1]), dtype=np.int64)
-        source += np.repeat(self.offsets[:-1][index] - offsets[:-1], lengths)
-        return Names(self.blob[source], offsets)
+        for run in windows(len(index)):
+            at = index[run]
+            np.subtract(self.offsets[1:][at], self.offsets[:-1][at], out=offsets[1:][run])
+        np.cumsum(offsets[1:], out=offsets[1:])
+        blob = np.empty(int(offsets[-1]), np.uint8)
+        # A gather by the run: where each byte comes from is a number eight times its size.
+        for run in windows(len(index)):
+            ends = offsets[1:][run]
+            first, last = int(offsets[run.start]), int(ends[-1])
+            source = np.arange(first, last, dtype=np.int64)
+            source += np.repeat(self.offsets[:-1][index[run]] - offsets[:-1][run], np.diff(ends, prepend=first))
+            blob[first:last] = self.blob[source]
+        return Names(blob, offsets)
 
     def find(self, name: bytes) -> int:
         """The position where `name` is, or would be inserted, in a sorted sequence (bisect_left)."""
@@ -129,6 +152,51 @@ class Names:
         if not prefix:
             return 0, len(self)
         return self.find(prefix + b"/"), self.find(prefix + b"0")
+
+
+def merge_order(names: Names, first: int) -> I64:
+    """The order that sorts `names`, of which the first `first` are ascending, and those that follow as well.
+
+    >>> merge_order(Names.of([b"a", b"c", b"b", b"d"]), 2).tolist()
+    [0, 2, 1, 3]
+    """
+    ours, theirs = names.slice(0, first), names.slice(first, len(names))
+    few, many = (ours, theirs) if len(ours) <= len(theirs) else (theirs, ours)
+    if len(few) * 16 > len(many):  # a sort knows ascending runs, and looks at each name once
+        each = list(names)
+        return np.array(sorted(range(len(each)), key=each.__getitem__), np.int64)
+    places = np.fromiter((many.find(name) for name in few), np.int64, len(few))
+    a, b = (0, first) if few is ours else (first, 0)
+    return np.insert(np.arange(b, b + len(many)), places, np.arange(a, a + len(few)))
+
+
+def same_rows(ours: U8, at: npt.NDArray[np.intp], theirs: U8, there: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    """bool[k]: whether row `at[i]` of `ours` (uint8[n, 32]) is row `there[i]` of `theirs` (uint8[m, 32])."""
+    out = np.empty(len(at), np.bool_)
+    for run in windows(len(at)):
+        out[run] = (ours[at[run]] == theirs[there[run]]).all(axis=1)
+    return out
+
+
+def rows_among(wanted: U8, columns: Iterable[U8]) -> npt.NDArray[np.bool_]:
+    """bool[k]: which of the ids `wanted` (uint8[k, 32]) stand in one of `columns` (uint8[n, 32] each).
+
+    The columns may be long: nothing of their size is made.
+    """
+    if not len(wanted):
+        return np.zeros(0, np.bool_)
+    starts = distinct(_starts(wanted))
+    found: set[bytes] = set()
+    for column in columns:
+        for run in windows(len(column)):
+            theirs = _starts(column[run])
+            at = np.minimum(np.searchsorted(starts, theirs), len(starts) - 1)
+            found.update(row.tobytes() for row in column[run][starts[at] == theirs])
+    return np.fromiter((row.tobytes() in found for row in wanted), np.bool_, len(wanted))
+
+
+def _starts(ids: U8) -> npt.NDArray[np.uint64]:
+    return np.ascontiguousarray(ids[:, :8]).view(np.uint64).reshape(-1)
 
 
 def distinct(values: npt.NDArray[_T]) -> npt.NDArray[_T]:

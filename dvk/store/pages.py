@@ -418,7 +418,7 @@ def _check_border(before: list[bytes], entries: Entries, root: PageId) -> list[b
 
 def read_entries(root: PageId, load: Load, *, under: bytes = b"") -> Entries:
     """The entries of a folder as one set of columns."""
-    return Entries.join(list(iter_entries(root, load, under=under)))
+    return Entries.join(iter_entries(root, load, under=under))
 
 
 def iter_recipe(root: PageId, load: Load, *, total_bytes: int | None = None) -> Iterator[Chunks]:

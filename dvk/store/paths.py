@@ -18,15 +18,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, compress, islice
 from operator import ge
 
 import numpy as np
 import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
 
 from dvk.errors import FormatError
-from dvk.store.names import Names, show
+from dvk.store.names import Names, show, windows
 
 MAX_PATH_BYTES = 4096
 MAX_COMPONENT_BYTES = 255
@@ -100,9 +101,14 @@ def bad_names(names: Names) -> list[tuple[int, str]]:
     Looks at names alone, not at their order (`check_names` does). `names` must have sane offsets, as
     every `Names` built by this program has.
     """
-    n = len(names)
-    if not n:
-        return []
+    return [
+        (run.start + i, reason)
+        for run in windows(len(names))
+        for i, reason in _bad_names(names.slice(run.start, run.stop))
+    ]
+
+
+def _bad_names(names: Names) -> list[tuple[int, str]]:
     first, last = int(names.offsets[0]), int(names.offsets[-1])
     blob = names.blob[first:last]
     starts = names.offsets[:-1] - first
@@ -209,18 +215,28 @@ def find_collisions(names: Iterable[bytes], *, case: bool = True, forms: bool = 
     A pair names the paths as far as they collide: for `A/x` and `a/y` it is (`A`, `a`). Each path is in
     at most one pair as the second member.
     """
-    kept = list(names)
-    joined = b"\n".join(kept)
-    if joined.isascii() and (not case or joined == joined.lower()):
+    names = names if isinstance(names, Names) else Names.of(names)
+    if not _may_fold(names, case=case):
         return []
     directories: set[bytes] = set()
-    for directory in {name.rpartition(b"/")[0] for name in kept}:
+    for name in names:
+        directory = name.rpartition(b"/")[0]
         while directory and directory not in directories:
             directories.add(directory)
             directory = directory.rpartition(b"/")[0]
+
+    def paths() -> Iterator[bytes]:
+        return chain(sorted(directories), names)
+
+    # Numbers first, and texts only of those that share one: a million texts would be hundreds of megabytes.
+    folded = (fold(path, case=case, forms=forms).encode("utf-8", "surrogateescape") for path in paths())
+    numbers = np.fromiter(map(xxh3_64_intdigest, folded), np.uint64, len(directories) + len(names))
+    ordered = np.sort(numbers)
+    doubtful = np.isin(numbers, ordered[1:][ordered[1:] == ordered[:-1]])
+    del numbers, ordered
     seen: dict[str, bytes] = {}
     pairs: list[tuple[bytes, bytes]] = []
-    for path in sorted(directories) + kept:
+    for path in compress(paths(), doubtful.tolist()):
         first = seen.setdefault(fold(path, case=case, forms=forms), path)
         if first != path and first.count(b"/") == path.count(b"/"):
             parent, other = first.rpartition(b"/")[0], path.rpartition(b"/")[0]
@@ -228,6 +244,15 @@ def find_collisions(names: Iterable[bytes], *, case: bool = True, forms: bool = 
             if parent == other:
                 pairs.append((first, path))
     return pairs
+
+
+def _may_fold(names: Names, *, case: bool) -> bool:
+    """Whether some name has a letter that a folding filesystem may take for another."""
+    for run in windows(len(names)):
+        text = names.blob[int(names.offsets[run.start]) : int(names.offsets[run.stop])].tobytes()
+        if not text.isascii() or (case and text != text.lower()):
+            return True
+    return False
 
 
 def check_link(path: bytes, target: bytes, *, subject: str = "") -> None:

@@ -20,8 +20,9 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ import numpy.typing as npt
 from dvk.backend.disk import write_all
 from dvk.errors import ChangedWhileRead, DvkError, NotFound, Refused, StorageFull
 from dvk.store.listing import Kind
-from dvk.store.names import I64, U8, show
+from dvk.store.names import I64, U8, show, windows
 from dvk.workspace.handles import DirHandles, kind_name, lstat_in, open_regular, os_error
 from dvk.workspace.host import rename_new
 from dvk.workspace.plan import CheckoutPlan
@@ -70,13 +71,11 @@ class Written:
         scan: names, kinds and stats of these entries, as a scan would have seen them.
         ids: uint8[n, 32].
         settled: bool[n], rows that any later write must change (see `WorkTree.finish`).
-        positions: int64[n], their positions in the plan's target.
     """
 
     scan: Scan
     ids: U8
     settled: npt.NDArray[np.bool_]
-    positions: I64
 
 
 class WorkTree:
@@ -95,11 +94,6 @@ class WorkTree:
         self._file_mode, self._exec_mode = 0o666 & ~umask, 0o777 & ~umask
         self._temp_names = TempNames()
         self._writing: dict[int, _Writing] = {}
-        # As Python lists: one element of an array costs as much as a system call.
-        self._names = list(plan.target.names.take(plan.write))
-        self._kinds: list[int] = plan.target.kinds[plan.write].tolist()
-        self._sizes: list[int] = plan.sizes.tolist()
-        self._expected: list[int] = plan.expected.tolist()
         n = len(plan.write)
         self._rows = np.zeros((n, 4), np.int64)
         self._done = np.zeros(n, np.bool_)
@@ -122,9 +116,9 @@ class WorkTree:
         self._writing.clear()
         self._dirs.close()
 
-    def shown(self) -> list[str]:
+    def shown(self) -> Sequence[str]:
         """The names of the files to be written, for messages."""
-        return [show(self._full(name)) for name in self._names]
+        return _Shown(self)
 
     def check_space(self) -> None:
         """Pass if there is room for the whole checkout.
@@ -148,7 +142,7 @@ class WorkTree:
 
     def create(self, index: int) -> int:
         """A descriptor, open for reading and writing, of a new file beside the target of file `index`."""
-        path = self._target(index)
+        path = self.path_of(index)
         parent, _, name = path.rpartition(b"/")
         dir_fd = self._dirs.acquire(parent, make=True)
         temp = self._temp_names.next()
@@ -164,11 +158,11 @@ class WorkTree:
 
     def open_old(self, index: int) -> int | None:
         """A descriptor, for reading, of what file `index` is to replace; None where that is not what the plan saw."""
-        expected = self._expected[index]
+        expected = self.plan.expected.item(index)
         if expected < 0:
             return None
         try:
-            fd = open_regular(self._dirs, self._target(index))
+            fd = open_regular(self._dirs, self.path_of(index))
         except DvkError:
             return None  # something else stands there now, which `finish` will name
         if signature(os.fstat(fd)) == self.plan.scan.stats.row(expected):
@@ -188,14 +182,15 @@ class WorkTree:
         """
         job = self._writing[index]
         try:
-            os.fchmod(fd, self._exec_mode if self._kinds[index] == Kind.EXEC else self._file_mode)
+            at = self.plan.write.item(index)
+            os.fchmod(fd, self._mode(self.plan.target.kinds.item(at)))
             mtime_ns = _moment_ago()
             os.utime(fd, ns=(mtime_ns, mtime_ns))
-            self._put_in_place(job.dir_fd, job.temp, job.name, job.path, self._expected[index])
+            self._put_in_place(job.dir_fd, job.temp, job.name, job.path, self.plan.expected.item(index))
             row = signature(os.fstat(fd))
             self._rows[index] = row
             # Where the filesystem rounds the time, or somebody wrote already, the row is as any other.
-            self._settled[index] = row[1] == mtime_ns and row[0] == self._sizes[index]
+            self._settled[index] = row[1] == mtime_ns and row[0] == self.plan.target.sizes.item(at)
             self._done[index] = True
         except BaseException as error:
             with contextlib.suppress(OSError):
@@ -435,34 +430,38 @@ class WorkTree:
 
     def entries(self) -> Written:
         """The entries that are in step now: those that were, and those that this made so."""
-        plan = self.plan
-        m = len(plan.target)
-        rows = np.zeros((m, 4), np.int64)
-        have = np.zeros(m, np.bool_)
-        settled = np.zeros(m, np.bool_)
-        stats = plan.scan.stats
-        stay = np.flatnonzero(plan.stay)
-        at = plan.stay_at[stay]
-        for k, column in enumerate((stats.sizes, stats.mtime_ns, stats.ctime_ns, stats.inodes)):
-            rows[stay, k] = column[at]
-        have[stay] = True
+        plan, target = self.plan, self.plan.target
+        m = len(target)
+        have, settled = plan.stay.copy(), np.zeros(m, np.bool_)
         done = plan.write[self._done]
-        rows[done], have[done], settled[done] = self._rows[self._done], True, self._settled[self._done]
-        for i, row in (*self._link_rows.items(), *self._mode_rows.items()):
-            rows[i], have[i] = row, True
+        have[done], settled[done] = True, self._settled[self._done]
+        other = {**self._link_rows, **self._mode_rows}
+        have[list(other)] = True
         have[plan.mkdirs] = True
         index = np.flatnonzero(have)
-        numbers = np.cumsum(plan.target.kinds == Kind.LINK) - 1
-        links = numbers[index[plan.target.kinds[index] == Kind.LINK]]
-        columns = [np.ascontiguousarray(rows[index, k]) for k in range(4)]
-        device = stats.device or self._device()
-        scan = Scan(
-            names=plan.target.names.take(index),
-            kinds=plan.target.kinds[index],
-            stats=Stats(columns[0], columns[1], columns[2], columns[3], device),
-            targets=plan.target.targets.take(links),
+
+        def column(k: int, before: I64) -> I64:
+            out = np.zeros(m, np.int64)
+            for run in windows(m):
+                stay = plan.stay[run]
+                out[run][stay] = before[plan.stay_at[run][stay]]
+            out[done] = self._rows[self._done, k]
+            for i, row in other.items():
+                out[i] = row[k]
+            return out if len(index) == m else out[index]
+
+        before = plan.scan.stats
+        stats = Stats(
+            column(0, before.sizes),
+            column(1, before.mtime_ns),
+            column(2, before.ctime_ns),
+            column(3, before.inodes),
+            before.device or self._device(),
         )
-        return Written(scan, plan.target.ids[index], settled[index], index)
+        # Usually all is there, and then the columns of the target are not made a second time.
+        there = target if len(index) == m else target.take(index)
+        scan = Scan(there.names, there.kinds, stats, there.targets)
+        return Written(scan, there.ids, settled if there is target else settled[index])
 
     def _device(self) -> int:
         try:
@@ -477,11 +476,33 @@ class WorkTree:
     def _mode(self, kind: int) -> int:
         return self._exec_mode if kind == Kind.EXEC else self._file_mode
 
-    def _target(self, index: int) -> bytes:
-        return self._full(self._names[index])
+    def path_of(self, index: int) -> bytes:
+        """The path of file `index`, from the root."""
+        return self._full(self.plan.target.names[self.plan.write.item(index)])
 
     def _full(self, name: bytes) -> bytes:
         return self._path + b"/" + name if self._path and name else self._path or name
+
+
+class _Shown(Sequence[str]):
+    """The names of files to be written, made when asked for: few of a million are ever shown."""
+
+    def __init__(self, tree: WorkTree) -> None:
+        self._tree = tree
+
+    def __len__(self) -> int:
+        return len(self._tree.plan.write)
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[str]: ...
+
+    def __getitem__(self, i: int | slice) -> str | list[str]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(len(self))[i]]
+        return show(self._tree.path_of(i))
 
 
 def _moment_ago() -> int:

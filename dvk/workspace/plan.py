@@ -13,13 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from dvk.errors import DvkError, Refused
+from dvk.ids import ID_BYTES
 from dvk.store.listing import Entries, Kind
-from dvk.store.names import I64, U8, Names, show
+from dvk.store.names import I64, U8, Names, same_rows, show
 from dvk.workspace.align import align
 from dvk.workspace.stats import Scan
 
@@ -41,6 +43,8 @@ class CheckoutPlan:
     Attributes:
         write: int64[k], files whose content is to be written.
         expected: int64[k], for each of these what is there now, a position in `scan`, or -1 for nothing.
+        replaced_ids: uint8[k, 32], for each of these the id of the file that is there now; zeros for none, or where it
+            is not known.
         links: links to make; `links_expected` as above.
         modes: files of which only the executable bit differs; `modes_expected` as above.
         mkdirs: empty directories to make.
@@ -54,6 +58,7 @@ class CheckoutPlan:
     scan: Scan
     write: I64
     expected: I64
+    replaced_ids: U8
     links: I64
     links_expected: I64
     modes: I64
@@ -155,7 +160,8 @@ class _Planner:
         self.conflicts: list[DvkError] = []
         self.scan_file = (scan.kinds == Kind.FILE) | (scan.kinds == Kind.EXEC)
         self.holds = holds
-        self._held: Mask | None = None
+        self._held = np.zeros(len(scan), np.bool_)
+        self._asked = ~(self.scan_file & known)  # of the rest no store can say anything
 
     def plan(self, selected: Mask | None, collisions: Sequence[tuple[bytes, bytes]]) -> CheckoutPlan:
         target, scan = self.target, self.scan
@@ -167,9 +173,9 @@ class _Planner:
         stay, modes = self.compare(place, here & wanted)
         todo = wanted & ~stay & ~modes
 
-        deletable = self.deletable()
         matched = np.zeros(n, np.bool_)
         matched[place[here]] = True
+        deletable = self.deletable(np.flatnonzero(~matched))
         deletes = self.plan_deletes(matched, deletable)
 
         # What stands in the place of a wanted entry, by the same name.
@@ -194,11 +200,16 @@ class _Planner:
         # A file where an empty directory should be goes first; making the directory needs it gone.
         blocking = place[mkdirs]
         deletes[blocking[blocking >= 0]] = True
+        expected = place[write]
+        replaced_ids = np.zeros((len(write), ID_BYTES), np.uint8)
+        old = np.flatnonzero((expected >= 0) & self.scan_file[expected] & self.known[expected]) if n else expected[:0]
+        replaced_ids[old] = self.ids[expected[old]]
         return CheckoutPlan(
             target=target,
             scan=scan,
             write=write,
-            expected=place[write],
+            expected=expected,
+            replaced_ids=replaced_ids,
             links=links,
             links_expected=place[links],
             modes=mode_at,
@@ -220,7 +231,7 @@ class _Planner:
         kinds, now = target.kinds[rows], scan.kinds[at]
         is_file = (kinds == Kind.FILE) | (kinds == Kind.EXEC)
         same = is_file & self.scan_file[at] & self.known[at] & (scan.stats.sizes[at] == target.sizes[rows])
-        same[same] = (self.ids[at[same]] == target.ids[rows[same]]).all(axis=1)
+        same[same] = same_rows(self.ids, at[same], target.ids, rows[same])
         stay[rows[same & (kinds == now)]] = True
         modes[rows[same & (kinds != now)]] = True
         stay[rows[(kinds == Kind.EMPTYDIR) & (now == Kind.EMPTYDIR)]] = True
@@ -231,16 +242,15 @@ class _Planner:
                 stay[i] = target.targets[int(theirs[i])] == scan.targets[int(ours[j])]
         return stay, modes
 
-    def held(self) -> Mask:
-        """bool[n]: what of the scan a store could bring back."""
-        if self._held is None:
-            held = np.zeros(len(self.scan), np.bool_)
-            rows = np.flatnonzero(self.scan_file & self.known)
-            if len(rows):
-                held[rows] = self.holds(self.ids[rows], self.scan.stats.sizes[rows])
-            self._held = held
-        return self._held
+    def held(self, at: I64) -> Mask:
+        """For positions of the scan whether a store could bring back what is there. Asked for each once."""
+        rows = at[~self._asked[at]]
+        if len(rows):
+            self._held[rows] = self.holds(self.ids[rows], self.scan.stats.sizes[rows])
+            self._asked[rows] = True
+        return self._held[at]
 
+    @cached_property
     def unchanged_links(self) -> Mask:
         """bool[n]: links that are as some previous version had them."""
         scan = self.scan
@@ -263,26 +273,27 @@ class _Planner:
         empty = self.scan.kinds[at] == Kind.EMPTYDIR
         fine: Mask = empty.copy()
         if not empty.all():
-            fine |= self.held()[at] | self.unchanged_links()[at]
+            fine |= self.held(at) | self.unchanged_links[at]
         return fine
 
-    def deletable(self) -> Mask:
-        """bool[n]: what dvk put there, unchanged since, and could bring back."""
+    def deletable(self, among: I64) -> Mask:
+        """bool[n]: what of `among`, positions in the scan, dvk put there, unchanged since, and could bring back."""
         scan = self.scan
         out = np.zeros(len(scan), np.bool_)
         empty = np.zeros(len(scan), np.bool_)
-        if not len(scan):
+        if not len(among):
             return out
+        names = scan.names.take(among)
         for version in self.previous:
-            before = align(scan.names, version.names)
-            rows = np.flatnonzero((before >= 0) & self.scan_file & self.known)
-            same = (self.ids[rows] == version.ids[before[rows]]).all(axis=1)
-            was_file = np.isin(version.kinds[before[rows]], (Kind.FILE, Kind.EXEC))
-            out[rows[same & was_file]] = True
-            empty |= (before >= 0) & (scan.kinds == Kind.EMPTYDIR)
-        if out.any():
-            out &= self.held()
-        return out | self.unchanged_links() | empty
+            place = align(names, version.names)
+            there, before = among[place >= 0], place[place >= 0]
+            file = self.scan_file[there] & self.known[there] & version.is_file[before]
+            rows, before = there[file], before[file]
+            out[rows[same_rows(self.ids, rows, version.ids, before)]] = True
+            empty[there[scan.kinds[there] == Kind.EMPTYDIR]] = True
+        ours = np.flatnonzero(out)
+        out[ours] = self.held(ours)
+        return out | self.unchanged_links | empty
 
     def plan_deletes(self, matched: Mask, deletable: Mask) -> Mask:
         """bool[n]: what was there before and should be no more."""
@@ -354,7 +365,7 @@ class _Planner:
         """Name entry `i` of the scan as one that stays although it is in the way."""
         if self.scan_file[i] and not self.known[i]:
             reason = "its content was not read"
-        elif self.scan_file[i] and self.held()[i]:
+        elif self.scan_file[i] and self.held(np.array([i]))[0]:
             reason = "it was changed here"
         else:
             reason = "the store does not hold it"

@@ -18,9 +18,10 @@ import errno
 import os
 import stat
 import sys
+from array import array
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from operator import attrgetter
 from typing import Protocol
 
@@ -29,7 +30,7 @@ import numpy as np
 from dvk.errors import ChangedWhileRead, DvkError, FormatError, NotFound, Refused, StorageError
 from dvk.events import Meter, OnEvent, ignore
 from dvk.store.listing import Kind
-from dvk.store.names import I64, U8, Names, show
+from dvk.store.names import I64, U8, Names, show, windows
 from dvk.store.paths import bad_names, check_link, why_bad_component
 from dvk.timings import Stage, stage
 from dvk.workspace.handles import DirHandles, os_error, special_file
@@ -124,7 +125,7 @@ class _Walk:
     #: of each field of a row, in reading order: int64 arrays that follow one another
     columns: tuple[list[I64], ...] = field(default_factory=lambda: tuple([] for _ in range(_N_FIELDS)))
     parts: list[bytes] = field(default_factory=list)  #: pieces of the blob, in output order
-    lengths: list[int] = field(default_factory=list)
+    lengths: array[int] = field(default_factory=lambda: array("I"))
     runs: list[tuple[int, int]] = field(default_factory=list)  #: rows in output order
     links: dict[int, bytes] = field(default_factory=dict)  #: row -> target
     misplaced: bool = False
@@ -344,7 +345,7 @@ class _Walk:
         prefix = frame.prefix
         self.parts.append(prefix + prefix.join(run))
         extra = len(prefix)
-        self.lengths += [extra + len(name) for name in run]
+        self.lengths.extend([extra + len(name) for name in run])
         row = frame.first_row + frame.at - frame.cut
         self.runs.append((row, row + len(run)))
         self.meter.advance(items=len(run))
@@ -377,15 +378,17 @@ class _Walk:
 
     def result(self) -> Scan:
         self.flush()
-        offsets = np.zeros(len(self.lengths) + 1, np.int64)
-        np.cumsum(self.lengths, out=offsets[1:])
-        names = Names(np.frombuffer(b"".join(self.parts), np.uint8), offsets)
-        order = _expand(self.runs)
+        names = Names.cut(np.frombuffer(b"".join(self.parts), np.uint8), np.array(self.lengths))
+        self.parts.clear()
+        self.lengths = array("I")
+        in_order = not self.misplaced and all(
+            a[1] == b[0] for a, b in pairwise([(0, 0), *self.runs, (self.rows, self.rows)])
+        )
+        order = np.zeros(0, np.int64) if in_order else _expand(self.runs)
         if self.misplaced:
             each = list(names)
             by_name = np.array(sorted(range(len(each)), key=each.__getitem__), np.intp)
             names, order = names.take(by_name), order[by_name]
-        in_order = np.array_equal(order, np.arange(self.rows))
 
         def column(k: int) -> I64:
             pieces = self.columns[k]
@@ -394,7 +397,8 @@ class _Walk:
             return whole if in_order else whole[order]
 
         kinds = _kinds(column(0))
-        targets = [self.links[row] for row in order[kinds == Kind.LINK].tolist()]
+        linked = np.flatnonzero(kinds == Kind.LINK)
+        targets = [self.links[row] for row in (linked if in_order else order[linked]).tolist()]
         sizes = column(1)
         sizes[kinds == Kind.EMPTYDIR] = 0
         mtime_ns, ctime_ns, inodes = column(2), column(3), column(4)
@@ -413,7 +417,7 @@ class _Walk:
     def check_all_names(self, names: Names) -> None:
         for i, reason in bad_names(names):
             self.problems.append(self.bad_name(names[i], reason))
-        for i in _ending_with(names, _POINTER_END).tolist():
+        for i in _ending_with(names, _POINTER_END):
             self.problems.append(
                 Refused(
                     "is a pointer inside a tracked folder",
@@ -431,10 +435,13 @@ class _Walk:
 
 
 def _kinds(modes: I64) -> U8:
-    kinds = np.where(modes & 0o100, np.uint8(Kind.EXEC), np.uint8(Kind.FILE))
-    form = modes & 0o170000
-    kinds[form == stat.S_IFLNK] = Kind.LINK
-    kinds[form == stat.S_IFDIR] = Kind.EMPTYDIR
+    kinds = np.empty(len(modes), np.uint8)
+    for run in windows(len(modes)):
+        some = modes[run]
+        form = some & 0o170000
+        kinds[run] = np.where(some & 0o100, np.uint8(Kind.EXEC), np.uint8(Kind.FILE))
+        kinds[run][form == stat.S_IFLNK] = Kind.LINK
+        kinds[run][form == stat.S_IFDIR] = Kind.EMPTYDIR
     return kinds
 
 
@@ -449,13 +456,17 @@ def _expand(runs: list[tuple[int, int]]) -> I64:
     return order
 
 
-def _ending_with(names: Names, end: bytes) -> I64:
+def _ending_with(names: Names, end: bytes) -> list[int]:
     """The positions of names that end with `end`."""
-    hit = names.lengths >= len(end)
-    ends = names.offsets[1:]
-    for k in range(1, len(end) + 1):
-        at = np.maximum(ends - k, 0)
-        hit &= names.blob[at] == end[-k] if len(names.blob) else False
-        if not hit.any():
-            break
-    return np.flatnonzero(hit)
+    found: list[int] = []
+    if not len(names.blob):
+        return found
+    for run in windows(len(names)):
+        part = names.slice(run.start, run.stop)
+        hit = part.lengths >= len(end)
+        for k in range(1, len(end) + 1):
+            hit &= part.blob[np.maximum(part.offsets[1:] - k, 0)] == end[-k]
+            if not hit.any():
+                break
+        found += (np.flatnonzero(hit) + run.start).tolist()
+    return found

@@ -36,7 +36,7 @@ from xxhash import xxh3_128, xxh3_128_digest
 from dvk.backend.disk import is_passing, storage_error
 from dvk.ids import ID_BYTES
 from dvk.store.listing import Kind
-from dvk.store.names import I64, U8, Names, show
+from dvk.store.names import I64, U8, Names, merge_order, show, windows
 from dvk.timings import Stage, stage
 from dvk.workspace.align import align
 from dvk.workspace.host import boot_id, sync_filesystem
@@ -157,30 +157,33 @@ class StatCache:
         if clock.device != stats.device and len(stats):
             # A filesystem with a clock that we did not ask: all we know is that it has come this far.
             now = min(now, int(stats.ctime_ns.max()))
-        grain = np.where(stats.ctime_ns % _SECOND_NS == 0, _COARSE_NS, _FINE_NS)
-        # A time ahead of the clock is as good as an old one: a write now would not bring it about.
-        calm = (stats.ctime_ns < now - grain) & ((stats.mtime_ns < now - grain) | (stats.mtime_ns > now + grain))
-        if settled is not None:
-            calm |= settled
-        if known is not None:
-            calm &= known
-        calm |= (scan.kinds == Kind.LINK) & (stats.ctime_ns < now - grain)
+        calm = np.empty(len(scan), np.bool_)
+        for run in windows(len(scan)):
+            changed, modified = stats.ctime_ns[run], stats.mtime_ns[run]
+            grain = np.where(changed % _SECOND_NS == 0, _COARSE_NS, _FINE_NS)
+            old = changed < now - grain
+            # A time ahead of the clock is as good as an old one: a write now would not bring it about.
+            trusted = old & ((modified < now - grain) | (modified > now + grain))
+            if settled is not None:
+                trusted |= settled[run]
+            if known is not None:
+                trusted &= known[run]
+            calm[run] = trusted | ((scan.kinds[run] == Kind.LINK) & old)
         return cls(scan.names, scan.kinds, stats, ids, calm, root_id, boot_id())
 
     def joined(self, older: StatCache, *, without: Names) -> StatCache:
         """These entries, and those of `older` that these do not replace. What `older` trusted stays trusted.
 
         Args:
-            without: names that are no longer there.
+            without: names that are no longer there, ascending.
         """
-        gone = set(self.names) | set(without)
         if older.stats.device != self.stats.device and len(self.names):
             return self
-        rest = np.array([i for i, name in enumerate(older.names) if name not in gone], np.intp)
+        rest = np.flatnonzero((align(older.names, self.names) < 0) & (align(older.names, without) < 0))
         if not len(rest):
             return self
-        names = [*self.names, *older.names.take(rest)]
-        order = np.array(sorted(range(len(names)), key=names.__getitem__), np.intp)
+        names = Names.join([self.names, older.names.take(rest)])
+        order = merge_order(names, len(self.names))
 
         def both(ours: npt.NDArray[_T], theirs: npt.NDArray[_T]) -> npt.NDArray[_T]:
             return np.concatenate([ours, theirs[rest]])[order]
@@ -193,7 +196,7 @@ class StatCache:
             older.stats.device,
         )
         return StatCache(
-            Names.of(names[i] for i in order.tolist()),
+            names.take(order),
             both(self.kinds, older.kinds),
             stats,
             both(self.ids, older.ids),
@@ -264,7 +267,8 @@ class StatCache:
         if scan.names == self.names:
             same = self._same(scan, slice(None))
             whole = bool(same.all()) and not bare.any()
-            ids = self.ids if whole else np.where((same & ~bare)[:, None], self.ids, np.uint8(0))
+            # A copy, so that the rest of the cache, twice as much, need not stay.
+            ids = self.ids.copy() if whole else np.where((same & ~bare)[:, None], self.ids, np.uint8(0))
             in_step = bool((same | (bare & (self.kinds == Kind.EMPTYDIR) & (scan.kinds == self.kinds))).all())
             return Match(same | bare, ids, in_step)
         place = align(scan.names, self.names)
