@@ -62,18 +62,21 @@ def import_(
 
     with Repo(environ=run.environ) as ours:
         if repo is None:
-            return import_url(ours, what, out, force=force, stage=stage, dry_run=dry_run, on_event=run.on_event)
-        return import_repo(
-            ours,
-            repo,
-            what,
-            out,
-            force=force,
-            stage=stage,
-            dry_run=dry_run,
-            interactive=run.is_interactive,
-            on_event=run.on_event,
-        )
+            result = import_url(ours, what, out, force=force, stage=stage, dry_run=dry_run, on_event=run.on_event)
+        else:
+            result = import_repo(
+                ours,
+                repo,
+                what,
+                out,
+                force=force,
+                stage=stage,
+                dry_run=dry_run,
+                interactive=run.is_interactive,
+                on_event=run.on_event,
+            )
+    run.partial(result.failures, of=len(result.paths), hint="it is recorded; `dvk checkout` puts it in place")
+    return result
 
 
 @verb(render=_imported)

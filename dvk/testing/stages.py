@@ -514,6 +514,28 @@ def _forgotten(stage: Stage) -> None:
     stage.after = files_of(stage.top)
 
 
+def _import(stage: Stage) -> None:
+    """Of a file of this machine, as of any other place but for who reads it."""
+    source = os.path.join(stage.place, "source.bin")
+    _write_source(source, noise(400_000, 9))
+    stage.after = {**files_of(stage.top), "s.bin": content_of(source)}
+    stage.argv = ("import", source, "-o", "s.bin", "--force")
+
+
+def _refresh(stage: Stage) -> None:
+    """`update`: what was imported is another file now."""
+    _import(stage)
+    stage.dvk(*stage.argv)
+    _write_source(os.path.join(stage.place, "source.bin"), noise(400_000, 10))
+    stage.after = {**files_of(stage.top), "s.bin": content_of(os.path.join(stage.place, "source.bin"))}
+    stage.argv = ("update",)
+
+
+def _write_source(path: str, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+
+
 _AT_ONCE = ("--retention", "0d", "--young", "0d", "--offline", "--i-know")
 
 
@@ -585,6 +607,8 @@ STAGES: Mapping[str, Callable[[Stage], None]] = {
     "get": _get,
     "rm": _remove,
     "mv": _move,
+    "import": _import,
+    "refresh": _refresh,
     "gc": _gc,
     "fold": _fold,
     "plan": _plan,

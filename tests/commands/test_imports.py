@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -323,6 +324,21 @@ def test_a_disk_that_writes_short_costs_an_import_no_byte(
         for url, name in ((f"s3://{bucket}/x", "a"), (web.url("/x"), "b"), (str(tmp_path / "x"), "c")):
             import_url(repo, url, name)
             assert home.read(name) == data, name
+
+
+def test_an_import_that_cannot_put_its_file_in_place_is_no_success(
+    home: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x").write_bytes(b"data")
+
+    def fails(*_args: object, **_options: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "utime", fails)
+        done = home.dvk("import", str(tmp_path / "x"))
+    assert done.code == 3 and "1 of 1 path failed" in done.err and "dvk checkout" in done.err, done
+    assert home.dvk("checkout").code == 0 and home.read("x") == b"data"
 
 
 @pytest.fixture
