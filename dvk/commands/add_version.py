@@ -32,7 +32,7 @@ from dvk.events import Note, OnEvent
 from dvk.ids import ID_BYTES, PageId
 from dvk.store.ingest import ingest
 from dvk.store.listing import Entries, Kind
-from dvk.store.names import I64, Names, show
+from dvk.store.names import I64, Names, same_rows, show, windows
 from dvk.store.pages import PageRef
 from dvk.store.pagewriter import edit_listing, write_listing
 from dvk.store.writer import Writer
@@ -104,13 +104,18 @@ class Versions:
             Refused, NotFound, DataMissing: it cannot be a version.
             StorageError, StorageFull, ChangedWhileRead: of a file or of the store.
         """
-        where = join_path(t.path, t.inner)
+        return self._version(t, self._look(join_path(t.path, t.inner)))  # held by nobody else, so that it can go
+
+    def _look(self, where: bytes) -> Look:
         seen = look(self.repo.root_fd, where, self.repo.state, self.rules, on_event=self.on_event)
         if seen.scan.problems:
             raise one_or_many(
                 f"{len(seen.scan.problems):,} things in {show(where)} cannot be stored; nothing was recorded",
                 seen.scan.problems,
             )
+        return seen
+
+    def _version(self, t: Target, seen: Look) -> NewVersion:
         if t.pointer is not None and not t.inner and seen.kind and seen.kind != t.pointer.kind:
             raise in_the_way(t.path, "folder" if seen.kind == "dir" else "file")
         if t.inner:
@@ -124,17 +129,21 @@ class Versions:
         before = (self.writer.written.encoded_bytes, self.writer.written.new_bytes)
         unsure = np.flatnonzero(seen.is_file & seen.known)
         if trusted is not None and len(unsure) and self._on_a_remote(path):
-            at = align(seen.scan.names.take(unsure), trusted.names)
+            at = align(seen.scan.names, trusted.names)[unsure]
             same = at >= 0
-            same[same] = (trusted.ids[at[same]] == seen.ids[unsure[same]]).all(axis=1)
+            same[same] = same_rows(trusted.ids, at[same], seen.ids, unsure[same])
             unsure = unsure[~same]
-        if len(unsure):
-            unsure = unsure[~self.repo.store.own.holds(seen.ids[unsure], seen.scan.stats.sizes[unsure])]
-        index = np.sort(np.concatenate([seen.unknown(), unsure]))
+        index = np.sort(np.concatenate([seen.unknown(), self._not_held(seen, unsure)]))
         if len(index):
             seen = self._ingest(path, seen, index)
         after = self.writer.written
         return seen, after.encoded_bytes - before[0], after.new_bytes - before[1]
+
+    def _not_held(self, seen: Look, rows: I64) -> I64:
+        """Those of `rows` whose content is not in the store."""
+        holds, sizes = self.repo.store.own.holds, seen.scan.stats.sizes
+        runs = [rows[run] for run in windows(len(rows))]
+        return np.concatenate([rows[:0], *(some[~holds(seen.ids[some], sizes[some])] for some in runs)])
 
     def _on_a_remote(self, path: bytes) -> bool:
         """Whether a remote is known to hold the version that the pointer names, so that the store need not."""

@@ -27,7 +27,7 @@ from dvk.commands.tracked import join_path, read_parts
 from dvk.errors import DataMissing, DvkError, Refused, one_or_many
 from dvk.ids import PageId
 from dvk.store.listing import Entries, Kind
-from dvk.store.names import I64, U8, Names, show
+from dvk.store.names import I64, U8, Names, same_rows, show, windows
 from dvk.store.pages import ListKind, leaf_refs, load_leaf
 from dvk.store.store import Store
 from dvk.workspace.align import align
@@ -164,17 +164,22 @@ def _takes_the_place(path: bytes, name: bytes, hidden: bytes) -> Refused:
 
 def changed_entries(before: Entries, now: Entries) -> I64:
     """Positions in `now` of entries that are new or different."""
-    at = align(now.names, before.names)
+    return _changed(before, now, align(now.names, before.names))
+
+
+def _changed(before: Entries, now: Entries, at: I64) -> I64:
+    """As `changed_entries`, where the names of `now` stand `at` these positions in `before`, -1 for none."""
     same = at >= 0
-    rows = np.flatnonzero(same)
-    then = at[rows]
-    equal = (now.kinds[rows] == before.kinds[then]) & (now.sizes[rows] == before.sizes[then])
-    equal &= (now.ids[rows] == before.ids[then]).all(axis=1)
-    links = np.flatnonzero(equal & (now.kinds[rows] == Kind.LINK))
-    ours, theirs = np.cumsum(now.kinds == Kind.LINK) - 1, np.cumsum(before.kinds == Kind.LINK) - 1
-    for k in links.tolist():
-        equal[k] = now.targets[int(ours[rows[k]])] == before.targets[int(theirs[then[k]])]
-    same[rows[~equal]] = False
+    for run in windows(len(at)):
+        rows = np.flatnonzero(same[run]) + run.start
+        then = at[rows]
+        equal = (now.kinds[rows] == before.kinds[then]) & (now.sizes[rows] == before.sizes[then])
+        same[rows] = equal & same_rows(now.ids, rows, before.ids, then)
+    links = np.flatnonzero(same & (now.kinds == Kind.LINK))
+    if len(links):
+        ours, theirs = np.cumsum(now.kinds == Kind.LINK) - 1, np.cumsum(before.kinds == Kind.LINK) - 1
+        for i in links.tolist():
+            same[i] = now.targets[int(ours[i])] == before.targets[int(theirs[at[i]])]
     return np.flatnonzero(~same)
 
 
@@ -189,8 +194,8 @@ def compare(before: Entries, now: Entries) -> tuple[int, int, int]:
         return 0, 0, 0
     if not len(before):  # a first add, where copies of a million names would be most of its memory
         return len(now), 0, 0
-    changed = changed_entries(before, now)
-    there = align(now.names.take(changed), before.names) >= 0
-    modified = int(np.count_nonzero(there))
-    removed = int(np.count_nonzero(align(before.names, now.names) < 0))
+    at = align(now.names, before.names)
+    changed = _changed(before, now, at)
+    modified = int(np.count_nonzero(at[changed] >= 0))
+    removed = len(before) - int(np.count_nonzero(at >= 0))
     return len(changed) - modified, modified, removed
