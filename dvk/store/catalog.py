@@ -356,9 +356,8 @@ class Catalog:
     def adopt(self, new: Sequence[tuple[bytes, Footer]]) -> None:
         """Make packs findable in this process that it has just made durable."""
         with self._lock:
+            # Their footers are not kept: most of what is new is never asked for again, and it is there to be read.
             fresh = [(name, footer) for name, footer in new if name not in self._covered]
-            for name, footer in fresh:
-                self._keep_footer(name, footer)
             if not fresh:
                 return
             with stage(Stage.INDEX):
