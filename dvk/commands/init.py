@@ -18,7 +18,7 @@ from dvk.errors import Busy, NotARepository, NotFound, StorageError
 from dvk.store.names import show
 from dvk.workspace.config import FILE_NAME
 from dvk.workspace.config_edit import set_value
-from dvk.workspace.durable import replace_file
+from dvk.workspace.durable import exists, replace_file
 from dvk.workspace.ignore import ensure_attributes
 from dvk.workspace.keys import DEFAULT_PROFILE
 
@@ -75,7 +75,7 @@ def init(repo: Repo, *, stage: bool = True, hooks: bool = True) -> InitResult:
         )
     out = InitResult(ws.top)
     with ws.lock():
-        if not os.path.lexists(os.path.join(ws.top, FILE_NAME)):
+        if not exists(os.path.join(ws.top, FILE_NAME)):
             with_fd = ws.open_top()
             try:
                 text = _TEMPLATE.format(project=secrets.token_hex(16), profile=DEFAULT_PROFILE)

@@ -31,7 +31,7 @@ from dvk.commands.tracked import (
     pointer_entries,
     read_unknown,
 )
-from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, NotFound, Refused
+from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, NotFound, Refused, StorageError
 from dvk.events import OnEvent, Used, ignore
 from dvk.ids import FileId
 from dvk.store.content import ContentSource, StoreContent
@@ -115,6 +115,7 @@ class Materializer:
         self._swept: set[bytes] = set()  # directories of files, looked through for what killed runs left
         self._withheld: dict[bytes, list[DvkError]] = {}  # by path: see `_tell`
         self.result = CheckoutResult(dry_run=dry_run)
+        self.unread: set[bytes] = set()  #: paths of which a file that is to go could not be read, so that it stays
         self._entries_of = entries_of or (lambda _, p, s: pointer_entries(self.store, p, s))
         self._contents = contents or {}
         self._unproven = unproven
@@ -220,7 +221,11 @@ class Materializer:
         versions = [entries for _, entries in previous]
         needed = content_needed(target, seen.scan, seen.known, previous=versions)
         seen = read_unknown(self.repo.root_fd, seen, needed, on_event=self.on_event)
-        unread = not seen.known[needed].all()
+        # What lies in a directory that cannot be read is neither deleted nor replaced.
+        hidden = [error for error in seen.scan.problems if isinstance(error, StorageError)]
+        self.result.failures += hidden
+        if unread := bool(hidden) or not seen.known[needed].all():
+            self.unread.add(path)
         plan = plan_checkout(
             target,
             seen.scan,

@@ -1,8 +1,9 @@
 """`dvk resolve`: choose among the versions of a conflict, or merge a folder file by file, and bring the data in step.
 
 Conflicts are read from Git's index, which has the ancestor, ours and theirs whatever lies in the work tree: it does not
-matter whether a merge driver ran. The pointer is written and staged, which ends the conflict for Git; then data follows
-from the local store. Lists of folders that are not here are fetched, data is not.
+matter whether a merge driver ran. The pointer is written, data follows from the local store, and then the pointer is
+staged, which ends the conflict for Git: so a run that is killed, or whose disk fails, is simply repeated. Lists of
+folders that are not here are fetched, data is not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dvk.commands.merge import Merged, explain, merge_pointers, version
 from dvk.commands.merge_folder import Side
 from dvk.commands.pull import fetch_lists
 from dvk.commands.repo import Repo, root_of
-from dvk.errors import DataMissing, DvkError, NotFound, Refused, UsageError
+from dvk.errors import DataMissing, DvkError, NotFound, Refused, StorageError, UsageError
 from dvk.events import OnEvent, ignore
 from dvk.store.fetch import Wanted, is_here
 from dvk.store.names import show
@@ -94,8 +95,10 @@ def resolve(
             if chosen is not None:
                 decided.append((path, *chosen))
         if not dry_run:
-            _record(repo, decided)
-        _follow(repo, decided, out, on_event)
+            _write(repo, decided)
+        failed = _follow(repo, decided, out, on_event)
+        if not dry_run:
+            _stage(repo, [(path, pointer) for path, _, pointer in decided if path not in failed])
     out.failures += out.checkout.failures
     return out
 
@@ -154,23 +157,29 @@ def _at(repo: Repo, path: bytes, blob: BlobId | None, what: str) -> Pointer | No
     return parse(text, subject=f"{show(path)}.dvk ({what})")
 
 
-def _record(repo: Repo, decided: Sequence[tuple[bytes, Outcome, Pointer | None]]) -> None:
-    """Write and stage what was decided; from then on Git has no conflict there."""
-    git = repo.workspace.need_git("conflicts")
+def _write(repo: Repo, decided: Sequence[tuple[bytes, Outcome, Pointer | None]]) -> None:
     for path, _, pointer in decided:
         if pointer is None:
             repo.workspace.remove_pointer(path)
         else:
             repo.workspace.write_pointer(path, pointer)
+
+
+def _stage(repo: Repo, decided: Sequence[tuple[bytes, Pointer | None]]) -> None:
+    """Stage what was decided; from then on Git has no conflict there."""
+    git = repo.workspace.need_git("conflicts")
     with repo.workspace.lock():
-        git.stage([pointer_name(path) for path, _, pointer in decided if pointer is not None])
-        git.unstage_removed([pointer_name(path) for path, _, pointer in decided if pointer is None])
+        git.stage([pointer_name(path) for path, pointer in decided if pointer is not None])
+        git.unstage_removed([pointer_name(path) for path, pointer in decided if pointer is None])
 
 
 def _follow(
     repo: Repo, decided: Sequence[tuple[bytes, Outcome, Pointer | None]], out: ResolveResult, on_event: OnEvent
-) -> None:
-    """Bring data in step with what was decided, as far as it is here."""
+) -> set[bytes]:
+    """Bring data in step with what was decided, as far as it is here; where the disk failed, and the same run may not.
+
+    What a person has to settle, as an edit in the way, is no reason to keep the conflict.
+    """
     run = Materializer(repo, dry_run=out.dry_run, on_event=on_event)
     selection = Selection.load(repo.state)
     targets = []
@@ -186,8 +195,22 @@ def _follow(
         else:
             out.paths.append(Resolved(path, outcome, version(pointer), behind=pointer.size))
     run.begin(targets)
+    failed = set()
     for path, under, pointer in targets:
+        before = len(run.result.failures)
         run.one(path, pointer, under)
-    if any(pointer is None for _, _, pointer in decided) and not out.dry_run:
+        if path in run.unread or _disk_failed(run.result.failures[before:]):
+            failed.add(path)
+    deleted = [path for path, _, pointer in decided if pointer is None]
+    if deleted and not out.dry_run:
+        before = len(run.result.failures)
         run.remove_left_behind()
+        if _disk_failed(run.result.failures[before:]):
+            failed.update(deleted)
     out.checkout = run.finish()
+    out.paths = [row for row in out.paths if row.path not in failed]
+    return failed
+
+
+def _disk_failed(errors: Sequence[DvkError]) -> bool:
+    return any(isinstance(error, StorageError) for error in errors)

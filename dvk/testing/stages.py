@@ -387,6 +387,7 @@ def _two_versions(place: str, scale: int) -> Stage:
     stage.dvk("push")
     stage.there.add(first)
     stage.write({"t.csv": table(2100 * scale), "d/0/0": b"edited", "d/new": b"new", "d/1/1": None})
+    stage.write({"d/9/9": b"in a folder that only this version has"})
     stage.write({"d/n.bin": noise(150_000 * scale, 99)})
     stage.commit("t.csv", "d")
     return stage
@@ -531,6 +532,36 @@ def _refresh(stage: Stage) -> None:
     stage.argv = ("update",)
 
 
+def _resolve(stage: Stage) -> None:
+    """Two branches changed the same table and folder; the other one wins."""
+    stage.git("checkout", "-q", "-b", "other", "HEAD~1")
+    stage.dvk("checkout")
+    stage.write({"t.csv": table(2200, seed=1), "d/0/0": b"edited otherwise", "d/other": noise(50_000, 11)})
+    other = stage.commit("t.csv", "d")
+    stage.git("checkout", "-q", "main")
+    stage.dvk("checkout")
+    with contextlib.suppress(Broken):  # a conflict
+        stage.git("merge", "-q", "other")
+    stage.after = stage.versions[other]
+    stage.argv = ("resolve", "--theirs")
+
+
+def _config(stage: Stage) -> None:
+    """What it changes is no data, and without it nothing is found any more: settings of the tree and of the clone."""
+    stage.after = files_of(stage.top)
+    stage.argv = ("config", "remote.origin.max_concurrency", "7")
+
+
+def _hooks(stage: Stage) -> None:
+    stage.after = files_of(stage.top)
+    stage.argv = ("hooks", "install")
+
+
+def _init(stage: Stage) -> None:
+    stage.after = files_of(stage.top)
+    stage.argv = ("init",)
+
+
 def _write_source(path: str, data: bytes) -> None:
     with open(path, "wb") as file:
         file.write(data)
@@ -609,6 +640,10 @@ STAGES: Mapping[str, Callable[[Stage], None]] = {
     "mv": _move,
     "import": _import,
     "refresh": _refresh,
+    "resolve": _resolve,
+    "config": _config,
+    "hooks": _hooks,
+    "init": _init,
     "gc": _gc,
     "fold": _fold,
     "plan": _plan,

@@ -20,6 +20,7 @@ import stat
 
 from dvk.backend.disk import storage_error, sync_fd, write_all
 from dvk.errors import FormatError, Refused
+from dvk.store.names import show
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -81,6 +82,21 @@ def remove_file(dir_fd: int, name: bytes, *, subject: str) -> bool:
         return False
     except OSError as e:
         raise storage_error(e, subject) from e
+    return True
+
+
+def exists(path: bytes) -> bool:
+    """Whether there is anything of that name, a link to nowhere too. `os.path.lexists` takes a failing disk for a no.
+
+    Raises:
+        StorageError: the disk does not tell.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as e:
+        raise storage_error(e, show(path)) from e
     return True
 
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from dvk.backend.text import printable
 from dvk.errors import NotARepository, NotFound
 from dvk.store.names import show
+from dvk.workspace.durable import exists
 from dvk.workspace.git_alternates import Alternates, find_alternates
 from dvk.workspace.git_index import GitIndex, IndexEntry, StagedChange, covers, pathspecs
 from dvk.workspace.git_kept import Heard, commits, heard, kept_tips
@@ -268,8 +269,8 @@ class GitRepo(GitIndex):
 
     @property
     def is_shallow(self) -> bool:
-        """Whether history ends early here."""
-        return os.path.lexists(os.path.join(self.common_dir, b"shallow"))
+        """Whether history ends early here. StorageError: the disk does not tell."""
+        return exists(os.path.join(self.common_dir, b"shallow"))
 
     def heard(self) -> Heard:
         """What other repositories have as branches and tags now. Asks every Git remote over its network.

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dvk.backend.disk import write_all
-from dvk.errors import ChangedWhileRead, DvkError, NotFound, Refused, StorageFull
+from dvk.errors import ChangedWhileRead, DvkError, NotFound, Refused, StorageError, StorageFull
 from dvk.store.listing import Kind
 from dvk.store.names import I64, U8, show, windows
 from dvk.workspace.handles import DirHandles, kind_name, lstat_in, open_regular, os_error
@@ -37,6 +37,8 @@ from dvk.workspace.plan import CheckoutPlan
 from dvk.workspace.probe import TEMP_FLAGS, TempNames, check_space
 from dvk.workspace.stats import Scan, Stats, signature
 
+#: why a directory is not removed: it is not empty, gone, no directory any more, or something is mounted there
+_STAYS = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EBUSY)
 _MILLISECOND_NS = 1_000_000
 _COPY_BYTES = 1 << 20
 _SECOND_NS = 1_000_000_000
@@ -285,11 +287,11 @@ class WorkTree:
                 problems.append(error)
             finally:
                 self._dirs.release(parent)
-        self._remove_empty(parents)
-        return problems
+        return problems + self._remove_empty(parents)
 
-    def _remove_empty(self, directories: Iterable[bytes]) -> None:
+    def _remove_empty(self, directories: Iterable[bytes]) -> list[DvkError]:
         """Remove those of `directories`, and then of their parents, that are empty, below the folder."""
+        problems: list[DvkError] = []
         left = set(directories)
         while left:
             directory = max(left, key=lambda d: d.count(b"/"))
@@ -300,15 +302,20 @@ class WorkTree:
             self._dirs.forget(directory)
             try:
                 dir_fd = self._dirs.acquire(parent)
+            except StorageError as error:
+                problems.append(error)
+                continue
             except DvkError:
                 continue  # gone, or replaced by something that is not ours
             try:
                 os.rmdir(name, dir_fd=dir_fd)
                 left.add(parent)
-            except OSError:
-                pass  # not empty, which is the usual case, or not ours to remove
+            except OSError as error:  # not empty is the usual case
+                if error.errno not in _STAYS:
+                    problems.append(os_error(error, directory, "deleted"))
             finally:
                 self._dirs.release(parent)
+        return problems
 
     def make_dirs(self) -> list[DvkError]:
         """Make the empty directories of the plan."""

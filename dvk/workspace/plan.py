@@ -303,6 +303,10 @@ class _Planner:
         ours = np.zeros(len(gone), np.bool_)
         for version in self.previous:
             ours |= align(names, version.names) >= 0
+        # What is left of a directory of a version before, when a run ended after the files and before the directory.
+        for i in np.flatnonzero(~ours & (self.scan.kinds[gone] == Kind.EMPTYDIR)).tolist():
+            if not _has_below(self.target, names[i]) and any(_has_below(v, names[i]) for v in self.previous):
+                deletes[gone[i]] = True
         gone = gone[ours]
         for i in gone[~deletable[gone]].tolist():
             if not self.force:
@@ -385,6 +389,11 @@ def _link_numbers(kinds: U8) -> I64:
     """For each entry that is a link, its number among the links."""
     numbers: I64 = np.cumsum(kinds == Kind.LINK) - 1
     return numbers
+
+
+def _has_below(entries: Entries, directory: bytes) -> bool:
+    start, stop = entries.names.under(directory)
+    return start < stop
 
 
 def _directories(names: Names) -> set[bytes]:

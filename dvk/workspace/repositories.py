@@ -21,7 +21,7 @@ from dvk.backend.disk import OPEN_DIR, make_durable_dirs, translate
 from dvk.backend.local import LocalBackend
 from dvk.errors import NotFound, Unsafe
 from dvk.store.names import show
-from dvk.workspace.durable import read_small, replace_file
+from dvk.workspace.durable import exists, read_small, replace_file
 from dvk.workspace.repo import Workspace
 
 _KEY = re.compile(r"r/[0-9a-f]{32}")
@@ -129,10 +129,10 @@ def _of(workspace: Workspace) -> User:
 
 
 def _owner(store_dir: bytes) -> bytes | None:
-    """The Git folder that a store lies in, as dvk puts it there."""
+    """The Git folder that a store lies in, as dvk puts it there. StorageError: the disk does not tell."""
     rest, name = os.path.split(os.path.realpath(store_dir))
     common, dvk = os.path.split(rest)
-    return common if (dvk, name) == (b"dvk", b"store") and os.path.isfile(os.path.join(common, b"HEAD")) else None
+    return common if (dvk, name) == (b"dvk", b"store") and exists(os.path.join(common, b"HEAD")) else None
 
 
 def _key(path: bytes, name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from projects import Project
 
 from dvk.commands.init import init
 from dvk.commands.repo import Repo
-from dvk.errors import NotARepository
+from dvk.errors import NotARepository, StorageError
 from dvk.workspace.config import Layer
 
 
@@ -41,6 +43,24 @@ def test_a_second_run_changes_nothing(project: Project) -> None:
         done = init(repo)
     assert (done.wrote, done.staged) == ([], [])
     assert (project.read("dvk.toml"), project.git("status", "--porcelain")) == before
+
+
+def test_a_disk_that_does_not_tell_whether_there_is_a_file_does_not_cost_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write({"dvk.toml": b"format = 1 # ours\n"})
+    real = os.lstat
+
+    def fails(path: str | bytes, **options: int) -> os.stat_result:
+        if os.fsencode(path).endswith(b"dvk.toml"):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, **options)
+
+    with project.repo() as repo, monkeypatch.context() as broken:
+        broken.setattr(os, "lstat", fails)
+        with pytest.raises(StorageError):
+            init(repo)
+    assert project.read("dvk.toml") == b"format = 1 # ours\n"
 
 
 def test_what_the_user_wrote_stays(project: Project) -> None:

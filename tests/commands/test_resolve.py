@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 from pathlib import Path
 
@@ -188,6 +190,25 @@ def test_edits_by_hand_stay_where_a_version_is_chosen(flow: Flow) -> None:
     assert flow.git("ls-files", "-u") == "" and flow.one("a").modified
     flow.add("a")
     assert flow.read("a") == b"my own"
+    ended(flow)
+
+
+def test_a_conflict_stays_until_the_disk_took_its_data(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the same command goes on; it used to say that there was no conflict any more."""
+    sides(flow, {"a": b"0", "b": b"0"}, {"a": b"ours", "b": b"ours"}, {"a": b"theirs", "b": b"theirs"})
+    real, left = os.pwrite, [1]
+
+    def fails_once(fd: int, data: memoryview, at: int) -> int:
+        if bytes(data) == b"theirs" and left:
+            left.pop()
+            raise OSError(errno.EIO, "Input/output error")
+        return real(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", fails_once)
+    done = run(flow, side="theirs", ok=False)
+    assert len(done.failures) == 1 and [p.path for p in done.paths] == [b"b"] and flow.read("a") == b"ours"
+    assert [p.path for p in run(flow, side="theirs").paths] == [b"a"]
+    assert (flow.read("a"), flow.read("b")) == (b"theirs", b"theirs")
     ended(flow)
 
 

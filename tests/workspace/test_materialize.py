@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -194,6 +195,26 @@ def test_only_what_changed_is_touched(tmp_path: Path, root: int) -> None:
     assert os.stat(tmp_path / "f/same").st_ctime_ns == before.st_ctime_ns
     assert os.stat(tmp_path / "f/mode").st_ino == mode_inode
     assert [plan.target.names[i] for i in plan.write] == [b"changed"]
+
+
+def test_a_folder_that_a_run_emptied_and_did_not_come_to_remove_is_removed_by_the_next(
+    tmp_path: Path, root: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old: Model = {b"a": (Kind.FILE, b"1"), b"gone/x/y": (Kind.FILE, b"2")}
+    new: Model = {b"a": (Kind.FILE, b"1")}
+    lay_out(tmp_path / "f", {**old, b"mine": (Kind.EMPTYDIR, b"")})
+
+    def fails(*_args: object, **_options: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "rmdir", fails)
+        plan, problems = checkout(tmp_path, root, new, previous=old)
+    assert [p.subject for p in problems] == ["f/gone/x"], "a failure is told"
+    assert on_disk(tmp_path / "f") == {**new, b"gone/x": (Kind.EMPTYDIR, b""), b"mine": (Kind.EMPTYDIR, b"")}
+    plan, problems = checkout(tmp_path, root, new, previous=old)
+    assert (plan.conflicts, problems) == ((), [])
+    assert on_disk(tmp_path / "f") == {**new, b"mine": (Kind.EMPTYDIR, b"")}
 
 
 def test_content_that_no_store_holds_is_never_replaced_or_deleted(tmp_path: Path, root: int) -> None:
