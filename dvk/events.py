@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """How far one stage is. Totals are None while they are not known."""
 
     stage: str  #: a word for people: "read", "upload", "download", "write", "scan"
@@ -25,8 +25,7 @@ class Progress:
     total_items: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(Struct, frozen=True):
     """Something worth a line that is no error: a rule that was overruled, a file left out."""
 
     message: str
@@ -34,8 +33,7 @@ class Note:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Used:
+class Used(Struct, frozen=True):
     """A version of tracked data that was handed out: what a job read (`dvk manifest --read`)."""
 
     path: bytes  #: the tracked path, from the top

@@ -20,7 +20,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from datetime import datetime
 from glob import has_magic
 from typing import IO, Any
@@ -29,6 +28,8 @@ from blake3 import blake3
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.spec import AbstractFileSystem
 from fsspec.utils import isfilelike, stringify_path
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.commands.read import ReadOnly, VersionFile, copy_to, prove, told, where_is
 from dvk.commands.repo import Repo
@@ -74,8 +75,7 @@ def join_url(repo: str, rev: str, path: str) -> str:
     return f"{PROTOCOL}{repo}{':' if repo else ''}{rev}{'@' if rev else ''}{path}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(Struct, frozen=True):
     """What a name that somebody passed in means, and how names are to be answered."""
 
     where: Where

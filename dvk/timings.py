@@ -22,9 +22,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import TracebackType
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 
 class Stage(StrEnum):
@@ -52,8 +54,7 @@ class Stage(StrEnum):
     WAIT = "wait"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One stage: seconds that threads spent in it (waiting included), of the processor, bytes and how often."""
 
     stage: str
@@ -63,8 +64,7 @@ class Row:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(Struct, frozen=True):
     """A whole run, from the start of the process; what Git worked for us is in `cpu_seconds`."""
 
     wall_seconds: float

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 import sys
@@ -15,6 +14,8 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 import dvk
 from dvk.cli import exit_codes
@@ -85,7 +86,7 @@ def _names(option: Any) -> str:
 def python() -> str:
     """The public names of `dvk`: signatures and docstrings, and the records that they return."""
     out = ["# Python", "", NOTE, "", _doctest(inspect.getdoc(dvk) or ""), ""]
-    records: dict[str, type] = {}
+    records: dict[str, type[Struct]] = {}
     for name in dvk.__all__:
         out += [*_object(f"dvk.{name}", getattr(dvk, name), records), ""]
     if records:
@@ -95,11 +96,11 @@ def python() -> str:
     return "\n".join(out)
 
 
-def _object(name: str, thing: Any, records: dict[str, type]) -> Iterator[str]:
+def _object(name: str, thing: Any, records: dict[str, type[Struct]]) -> Iterator[str]:
     yield f"## {name}"
     yield ""
     if inspect.isclass(thing):
-        if not dataclasses.is_dataclass(thing):
+        if not issubclass(thing, Struct):
             yield from _signature(name, thing.__init__, records)
         yield inspect.getdoc(thing) or ""
         for key, member in vars(thing).items():
@@ -118,7 +119,7 @@ def _object(name: str, thing: Any, records: dict[str, type]) -> Iterator[str]:
         yield f"`{thing!r}`"
 
 
-def _signature(name: str, function: Any, records: dict[str, type]) -> Iterator[str]:
+def _signature(name: str, function: Any, records: dict[str, type[Struct]]) -> Iterator[str]:
     yield "```"
     yield f"{name}{_plain(function)}"
     yield "```"
@@ -128,7 +129,7 @@ def _signature(name: str, function: Any, records: dict[str, type]) -> Iterator[s
     except (NameError, TypeError):  # a name under TYPE_CHECKING, or one that a function of ours has as well
         hints = {}
     returned = hints.get("return")
-    if inspect.isclass(returned) and dataclasses.is_dataclass(returned) and returned.__name__ not in dvk.__all__:
+    if inspect.isclass(returned) and issubclass(returned, Struct) and returned.__name__ not in dvk.__all__:
         records[returned.__name__] = returned
 
 
@@ -160,14 +161,15 @@ def _fenced(doc: str) -> str:
     return "\n".join(out)
 
 
-def _record(kind: type) -> Iterator[str]:
+def _record(kind: type[Struct]) -> Iterator[str]:
     yield f"### {kind.__name__}"
     yield ""
     yield (inspect.getdoc(kind) or "").partition("\n\n")[0]
     yield ""
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if not field.name.startswith("_"):
-            yield f"- `{field.name}: {field.type if isinstance(field.type, str) else field.type.__name__}`"
+    written = {name: text for c in reversed(kind.__mro__) for name, text in inspect.get_annotations(c).items()}
+    for name in kind.__struct_fields__:
+        if not name.startswith("_"):
+            yield f"- `{name}: {written[name]}`"
 
 
 def files() -> dict[str, str]:

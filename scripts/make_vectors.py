@@ -14,13 +14,13 @@ from __future__ import annotations
 import json
 import struct
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
 from blake3 import blake3
+from msgspec.structs import replace
 
 from dvk.ids import EMPTY_FILE, PageId
 from dvk.store import pack as packs

@@ -16,7 +16,8 @@ import configparser
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from dvk.backend.settings import RemoteSettings
 from dvk.errors import UsageError
@@ -24,13 +25,15 @@ from dvk.errors import UsageError
 _WORD = re.compile(r"[!-~]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
+class Keys(Struct, frozen=True):
     """Long-lived or temporary keys. Never shown."""
 
-    access: str = field(repr=False)
-    secret: str = field(repr=False)
-    token: str | None = field(default=None, repr=False)
+    access: str
+    secret: str
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return "Keys()"
 
     @property
     def plain(self) -> bool:
@@ -38,8 +41,7 @@ class Keys:
         return all(_WORD.fullmatch(part) for part in (self.access, self.secret, self.token or ""))
 
 
-@dataclass(frozen=True, slots=True)
-class Aws:
+class Aws(Struct, frozen=True):
     """The set-up for one remote."""
 
     profile: str = ""

@@ -22,7 +22,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dvk.backend.contract import Backend, KeyExists, KeyMissing, ShortAnswer
 from dvk.errors import Corrupt, DvkError, FormatError, RemoteDenied, RemoteError, RemoteUnreachable, StorageError
@@ -43,8 +44,7 @@ _HINTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One misbehaviour. `name` is stable and explained in docs/remotes.md."""
 
     name: str
@@ -53,8 +53,7 @@ class Finding:
     fatal: bool = True  #: data would not be safe; else dvk works, and something is less comfortable
 
 
-@dataclass(slots=True)
-class Step:
+class Step(Struct):
     """One thing that was tried."""
 
     what: str
@@ -63,8 +62,7 @@ class Step:
     skipped: str = ""  #: why it was not tried
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """What a check found."""
 
     steps: tuple[Step, ...]

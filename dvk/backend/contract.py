@@ -20,7 +20,8 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from dvk.errors import DvkError, NotFound, RemoteError
 
@@ -49,8 +50,7 @@ class ShortAnswer(WrongAnswer):
     """The medium answered fewer bytes than were asked for and there are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(Struct, frozen=True):
     """What a medium does beyond the contract. Used as a bonus, never relied on."""
 
     create_only: bool  #: `put(create_only=True)` is atomic under a race
@@ -62,14 +62,20 @@ class Capabilities:
     gap_bytes: int = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Struct, frozen=True):
     """One row of a listing."""
 
     key: str
     size_bytes: int
     #: When the medium says that it was written, in Unix seconds of the medium's clock; None where it does not tell.
-    modified_s: float | None = field(default=None, compare=False)
+    #: No part of what makes two rows equal.
+    modified_s: float | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Listed) and (self.key, self.size_bytes) == (other.key, other.size_bytes)
+
+    def __hash__(self) -> int:
+        return hash((self.key, self.size_bytes))
 
 
 def check_key(key: str) -> str:

@@ -16,8 +16,9 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
 
 from dvk.backend.contract import Backend
 from dvk.backend.local import LocalBackend
@@ -54,8 +55,7 @@ _HOST = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteUrl:
+class RemoteUrl(Struct, frozen=True):
     """A checked URL. `str()` gives its one canonical form, which is also what trust is remembered for."""
 
     scheme: str  #: one of file, s3, gs, az, ssh, hdfs, http, https

@@ -13,9 +13,10 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from msgspec import Struct
 
 from dvk.backend.aws_files import Aws, Keys, is_endpoint, read_aws
 from dvk.backend.remote_errors import why_no_process
@@ -47,15 +48,13 @@ _AZURE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Unfit:
+class Unfit(Struct, frozen=True):
     """Why obstore is not used for a remote."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """What the constructor of a store gets: `kind` of s3, gcs, azure, the bucket or container, and its options."""
 
     kind: str

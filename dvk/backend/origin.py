@@ -21,8 +21,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
+
+from msgspec import Struct
 
 from dvk.backend.disk import storage_error, write_at
 from dvk.backend.locate import MarkedMedium, RemoteUrl, parse_remote_url
@@ -42,8 +43,7 @@ _WAITS_S = (0.2, 1.0, 3.0)
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """What a place says of an object, so that a later look can tell whether it is another one now."""
 
     size: int | None = None

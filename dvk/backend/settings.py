@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from dvk.errors import UsageError
 
@@ -13,8 +13,7 @@ _CHOICES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteSettings:
+class RemoteSettings(Struct, frozen=True, kw_only=True):
     """Settings of one remote; the defaults suit AWS and most others.
 
     Raises:

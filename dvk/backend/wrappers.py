@@ -13,8 +13,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TypeVar
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dvk.backend.contract import Backend, Buffer, Capabilities, Listed, WrongAnswer
 from dvk.errors import RemoteError
@@ -44,8 +46,7 @@ class _Around(Backend):
         self.inner.close()
 
 
-@dataclass(slots=True)
-class Counts:
+class Counts(Struct):
     """How often each operation was called, and the bytes of objects that went out and came in."""
 
     put: int = 0

@@ -7,10 +7,10 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec import Struct
 
 from dvk.cli.diff_options import delimiter_of, many, records, shown
 from dvk.cli.names import Here, show_name
@@ -197,8 +197,7 @@ def _apart(run: Run, repo: Repo, words: list[str]) -> tuple[list[str], list[str]
     return revs, words[len(revs) :]
 
 
-@dataclass(slots=True)
-class _Answer:
+class _Answer(Struct):
     """How a result is given: in which form, where to, and what the exit code says."""
 
     run: Run

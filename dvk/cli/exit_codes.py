@@ -11,7 +11,7 @@ dvk.cli.exit_codes` prints it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from dvk.cli.signals import Terminated
 from dvk.errors import (
@@ -45,8 +45,7 @@ DIFFERENCES = 4
 OUTPUT_CLOSED = 141
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One exit code: its number, its word in JSON, what it means, and the error behind it if there is one."""
 
     code: int

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec.structs import replace
 
 from dvk.cli.text import Line, bold, count, cyan, dim, duration, plural, size, yellow
 from dvk.cli.verb import Run, verb

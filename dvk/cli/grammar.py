@@ -12,12 +12,12 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 import typer
 import typer.core
 import typer.main
+from msgspec import Struct
 
 from dvk.cli.output import ColorWhen
 from dvk.cli.verb import Verb
@@ -28,8 +28,7 @@ from dvk.errors import UsageError
 _ParserError: type[Exception] = typer.BadParameter.__mro__[2]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One verb: its words ("remote add"), where it is defined ("module:name"), its part of the help page."""
 
     words: str
@@ -37,8 +36,7 @@ class Row:
     section: str
 
 
-@dataclass(frozen=True, slots=True)
-class Common:
+class Common(Struct, frozen=True):
     """The options that every verb takes."""
 
     as_json: bool = False
@@ -48,8 +46,7 @@ class Common:
     directory: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """A parsed command line."""
 
     words: str

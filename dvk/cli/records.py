@@ -1,8 +1,7 @@
 """Records to JSON, without losing a byte and without a serializer per verb.
 
->>> from dataclasses import dataclass
->>> @dataclass(frozen=True)
-... class Row:
+>>> from msgspec import Struct
+>>> class Row(Struct, frozen=True):
 ...     path: bytes
 ...     id: bytes
 >>> to_json(Row(b"caf\\xe9", bytes(2)))
@@ -16,7 +15,6 @@ when they are UTF-8, else `{"bytes_b64": ...}`. The rules are published in `docs
 from __future__ import annotations
 
 import base64
-import dataclasses
 import functools
 import math
 import re
@@ -24,6 +22,8 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from datetime import UTC, date, datetime
 from enum import Enum
+
+from msgspec import Struct
 
 _ID_FIELD = re.compile(r"(?:.*_)?ids?")
 _ID_TYPES = frozenset({"FileId", "ChunkId", "PageId", "PackId", "RecordId"})
@@ -66,14 +66,14 @@ def _convert(value: object, is_id: bool, clean: Callable[[str], str]) -> Json:
             return _mapping(value, is_id, clean)
         case Set():
             return sorted((_convert(v, is_id, clean) for v in value), key=repr)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, Struct):
         ids, errors, pairs = _id_fields(type(value)), _error_fields(type(value)), _pair_fields(type(value))
         out = {}
-        for f in dataclasses.fields(value):
-            if not f.name.startswith("_") and f.name not in errors:
+        for name in value.__struct_fields__:
+            if not name.startswith("_") and name not in errors:
                 # An empty mapping says nothing of its keys, and a field keeps its form whatever it holds.
-                held = getattr(value, f.name)
-                out[f.name] = _convert(held or () if f.name in pairs else held, f.name in ids, clean)
+                held = getattr(value, name)
+                out[name] = _convert(held or () if name in pairs else held, name in ids, clean)
         return out
     if isinstance(value, BaseException):
         raise TypeError(f"an error in a record has its own shape: {type(value).__name__}")
@@ -123,26 +123,24 @@ def _mapping(value: Mapping[object, object], is_id: bool, clean: Callable[[str],
 
 
 @functools.cache
-def _id_fields(record: type) -> frozenset[str]:
-    """The fields of a dataclass whose bytes are ids, by type or by name."""
+def _id_fields(record: type[Struct]) -> frozenset[str]:
+    """The fields of a record whose bytes are ids, by type or by name."""
     hints = typing.get_type_hints(record)
     return frozenset(
-        f.name
-        for f in dataclasses.fields(record)
-        if _ID_FIELD.fullmatch(f.name) or _mentions_id(hints.get(f.name, object))
+        name for name in record.__struct_fields__ if _ID_FIELD.fullmatch(name) or _mentions_id(hints.get(name, object))
     )
 
 
 @functools.cache
 def _error_fields(record: type) -> frozenset[str]:
-    """The fields of a dataclass that hold errors: the envelope has these, in their own shape."""
+    """The fields of a record that hold errors: the envelope has these, in their own shape."""
     hints = typing.get_type_hints(record)
     return frozenset(name for name, hint in hints.items() if any(_is_error(h) for h in (hint, *typing.get_args(hint))))
 
 
 @functools.cache
 def _pair_fields(record: type) -> frozenset[str]:
-    """The fields of a dataclass that hold mappings whose keys are no text."""
+    """The fields of a record that hold mappings whose keys are no text."""
     hints = typing.get_type_hints(record)
     return frozenset(
         name

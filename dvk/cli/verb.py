@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TextIO
+
+from msgspec import Struct, field
 
 from dvk.cli import exit_codes
 from dvk.cli.output import Terminal
@@ -29,8 +30,7 @@ from dvk.errors import DvkError, Partial, Refused, UsageError
 from dvk.events import OnEvent
 
 
-@dataclass(frozen=True, slots=True)
-class Verb:
+class Verb(Struct, frozen=True):
     """One verb: what it does, and how its record reads."""
 
     function: Callable[..., object]
@@ -67,8 +67,7 @@ def verb(
     return wrap
 
 
-@dataclass(slots=True)
-class Run:
+class Run(Struct):
     """What one invocation of a verb gets from the terminal layer, and how it reports more than a record."""
 
     environ: Mapping[str, str]
@@ -79,8 +78,8 @@ class Run:
     #: both halves
     after_dashes: tuple[str, ...] | None = None
     exit_code: int = exit_codes.OK
-    failure: DvkError | None = field(default=None, init=False)
-    lines: Sequence[Line] | None = field(default=None, init=False)
+    failure: DvkError | None = None
+    lines: Sequence[Line] | None = None
 
     @property
     def cwd(self) -> bytes:

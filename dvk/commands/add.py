@@ -7,7 +7,9 @@ data that nothing refers to. A folder is scanned whole and compared with the sta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dvk.commands.acknowledged import Acknowledged
 from dvk.commands.add_targets import Targets, read_pointer
@@ -25,8 +27,7 @@ from dvk.workspace.statcache import read_clock
 _RETRIES = 5
 
 
-@dataclass(slots=True)
-class AddResult:
+class AddResult(Struct):
     """What an add did."""
 
     paths: list[Added] = field(default_factory=list)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dvk.commands.placed import Placed, bare
 from dvk.commands.repo import Repo
@@ -25,8 +26,7 @@ from dvk.workspace.selection import Selection
 _ASK_EACH = 3  # up to here Git is asked for each path alone, and its whole index need not be listed
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """What to add: a tracked path, or a path inside a tracked folder."""
 
     path: bytes  #: the tracked path

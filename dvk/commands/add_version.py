@@ -7,10 +7,9 @@ inside a folder needs only the pages around it. The pointer that comes of it is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dvk.commands.add_targets import Target, read_pointer
 from dvk.commands.folder import Part, changed_entries, compare, gone_names, plan_part
@@ -44,8 +43,7 @@ from dvk.workspace.source import SourceFiles
 from dvk.workspace.statcache import Clock, StatCache
 
 
-@dataclass(frozen=True, slots=True)
-class Added:
+class Added(Struct, frozen=True):
     """One tracked path after an add."""
 
     path: bytes
@@ -62,8 +60,7 @@ class Added:
     ignored: int = 0  #: left out by .dvkignore
 
 
-@dataclass(frozen=True, slots=True)
-class NewVersion:
+class NewVersion(Struct, frozen=True):
     """A tracked path whose data is on its way; the pointer is not written yet."""
 
     target: Target

@@ -7,9 +7,10 @@ DuckDB, which are an extra; whoever asks for tables without it is told how to ge
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from dvk.commands.diff_result import PathDiff
 from dvk.errors import DvkError
@@ -39,8 +40,7 @@ _PACKED = (b"gz", b"zst", b"zstd")
 _MAGIC = (b"PAR1", b"PARE", b"ARROW1")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
+class Contents(Struct, frozen=True, kw_only=True):
     """Which contents are compared, and how; see `dvk.commands.diff.diff`. `cache`: a folder for facts."""
 
     wanted: bool = True

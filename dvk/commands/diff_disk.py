@@ -10,9 +10,10 @@ tree says. Files are read only where name and size leave a doubt; the stat cache
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.commands.diff_folder import Mask
 from dvk.commands.folder import plan_part
@@ -35,8 +36,7 @@ from dvk.workspace.statcache import StatCache, read_clock
 _MAX_RENAMES_READ = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class OnDisk:
+class OnDisk(Struct, frozen=True):
     """What the workspace has of a tracked path, or of a part of a tracked folder.
 
     Attributes:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dvk.commands.folder import changed_entries
 from dvk.ids import PageId
@@ -29,8 +29,7 @@ Mask = npt.NDArray[np.bool_]
 _KINDS = {Kind.FILE: "file", Kind.EXEC: "exec", Kind.EMPTYDIR: "dir", Kind.LINK: "link"}
 
 
-@dataclass(frozen=True, slots=True)
-class FileEntry:
+class FileEntry(Struct, frozen=True):
     """An entry of a folder as one side has it."""
 
     kind: str  #: `file`, `exec`, `link`, or `dir` for an empty folder
@@ -39,8 +38,7 @@ class FileEntry:
     target: bytes | None = None  #: of a link
 
 
-@dataclass(frozen=True, slots=True)
-class FileChange:
+class FileChange(Struct, frozen=True):
     """One file of a folder that is not the same on both sides. Paths as the folder has them."""
 
     path: bytes
@@ -50,8 +48,7 @@ class FileChange:
     old_path: bytes | None = None  #: of a renamed one
 
 
-@dataclass(frozen=True, slots=True)
-class FolderChanges:
+class FolderChanges(Struct, frozen=True):
     """What differs between two folders, as columns.
 
     Attributes:

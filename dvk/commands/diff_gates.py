@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dvk.commands.diff_result import DiffResult, PathDiff
 from dvk.errors import UsageError
@@ -21,8 +22,7 @@ METRICS = ("any", "added", "removed", "modified", "moved", "rows", "cells", "sch
 _GATE = re.compile(r"\s*([a-z]+)\s*(?:>\s*([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*(%?)\s*)?")
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
+class Gate(Struct, frozen=True):
     """A bound that must not be exceeded; `percent` of what the first side has."""
 
     text: str
@@ -31,8 +31,7 @@ class Gate:
     percent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Exceeded:
+class Exceeded(Struct, frozen=True):
     """A gate that a path did not pass; `found` in the unit of the gate."""
 
     path: bytes

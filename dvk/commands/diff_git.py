@@ -17,7 +17,8 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dvk.commands.diff import diff_pointers
 from dvk.commands.diff_content import file_kind, tables_module
@@ -41,8 +42,7 @@ _MOST_LINES = 1_000
 _OLD_TEMPORARY = re.compile(rb"[A-Za-z0-9]{6}_(.+)")
 
 
-@dataclass(frozen=True, slots=True)
-class GitDiff:
+class GitDiff(Struct, frozen=True):
     """Whether Git shows pointers by dvk in this clone."""
 
     on: bool

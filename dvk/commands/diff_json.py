@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from dvk.commands.diff_words import value_json
 from dvk.errors import DvkError
@@ -32,8 +33,7 @@ FORMAT = "dvk.diff/1"
 ROW_KINDS = ("added", "removed", "modified")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Show:
+class Show(Struct, frozen=True, kw_only=True):
     """Which parts of a diff are shown, in every form.
 
     Attributes:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from dvk.commands.diff_folder import FileChange
 from dvk.commands.diff_json import Show
@@ -87,8 +88,7 @@ def _length(text: str) -> int:
     return len(text) + sum(ch > "\uffff" for ch in text) if not text.isascii() else len(text)
 
 
-@dataclass(frozen=True, slots=True)
-class _Detail:
+class _Detail(Struct, frozen=True):
     """How much is written; None: all."""
 
     rows: int | None = 0
@@ -114,8 +114,7 @@ def _details(show: Show) -> Iterator[_Detail]:
     yield _Detail()
 
 
-@dataclass(slots=True)
-class _Source:
+class _Source(Struct):
     """A result whose rows are read once, however often it is written."""
 
     result: DiffResult

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from dvk.commands.diff_folder import FolderChanges
 from dvk.commands.diff_html import html_fragment
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     from dvk.table.tensors.compare import TensorDiff
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(Struct, frozen=True):
     """What one side has at a path. `id` None: a link, a part of a folder, or a file on disk that was not read."""
 
     kind: str  #: `file`, `dir` or `link`
@@ -28,8 +28,7 @@ class Item:
     exec: bool = False
 
 
-@dataclass(slots=True)
-class PathDiff:
+class PathDiff(Struct):
     """One path.
 
     `status`: `unchanged`, `added`, `removed`, `changed`; `kind-changed`: a file became a folder or the other way round;
@@ -69,8 +68,7 @@ class PathDiff:
                 part.table.close()
 
 
-@dataclass(slots=True)
-class DiffResult:
+class DiffResult(Struct):
     """The answer. A context manager: a table that was compared holds a temporary file and its sources until the end."""
 
     a: str  #: for people: `v1.0`, `index`, the name of a file
@@ -78,7 +76,7 @@ class DiffResult:
     paths: list[PathDiff] = field(default_factory=list)
     failures: list[DvkError] = field(default_factory=list)
     remote: str = ""  #: where data was read from that is not here
-    _held: ExitStack = field(default_factory=ExitStack, repr=False, compare=False)
+    _held: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> DiffResult:
         return self

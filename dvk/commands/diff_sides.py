@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dvk.commands.repo import Repo
 from dvk.commands.spec import Spec, Target, Version, not_tracked, place
@@ -24,8 +25,7 @@ WORKSPACE = "workspace"
 INDEX = "index"
 
 
-@dataclass(frozen=True, slots=True)
-class Sides:
+class Sides(Struct, frozen=True):
     """What is compared. `b_is_disk`: the second is what lies in the workspace; `a` None: before the first commit."""
 
     a: Version | None
@@ -35,8 +35,7 @@ class Sides:
     b_is_disk: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(Struct, frozen=True):
     """One path with what each side tracks there; None for nothing. `named`: the user asked for exactly this one."""
 
     path: bytes

@@ -16,7 +16,8 @@ import platform
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dvk import __version__
 from dvk.backend.disk import is_temporary
@@ -50,8 +51,7 @@ _OPTIONAL = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """One thing that was looked at. `state` is "ok", "info" (good to know), "warn" or "fail"."""
 
     name: str
@@ -60,8 +60,7 @@ class Check:
     hint: str = ""
 
 
-@dataclass(slots=True)
-class DoctorResult:
+class DoctorResult(Struct):
     """All checks in the order of a walk from the machine to the remotes."""
 
     checks: list[Check] = field(default_factory=list)

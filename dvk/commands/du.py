@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import join_path, not_here
@@ -24,8 +25,7 @@ from dvk.store.usage import Owned, UsageCounter
 from dvk.workspace.pointer import Pointer
 
 
-@dataclass(frozen=True, slots=True)
-class PathUsage:
+class PathUsage(Struct, frozen=True):
     """One path. Sizes are bytes; None where a number is not known for a part of a folder."""
 
     path: bytes
@@ -40,8 +40,7 @@ class PathUsage:
     own_stored_bytes: int | None = None  #: their share of the packs
 
 
-@dataclass(slots=True)
-class DuResult:
+class DuResult(Struct):
     """What the versions of a repository take. All numbers are bytes but counts.
 
     `here_bytes` = `stored_bytes` + `saved_by_dedup_bytes` + `saved_by_compression_bytes`.
@@ -131,8 +130,7 @@ def _pointers(repo: Repo) -> Iterator[Named]:
             yield Named(path, root_of(pointer))
 
 
-@dataclass(frozen=True, slots=True)
-class _Facts:
+class _Facts(Struct, frozen=True):
     """What all versions of one path come to; `kind` is that of the newest."""
 
     kind: str

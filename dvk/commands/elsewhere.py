@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from types import TracebackType
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.backend.locate import parse_remote_url
 from dvk.commands.repo import Repo
@@ -35,8 +37,7 @@ from dvk.workspace.repo import Workspace
 _NOTHING = Layer({})
 
 
-@dataclass(frozen=True, slots=True)
-class Elsewhere:
+class Elsewhere(Struct, frozen=True):
     """Another repository at one version of it. Close it, or use it in a `with`."""
 
     repo: Repo

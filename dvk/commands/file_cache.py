@@ -22,9 +22,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from blake3 import blake3
+from msgspec import Struct
 
 from dvk.backend.disk import storage_error, write_all
 from dvk.errors import Corrupt, StorageFull
@@ -44,8 +44,7 @@ _held: OrderedDict[bytes, int] = OrderedDict()
 _room: dict[bytes, int] = {}  #: by folder of a cache, what may be written to it before somebody looks through it
 
 
-@dataclass(frozen=True, slots=True)
-class FileCache:
+class FileCache(Struct, frozen=True):
     """The cache in `folder`. Any number of processes may use it at once."""
 
     folder: bytes

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dvk.commands.pathwork import above
 from dvk.commands.tracked import join_path, read_parts
@@ -37,8 +37,7 @@ from dvk.workspace.selection import Selected, normal_prefixes
 Mask = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """A folder, or what lies at one path in it, as it was recorded and as it is asked for.
 
     Attributes:

@@ -10,7 +10,8 @@ nothing is fetched. A killed run is finished by the next one, whatever Git did i
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dvk.commands.materializer import CheckedOut, Materializer, Target
 from dvk.commands.pathwork import above
@@ -26,16 +27,14 @@ from dvk.workspace.pointer import SUFFIX, Pointer, data_name
 from dvk.workspace.selection import Selection
 
 
-@dataclass(frozen=True, slots=True)
-class Behind:
+class Behind(Struct, frozen=True):
     """A path whose data of this version is not here."""
 
     path: bytes
     size: int
 
 
-@dataclass(slots=True)
-class Followed:
+class Followed(Struct):
     """What a run of a hook did."""
 
     hook: str

@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dvk.backend.local import LocalBackend
 from dvk.commands.acknowledged import Acknowledged
@@ -39,8 +40,7 @@ _PATIENCE_S = 60.0
 _FOLDED_AT_ONCE = 256 << 20
 
 
-@dataclass(slots=True)
-class LocalGcResult:
+class LocalGcResult(Struct):
     """What a collection of the local store freed, or would free.
 
     Attributes:
@@ -148,8 +148,7 @@ def _check_no_remote(store: Store) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Needed:
+class _Needed(Struct, frozen=True):
     """What the repositories of a store lead to."""
 
     roots: frozenset[Root]

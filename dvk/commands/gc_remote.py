@@ -15,8 +15,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from dvk.backend.disk import translate
 from dvk.commands.kept import Policy, check_complete, kept
@@ -30,8 +32,7 @@ from dvk.store.roots import ConfirmedRoots
 Clock = Callable[[], float]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """What a collection is asked for."""
 
     remote: str | None = None
@@ -40,8 +41,7 @@ class Asked:
     offline: bool = False  #: go by what Git fetched last
 
 
-@dataclass(slots=True)
-class RemoteGcResult:
+class RemoteGcResult(Struct):
     """What was found or done on a remote. Times are Unix seconds.
 
     Attributes:

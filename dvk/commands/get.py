@@ -10,10 +10,10 @@ import functools
 import os
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
+from msgspec import Struct, field
 
 from dvk.backend.contract import KeyMissing
 from dvk.commands.reader import Reader, from_here
@@ -37,8 +37,7 @@ from dvk.workspace.source import SourceFiles
 from dvk.workspace.stats import Scan, empty_scan
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """What `cat` wrote."""
 
     path: bytes  #: from the top
@@ -47,8 +46,7 @@ class Content:
     remote: str = ""  #: where it was read from; empty: the local store
 
 
-@dataclass(slots=True)
-class Got:
+class Got(Struct):
     """What `get` did."""
 
     path: bytes  #: from the top

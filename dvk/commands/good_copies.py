@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dvk.backend.local import LocalBackend
 from dvk.commands.repo import Repo
@@ -14,8 +15,7 @@ from dvk.events import Event, Note, OnEvent
 from dvk.store.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """A store that may have good copies."""
 
     name: str

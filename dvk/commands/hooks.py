@@ -12,8 +12,9 @@ import secrets
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 from dvk.commands.repo import Repo
 from dvk.errors import NotARepository, NotFound, UsageError
@@ -29,8 +30,7 @@ _VERSION = 1
 Choice = Literal["installed", "declined", "told"]
 
 
-@dataclass(slots=True)
-class HooksResult:
+class HooksResult(Struct):
     """The hooks of a clone, and what was done to them."""
 
     hooks: list[Hook] = field(default_factory=list)

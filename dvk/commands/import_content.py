@@ -16,9 +16,10 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.backend.locate import RemoteSettings, RemoteUrl, open_origin, parse_remote_url
 from dvk.commands.elsewhere import Elsewhere
@@ -45,8 +46,7 @@ from dvk.workspace.source import SourceFiles
 _PREFIX = b"import-"
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
+class Imported(Struct, frozen=True):
     """One path, and what became of it."""
 
     path: bytes
@@ -61,8 +61,7 @@ class Imported:
     requests: int = 0  #: how often the place was asked, for a URL
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(Struct, frozen=True):
     """A path whose content is in the store; `pointer` None: nothing to write."""
 
     told: Imported

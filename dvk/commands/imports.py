@@ -17,7 +17,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dvk.backend.locate import RemoteUrl, parse_remote_url
 from dvk.backend.origin import name_of, parse_origin_url
@@ -51,8 +53,7 @@ from dvk.workspace.selection import edit
 from dvk.workspace.trust import VARIABLE, add_trust, is_trusted, why_ask
 
 
-@dataclass(slots=True)
-class ImportResult:
+class ImportResult(Struct):
     """What an import or an update did."""
 
     paths: list[Imported] = field(default_factory=list)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dvk.commands.hooks import HooksResult, decline_hooks, install_hooks
 from dvk.commands.repo import Repo
@@ -44,8 +45,7 @@ default = "{profile}"
 """
 
 
-@dataclass(slots=True)
-class InitResult:
+class InitResult(Struct):
     """What an init did."""
 
     top: bytes  #: the top of the work tree

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.versions import Named, history, staged
@@ -26,8 +28,7 @@ from dvk.workspace.pointer import Pointer
 from dvk.workspace.repo import Found
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """What a remote is to keep. A version stays when any rule that speaks of its path keeps it, or none speaks of it.
 
     Whatever is said, that stays to which a branch, HEAD, the index, a worktree, the stash or, alone, a reflog leads.

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dvk.commands.diff import diff_pointers
 from dvk.commands.repo import Repo
@@ -31,8 +32,7 @@ _GROUP = 64
 Parts = tuple[Sequence[bytes], Sequence[int]]
 
 
-@dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(Struct, frozen=True):
     """How much a version changed since the one before, counted in the best unit that this clone can tell."""
 
     unit: str  #: "rows" of a table, "files" of a folder, "bytes" of chunks (changed bytes are removed and added)
@@ -41,8 +41,7 @@ class Stat:
     modified: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedVersion:
+class LoggedVersion(Struct, frozen=True):
     """One version of a path; of a deleted one only what the commit says."""
 
     commit: str
@@ -61,8 +60,7 @@ class LoggedVersion:
     stat: Stat | None = None  #: with `diffstat`: how much changed; None: not known here
 
 
-@dataclass(slots=True)
-class Log:
+class Log(Struct):
     """The answer."""
 
     path: bytes
@@ -136,8 +134,7 @@ def _owner(repo: Repo, wanted: bytes, rev: str) -> tuple[bytes, bytes]:
     return wanted, b""
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
+class _Step(Struct, frozen=True):
     """A commit with what it made of the path; `pointer` None: deleted or unreadable."""
 
     line: LoggedVersion

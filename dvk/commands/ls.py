@@ -7,7 +7,7 @@ pages come from the remote then.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from dvk.commands.reader import Reader
 from dvk.commands.repo import Repo
@@ -21,8 +21,7 @@ from dvk.store.names import show
 from dvk.workspace.pointer import Pointer
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Struct, frozen=True):
     """One line of a listing."""
 
     path: bytes  #: from the top of the work tree
@@ -35,8 +34,7 @@ class Listed:
     tracked: bool = False  #: it has a pointer of its own
 
 
-@dataclass(slots=True)
-class Listing:
+class Listing(Struct):
     """The answer."""
 
     rev: str | None

@@ -14,10 +14,11 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 from blake3 import blake3
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dvk.backend.disk import storage_error
 from dvk.commands.checkout import tracked
@@ -36,8 +37,7 @@ _KEY_CONTEXT = "dvk cache key 1"
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """One path. `id` of a part of a tracked folder is what it would have as a tracked folder of its own."""
 
     path: bytes
@@ -51,8 +51,7 @@ class Held:
     commit: str = ""  #: only of what a job read: the commit, where one was named
 
 
-@dataclass(slots=True)
-class Manifest:
+class Manifest(Struct):
     """The answer."""
 
     manifest: int = VERSION  #: of this form

@@ -15,9 +15,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dvk.commands.left_behind import remove_left_behind
 from dvk.commands.placed import Placed
@@ -54,8 +55,7 @@ from dvk.workspace.statcache import Clock, StatCache, read_clock
 Target = tuple[bytes, tuple[bytes, ...], Pointer]
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedOut:
+class CheckedOut(Struct, frozen=True):
     """One tracked path after a checkout; counts are of files."""
 
     path: bytes
@@ -67,8 +67,7 @@ class CheckedOut:
     not_present: int = 0  #: outside of what this worktree asked for
 
 
-@dataclass(slots=True)
-class CheckoutResult:
+class CheckoutResult(Struct):
     """What a checkout did. Paths where nothing had to be done are only counted."""
 
     paths: list[CheckedOut] = field(default_factory=list)

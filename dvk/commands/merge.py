@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dvk.commands.merge_folder import EntryConflict, Side, merge_folders, told
 from dvk.commands.repo import Repo
@@ -30,8 +31,7 @@ from dvk.workspace.pointer import MAX_BYTES, SUFFIX, Pointer, format_pointer, pa
 _MAX_TOLD = 10
 
 
-@dataclass(slots=True)
-class Merged:
+class Merged(Struct):
     """What came out. `pointer` is None where a side has to be chosen."""
 
     pointer: Pointer | None
@@ -120,8 +120,7 @@ def _with_exec(new: Pointer, base: Pointer, other: Pointer) -> Pointer:
 # ---------------------------------------------------------------- what Git runs
 
 
-@dataclass(slots=True)
-class DriverResult:
+class DriverResult(Struct):
     """How a merge that Git asked for went."""
 
     path: bytes

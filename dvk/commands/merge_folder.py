@@ -15,10 +15,10 @@ The executable bit and the content of a file are two things: one side may change
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from msgspec import Struct, field
 
 from dvk.commands.diff_folder import compare_listings
 from dvk.commands.pathwork import above
@@ -34,16 +34,14 @@ Side = Literal["ours", "theirs"]
 _Entry = tuple[int, int, bytes, bytes] | None
 
 
-@dataclass(frozen=True, slots=True)
-class EntryConflict:
+class EntryConflict(Struct, frozen=True):
     """A name in a folder for which a side has to be chosen; as the folder has it."""
 
     path: bytes
     why: str
 
 
-@dataclass(slots=True)
-class MergedFolder:
+class MergedFolder(Struct):
     """The new list, where nothing is left to choose (else `root` is None)."""
 
     root: PageRef | None
@@ -74,8 +72,7 @@ def merge_folders(
     return MergedFolder(root, taken=len(put) + len(remove))
 
 
-@dataclass(slots=True)
-class _Changes:
+class _Changes(Struct):
     """What one side did."""
 
     before: Entries  #: entries of the ancestor among which all that changed are

@@ -20,9 +20,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import Struct, field
 
 from dvk.backend.disk import sync_fd
 from dvk.commands.move_plan import Moved, Step, plan_move, renamed
@@ -47,8 +47,7 @@ from dvk.workspace.statcache import Clock, StatCache, forget, read_clock
 _CALM_NS = 2_000_000_000  # older than the coarsest clock of a filesystem: a later write changes the time
 
 
-@dataclass(slots=True)
-class MoveResult:
+class MoveResult(Struct):
     """What a move did, or would do when it was only tried."""
 
     paths: list[Moved] = field(default_factory=list)

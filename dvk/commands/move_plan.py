@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.commands.pathwork import above, staged_pointer
 from dvk.commands.repo import Repo
@@ -26,8 +27,7 @@ from dvk.workspace.handles import stat_at
 from dvk.workspace.pointer import Pointer, pointer_name
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(Struct, frozen=True):
     """One path under its new name."""
 
     source: bytes
@@ -38,8 +38,7 @@ class Moved:
     on_disk: bool = False  #: whether data was here to move
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """One rename to carry out.
 
     Attributes:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dvk.commands.follow import as_note
 from dvk.commands.repo import Repo
@@ -17,8 +18,7 @@ from dvk.commands.status import status
 from dvk.events import Note, OnEvent, ignore
 
 
-@dataclass(frozen=True, slots=True)
-class LargeFile:
+class LargeFile(Struct, frozen=True):
     """A file that dvk should have rather than Git."""
 
     path: bytes
@@ -26,8 +26,7 @@ class LargeFile:
     staged: bool  #: whether this commit takes it
 
 
-@dataclass(slots=True)
-class PreCommit:
+class PreCommit(Struct):
     """What is worth a warning. Empty as a rule."""
 
     large: list[LargeFile] = field(default_factory=list)

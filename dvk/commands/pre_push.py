@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from dvk.commands.push import PushResult, at_commit, send
 from dvk.commands.repo import Repo
@@ -29,8 +29,7 @@ from dvk.workspace.pointer import Pointer
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class PrePush:
+class PrePush(Struct, frozen=True):
     """What was done before a push."""
 
     versions: int  #: that the new commits bring

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dvk.commands.checkout import tracked
 from dvk.commands.earlier import fetch_by_earlier
@@ -32,8 +33,7 @@ from dvk.workspace.pointer import Pointer
 from dvk.workspace.selection import Selected, Selection
 
 
-@dataclass(slots=True)
-class FetchResult:
+class FetchResult(Struct):
     """What a fetch did."""
 
     remote: str = ""  #: the remote that was asked; empty when everything was here already
@@ -47,8 +47,7 @@ class FetchResult:
     dry_run: bool = False
 
 
-@dataclass(slots=True)
-class PullResult:
+class PullResult(Struct):
     """What a pull did: the transfer and the checkout."""
 
     fetch: FetchResult

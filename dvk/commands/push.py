@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dvk.backend.check import check_light
 from dvk.commands.repo import Remote, Repo, root_of
@@ -21,8 +22,7 @@ from dvk.store.root import Root
 from dvk.workspace.pointer import Pointer
 
 
-@dataclass(frozen=True, slots=True)
-class PushedVersion:
+class PushedVersion(Struct, frozen=True):
     """A version that was sent (or would be)."""
 
     path: bytes
@@ -30,8 +30,7 @@ class PushedVersion:
     size: int
 
 
-@dataclass(slots=True)
-class PushResult:
+class PushResult(Struct):
     """What a push did."""
 
     remote: str

@@ -6,7 +6,8 @@ Writes and deletes objects of its own under `check/`, never anything else; who m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dvk.backend.check import Finding, Step, check
 from dvk.backend.locate import parse_remote_url
@@ -19,8 +20,7 @@ from dvk.store.store import Store
 _DEADLINE_S = 15.0
 
 
-@dataclass(slots=True)
-class CheckResult:
+class CheckResult(Struct):
     """What was tried on a remote, and what came of it."""
 
     name: str

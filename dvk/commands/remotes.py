@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.backend.locate import parse_remote_url
 from dvk.backend.text import redact
@@ -23,8 +25,7 @@ from dvk.workspace.config_edit import remove_remote, rename_remote, set_value, u
 from dvk.workspace.keys import FILE_SCOPES, Scope, Setting, check_remote_name, find_key, split_remote_key
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteInfo:
+class RemoteInfo(Struct, frozen=True):
     """A remote as it is configured."""
 
     name: str
@@ -35,8 +36,7 @@ class RemoteInfo:
     settings: Mapping[str, Setting]  #: how to reach it: endpoint_url, region, ...
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteChanged:
+class RemoteChanged(Struct, frozen=True):
     """A remote that was added, removed or renamed."""
 
     name: str

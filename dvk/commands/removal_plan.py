@@ -7,10 +7,11 @@ record was seen confirmed, and some commit leads to it. What dvk never stored in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dvk.commands.pathwork import above, staged_pointer
 from dvk.commands.repo import Repo, root_of
@@ -34,8 +35,7 @@ _EXAMPLES = 3
 _RECENT = 8  # versions of folders that are read to find content again
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(Struct, frozen=True):
     """One path that is no longer tracked. Counts are of files on disk."""
 
     path: bytes
@@ -47,8 +47,7 @@ class Removed:
     kept: int = 0  #: files that stay on disk: with `cached` all of them, else those that were never added
 
 
-@dataclass(slots=True)
-class Target:
+class Target(Struct):
     """A tracked path, or parts of a tracked folder, and what is to happen to the data."""
 
     path: bytes

@@ -16,7 +16,8 @@ nothing speaks for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dvk.commands.pathwork import in_other_worktree, remove_empty_dirs, stage_pointers
 from dvk.commands.placed import Placed
@@ -38,8 +39,7 @@ from dvk.workspace.statcache import forget
 _RETRIES = 5
 
 
-@dataclass(slots=True)
-class RemoveResult:
+class RemoveResult(Struct):
     """What a removal did, or would do when it was only tried."""
 
     paths: list[Removed] = field(default_factory=list)

@@ -7,7 +7,9 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from dvk.commands.repo import Repo
 from dvk.commands.verify_report import DamagedObject, VerifyResult, Wanted, damaged_object, summarize
@@ -17,8 +19,7 @@ from dvk.store.examine import Damage
 from dvk.store.names import show
 
 
-@dataclass(frozen=True, slots=True)
-class Mended:
+class Mended(Struct, frozen=True):
     """One thing that was done (or would be)."""
 
     what: str  #: "salvaged", "index", "healed", "sent", "locator", "quarantine", "mark", "store", "state"
@@ -26,8 +27,7 @@ class Mended:
     detail: str = ""
 
 
-@dataclass(slots=True)
-class RepairResult:
+class RepairResult(Struct):
     """What a repair did, and what it could not mend."""
 
     store: str = ""
@@ -77,7 +77,7 @@ def write_report(repo: Repo, out: RepairResult, on_event: OnEvent) -> str:
         "store": out.store,
         "remote": out.remote,
         "quarantine": out.quarantine,
-        "done": [asdict(m) for m in out.done],
+        "done": out.done,
         "before": _summary(out.before),
         "after": _summary(out.after),
     }
@@ -97,14 +97,16 @@ def _summary(found: VerifyResult) -> Mapping[str, object]:
         "summary": found.summary,
         "versions": found.versions,
         "whole": found.whole,
-        "affected": [asdict(v) for v in found.affected],
-        "objects": [asdict(o) for o in found.objects],
-        "workspace": [asdict(p) for p in found.workspace],
+        "affected": found.affected,
+        "objects": found.objects,
+        "workspace": found.workspace,
     }
 
 
-def _plain(value: object) -> str:
-    return value.decode("utf-8", "backslashreplace") if _is_text(value) else value.hex()  # type: ignore[attr-defined, no-any-return]
+def _plain(value: object) -> object:
+    if isinstance(value, Struct):
+        return asdict(value)
+    return value.decode("utf-8", "backslashreplace") if _is_text(value) else value.hex()  # type: ignore[attr-defined]
 
 
 def _is_text(value: object) -> bool:

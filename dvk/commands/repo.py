@@ -19,9 +19,10 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
+
+from msgspec import Struct
 
 from dvk.backend.contract import Backend
 from dvk.backend.disk import storage_error, translate
@@ -48,8 +49,7 @@ _WORKTREE_TIMEOUT_S = 600.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
-@dataclass(frozen=True, slots=True)
-class Remote:
+class Remote(Struct, frozen=True):
     """A remote that has been opened; nothing was contacted yet."""
 
     name: str
@@ -63,8 +63,7 @@ class Remote:
         return backend.counts.requests if isinstance(backend, CountingBackend) else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Borrowed:
+class Borrowed(Struct, frozen=True):
     """Stores of other repositories on this machine that are read as well."""
 
     stores: tuple[bytes, ...]

@@ -9,8 +9,9 @@ folders that are not here are fetched, data is not.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 from dvk.commands.materializer import CheckoutResult, Materializer
 from dvk.commands.merge import Merged, explain, merge_pointers, version
@@ -28,8 +29,7 @@ from dvk.workspace.selection import Selection
 Outcome = Literal["ours", "theirs", "merged", "deleted"]
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(Struct, frozen=True):
     """One conflict that was decided."""
 
     path: bytes
@@ -38,8 +38,7 @@ class Resolved:
     behind: int | None = None  #: bytes of the version that are not here; None: data is in step
 
 
-@dataclass(slots=True)
-class ResolveResult:
+class ResolveResult(Struct):
     """What was decided, and what could not be."""
 
     paths: list[Resolved] = field(default_factory=list)

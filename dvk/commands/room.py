@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import Struct, field
 
 from dvk.commands.repo import Remote, Repo, root_of
 from dvk.commands.versions import staged
@@ -30,8 +30,7 @@ from dvk.store.store import Store
 from dvk.workspace.pointer import Pointer
 
 
-@dataclass(slots=True)
-class Room:
+class Room(Struct):
     """Packs that may go, and the chunks of them that were proven on a remote."""
 
     packs: list[Pack] = field(default_factory=list)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.commands.init import stage_files
 from dvk.commands.repo import Repo
@@ -21,8 +23,7 @@ from dvk.workspace.config_edit import set_value, unset
 from dvk.workspace.keys import FILE_SCOPES, Scope, Setting, find_key, split_remote_key
 
 
-@dataclass(frozen=True, slots=True)
-class SettingValue:
+class SettingValue(Struct, frozen=True):
     """A setting that has a value; sizes are in bytes."""
 
     key: str
@@ -31,8 +32,7 @@ class SettingValue:
     place: str  #: the file or variable
 
 
-@dataclass(frozen=True, slots=True)
-class SettingChanged:
+class SettingChanged(Struct, frozen=True):
     """A setting that was written or removed."""
 
     key: str

@@ -14,9 +14,11 @@ import difflib
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.commands.access import Access, TrackedFile
 from dvk.commands.spec import Target
@@ -49,8 +51,7 @@ class NotFolder(NotFound, NotADirectoryError):
     """A file where a folder is needed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """Something in a version.
 
     Attributes:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dvk.commands.repo import Repo
 from dvk.errors import DvkError, NotFound, Refused, UsageError
@@ -36,8 +37,7 @@ from dvk.workspace.pointer import (
 _MAX_NAMES = 5000  # of tracked paths that a wrong one is compared with
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(Struct, frozen=True):
     """What a person wrote, in its two parts."""
 
     text: str
@@ -45,8 +45,7 @@ class Spec:
     path: bytes  #: as written, trailing slashes included
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """A version of something tracked: a tracked path as a whole, or what lies at `inner` in a tracked folder."""
 
     path: bytes  #: the tracked path, from the top

@@ -6,9 +6,10 @@ A file that the stat cache vouches for is not read; the others are hashed, once,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dvk.commands.folder import Part, compare, plan_part
 from dvk.commands.placed import Placed, bare
@@ -33,8 +34,7 @@ from dvk.workspace.selection import Selected, Selection
 from dvk.workspace.statcache import Clock, StatCache, read_clock
 
 
-@dataclass(frozen=True, slots=True)
-class PathStatus:
+class PathStatus(Struct, frozen=True):
     """One tracked path. Counts are of files; for a file they are 0 or 1."""
 
     path: bytes
@@ -57,8 +57,7 @@ class PathStatus:
         return not (self.staged or self.unstaged or on_disk or self.not_fetched)
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(Struct, frozen=True):
     """A path that a merge left undecided."""
 
     path: bytes
@@ -69,8 +68,7 @@ class Conflict:
 _WHAT = {(1, 2, 3): "both changed", (2, 3): "both added", (1, 3): "deleted by us", (1, 2): "deleted by them"}
 
 
-@dataclass(slots=True)
-class Status:
+class Status(Struct):
     """The whole answer."""
 
     branch: str = ""
@@ -257,4 +255,4 @@ class _Status:
 
 
 def _with(base: PathStatus, **changes: int | bool) -> PathStatus:
-    return replace(base, **changes)  # type: ignore[arg-type]
+    return replace(base, **changes)

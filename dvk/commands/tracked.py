@@ -10,10 +10,11 @@ import os
 import stat
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.errors import DataMissing, DvkError, NotFound, Refused
 from dvk.events import OnEvent, ignore
@@ -37,8 +38,7 @@ from dvk.workspace.stats import Scan, empty_scan
 Mask = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Struct, frozen=True):
     """What is on disk at one path, with the ids that are known without reading anything.
 
     Attributes:

@@ -7,7 +7,8 @@ that the user typed on this machine (`dvk remote add`, `dvk config`) has it alre
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dvk.backend.locate import parse_remote_url
 from dvk.commands.repo import Repo
@@ -17,8 +18,7 @@ from dvk.workspace.config import Config, ConfigFiles
 from dvk.workspace.trust import add_trust, parse_place, remove_trust, trust_file, trusted_urls
 
 
-@dataclass(frozen=True, slots=True)
-class Trust:
+class Trust(Struct, frozen=True):
     """What became of the trust in a remote."""
 
     name: str  #: empty when it was given by its URL
@@ -30,8 +30,7 @@ class Trust:
     forgot_store: str = ""  #: the id of the store that this clone expected there; any other is taken now
 
 
-@dataclass(frozen=True, slots=True)
-class Trusted:
+class Trusted(Struct, frozen=True):
     """The URLs that this user trusts."""
 
     urls: tuple[str, ...]

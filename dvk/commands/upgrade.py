@@ -5,7 +5,7 @@ Until then a newer dvk writes there as the oldest one did, so that everybody in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from dvk.commands.repo import Repo
 from dvk.store.names import show
@@ -14,8 +14,7 @@ from dvk.store.upgrade import Upgrade, plan_upgrade
 from dvk.store.upgrade import upgrade as upgrade_store
 
 
-@dataclass(frozen=True, slots=True)
-class UpgradeResult:
+class UpgradeResult(Struct, frozen=True):
     """What a store may hold in addition, or would."""
 
     name: str  #: of the remote; empty for the local store

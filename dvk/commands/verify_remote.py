@@ -11,7 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from dvk.commands.du import all_versions
 from dvk.commands.repo import Remote, Repo

@@ -9,7 +9,8 @@ here, but something that is known has it), and what to do about it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dvk.errors import DvkError
 from dvk.store.examine import Damage
@@ -23,8 +24,7 @@ READ_AGAIN = "something could not be read, so it cannot be told: run it again; i
 _EXAMPLES = 3
 
 
-@dataclass(slots=True)
-class Wanted:
+class Wanted(Struct):
     """A version of a path, or of a part of it, that is looked at, and the revisions that brought it."""
 
     path: bytes
@@ -33,8 +33,7 @@ class Wanted:
     revisions: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class AffectedFile:
+class AffectedFile(Struct, frozen=True):
     """A file that cannot be had."""
 
     path: bytes  #: from the top of the work tree
@@ -43,8 +42,7 @@ class AffectedFile:
     why: str = ""
 
 
-@dataclass(slots=True)
-class AffectedVersion:
+class AffectedVersion(Struct):
     """One version of one path that is not as it should be."""
 
     path: bytes
@@ -63,8 +61,7 @@ class AffectedVersion:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class DamagedObject:
+class DamagedObject(Struct, frozen=True):
     """One object of a store that is damaged or gone."""
 
     key: str
@@ -78,8 +75,7 @@ class DamagedObject:
     others: list[str] = field(default_factory=list)  #: versions that need it and that no revision here names, as roots
 
 
-@dataclass(frozen=True, slots=True)
-class WorkspaceProblem:
+class WorkspaceProblem(Struct, frozen=True):
     """Something of the work tree or its state. `path` is from the top, or names the file of state."""
 
     path: bytes
@@ -89,8 +85,7 @@ class WorkspaceProblem:
     unread: bool = False  #: it could not be read: nobody knows whether something is wrong with it
 
 
-@dataclass(slots=True)
-class VerifyResult:
+class VerifyResult(Struct):
     """The whole answer."""
 
     store: str = ""  #: what was looked at: a folder or a URL

@@ -10,8 +10,8 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from xxhash import xxh3_64_hexdigest
 
 from dvk.commands.repo import Repo, root_of
@@ -24,8 +24,7 @@ from dvk.workspace.pointer import data_name, parse
 _CACHE_VERSION = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(Struct, frozen=True):
     """A root that some version of a pointer names; `commit` brought it (empty: the index or the work tree)."""
 
     path: bytes

@@ -15,7 +15,9 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.commands.access import Access
 from dvk.commands.elsewhere import open_elsewhere
@@ -31,8 +33,7 @@ _SNAPSHOTS_KEPT = 8
 _SETTINGS = ("DVK_", "AWS_", "GOOGLE_", "AZURE_", "XDG_", "GIT_", "HOME")
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
+class Where(Struct, frozen=True):
     """A version of a repository.
 
     Attributes:

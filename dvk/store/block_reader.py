@@ -15,9 +15,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import Struct, field
 
 from dvk.backend.contract import Backend
 from dvk.errors import FormatError
@@ -36,8 +36,7 @@ _CONNECTIONS = 8
 Proof = tuple[int, int, bytes]
 
 
-@dataclass(slots=True)
-class Block:
+class Block(Struct):
     """A decoded block, and which chunks were proven in it."""
 
     raw: bytes
@@ -49,8 +48,7 @@ Check = Callable[[Block, int], None]  #: proves a part of a block and notes it t
 Place = tuple[bytes, int]  #: where a block lies: its pack and the offset there
 
 
-@dataclass(slots=True)
-class _Claim:
+class _Claim(Struct):
     """A block that somebody reads: for which parts, and where it will be found."""
 
     parts: Sequence[int]

@@ -15,10 +15,10 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Container, Iterator, Sequence, Set
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dvk.backend.contract import Backend, Buffer, KeyMissing
 from dvk.backend.disk import patiently
@@ -41,8 +41,7 @@ _NOTE_KEY = re.compile(r"i/bad-[0-9a-f]{32}")
 _PACK_KEY = re.compile(r"[pm]/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(Struct, frozen=True):
     """Ids that stand in one pack: `which` int[k] of those asked for, `rows` int64[k] of the footer."""
 
     name: bytes

@@ -15,7 +15,8 @@ import re
 import time
 from collections.abc import Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dvk.backend.contract import KeyMissing, Listed
 from dvk.errors import DvkError, FormatError, NotOurs, Unsafe
@@ -29,8 +30,7 @@ _PACK = re.compile(r"[pm]/([0-9a-f]{2})/\1[0-9a-f]{62}")
 _NO_PLAN = "nothing was deleted"
 
 
-@dataclass(frozen=True, slots=True)
-class Census:
+class Census(Struct, frozen=True):
     """One look at a remote. Records are named by their ids in hex, packs by their keys.
 
     `live`: records that keep what they name. `dead`: retired, or given up before they were confirmed. An intent

@@ -15,10 +15,11 @@ Format and refusals: docs/format/codecs.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Final
+
+from msgspec import Struct
 
 from dvk.backend.contract import Buffer
 from dvk.errors import Corrupt, FormatError, NewerFormat
@@ -57,8 +58,7 @@ WORDS: Final = {2: Hint.WORDS_2, 4: Hint.WORDS_4, 8: Hint.WORDS_8}  #: word widt
 _WIDTHS: Final = {Hint.UNKNOWN: WIDTHS, **{hint: (width,) for width, hint in WORDS.items()}}
 
 
-@dataclass(frozen=True, slots=True)
-class Codec:
+class Codec(Struct, frozen=True):
     """One way to encode a block. `number` and `name` are on disk and never change their meaning."""
 
     number: int

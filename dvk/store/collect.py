@@ -17,7 +17,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.errors import Refused, Unsafe
 from dvk.events import Meter, Note, OnEvent, ignore
@@ -41,8 +43,7 @@ _STRANGERS_TOLD = 5
 _LOCATOR = re.compile(r"l/([fd])/[0-9a-f]{2}/([0-9a-f]{64})")
 
 
-@dataclass(frozen=True, slots=True)
-class Swept:
+class Swept(Struct, frozen=True):
     """What a sweep deleted."""
 
     packs: int
@@ -50,8 +51,7 @@ class Swept:
     spared: int  #: packs that were condemned and that somebody came to need
 
 
-@dataclass(frozen=True, slots=True)
-class Undone:
+class Undone(Struct, frozen=True):
     """What an undo brought back: roots, as records write them."""
 
     kept: tuple[str, ...]

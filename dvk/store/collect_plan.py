@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from blake3 import blake3
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from dvk.errors import FormatError, Unsafe
 from dvk.store.census import Census
@@ -24,8 +25,7 @@ _FORMAT = 1
 _KIND = "dvk gc plan"
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """What Git says, as records write roots: everything its history ever named, and of that what is to stay."""
 
     known: frozenset[str]
@@ -33,8 +33,7 @@ class Kept:
     roots: Mapping[str, Root] = field(default_factory=dict)  #: how large versions are, as far as Git says so
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Times are in seconds and leave room for people; safety does not rest on them."""
 
     retention: int = 30 * 86400  #: a record stays at least this long, whatever Git says
@@ -44,8 +43,7 @@ class Limits:
     exclusive: bool = False  #: the operator promises that nobody else pushes or collects until it has ended
 
 
-@dataclass(frozen=True, slots=True)
-class CollectPlan:
+class CollectPlan(Struct, frozen=True):
     """What a collection would do. `digest` names it: the plan that was looked at is the one that is done."""
 
     store: str

@@ -11,8 +11,10 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from dvk.backend.disk import OPEN_DIR, locked_folder, make_durable_dirs, sync_fd, translate
 from dvk.errors import Corrupt
@@ -21,8 +23,7 @@ _FORMAT = 2
 _READ = (1, 2)  # 1 had neither `runs` nor `home`
 
 
-@dataclass(slots=True)
-class State:
+class State(Struct):
     """Everything that is remembered. `list_key` is empty while nothing is condemned."""
 
     list_key: str = ""
@@ -42,8 +43,7 @@ class State:
         self.packs, self.retired, self.unwanted, self.policy, self.runs = [], [], [], {}, []
 
 
-@dataclass(slots=True)
-class Memory:
+class Memory(Struct):
     """The state, and where it is kept."""
 
     path: str

@@ -16,9 +16,10 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.backend.contract import KeyMissing
 from dvk.errors import DvkError, FormatError, NotOurs, Unsafe
@@ -38,8 +39,7 @@ from dvk.store.wholeness import State, Wholeness
 _SECTIONS_AT_ONCE = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(Struct, frozen=True):
     """Pack keys that roots use, and their locators as they were read."""
 
     packs: frozenset[str]

@@ -8,10 +8,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from msgspec import Struct
 
 from dvk.backend.contract import Backend
 from dvk.errors import Corrupt
@@ -21,8 +21,7 @@ from dvk.store.placement import Part, Placement
 from dvk.store.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """A file's chunks and where each lies: `first` is the position of the first one in `placement`."""
 
     chunks: Chunks

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.errors import FormatError, NewerFormat, NotOurs
 from dvk.store.codec import known_codecs
@@ -24,8 +26,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")  # of a codec, profile or featu
 Operation = Literal["read", "write", "gc"]
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(Struct, frozen=True):
     """Identity, mandatory features per operation, and what packs may contain."""
 
     store: str  #: 32 hex digits

@@ -21,11 +21,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
 from blake3 import blake3
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dvk.backend.contract import Backend, KeyMissing
 from dvk.backend.disk import patiently
@@ -66,8 +67,7 @@ class Level(IntEnum):
     DATA = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(Struct, frozen=True):
     """One object that is not what it should be."""
 
     key: str
@@ -88,8 +88,7 @@ class Damage:
         return words.get(first, "store")
 
 
-@dataclass(frozen=True, slots=True)
-class Examined:
+class Examined(Struct, frozen=True):
     """One pack. `footer` is kept only where something is wrong and it could be read.
 
     Attributes:

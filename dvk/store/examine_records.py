@@ -12,7 +12,8 @@ import json
 import re
 from collections.abc import Container
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dvk.backend.contract import KeyMissing
 from dvk.backend.disk import patiently
@@ -30,8 +31,7 @@ _LOCATOR_KEY = re.compile(r"l/([fd])/([0-9a-f]{2})/(\2[0-9a-f]{62})")
 _RECORD_KEY = re.compile(r"j/([0-9a-f]{64})(|\.ok|\.x|\.e)")
 
 
-@dataclass(slots=True)
-class Records:
+class Records(Struct):
     """The records of a remote, by their ids in hex."""
 
     damage: list[Damage] = field(default_factory=list)

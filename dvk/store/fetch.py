@@ -13,11 +13,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
+from msgspec import Struct, field
 
 from dvk.backend.contract import KeyMissing
 from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, RemoteError
@@ -50,8 +50,7 @@ _CHUNKS_AT_ONCE = 65536
 _RECIPES_AT_ONCE = 16384
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """A root, or the parts of a folder at and below `under` (an empty prefix: all of it)."""
 
     root: Root
@@ -59,8 +58,7 @@ class Wanted:
     name: str = ""  #: for messages
 
 
-@dataclass(slots=True)
-class Fetched:
+class Fetched(Struct):
     """What a fetch did."""
 
     roots: int = 0  #: that are now here

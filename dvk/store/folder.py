@@ -19,7 +19,8 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dvk.errors import Corrupt, DataMissing
 from dvk.ids import PageId
@@ -33,8 +34,7 @@ from dvk.store.root import FILE, Root
 _LEAVES_KEPT = 64  # of some 3,000 entries, 80 bytes each
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(Struct, frozen=True):
     """One line of one level of a folder: an entry, or everything below a subfolder together."""
 
     name: bytes  #: from the top of the folder

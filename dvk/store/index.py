@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
+from msgspec import Struct
 
 from dvk.backend.contract import Buffer
 from dvk.errors import Corrupt, NewerFormat
@@ -40,8 +40,7 @@ def prefixes(ids: U8) -> U64:
     return np.ascontiguousarray(ids[:, :8]).view(">u8").reshape(-1).astype(np.uint64)
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(Struct, frozen=True):
     """Sorted columns: prefix uint64[n], pack uint32[n] (position in the segment's packs), row uint32[n] of a footer."""
 
     prefix: U64
@@ -80,8 +79,7 @@ class Table:
         return which, at
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(Struct, frozen=True):
     """An immutable index over a set of packs."""
 
     level: int

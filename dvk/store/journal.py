@@ -11,7 +11,8 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dvk.errors import FormatError
 from dvk.ids import ID_BYTES
@@ -20,8 +21,7 @@ from dvk.store.pack import MAX_FOOTER_BYTES, TRAILER, Footer, PackKind, parse_fo
 _TEMPORARY = ".tmp"
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(Struct, frozen=True):
     """A data pack that was sent."""
 
     name: bytes

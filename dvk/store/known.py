@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dvk.store.index import prefixes
 from dvk.store.locator import Ref, compact, concat_placements
@@ -26,8 +26,7 @@ U64 = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.intp]
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
+class _Run(Struct, frozen=True):
     """n chunks in the order of their prefixes: ids uint8[n, 32], prefix uint64[n], placement of n."""
 
     ids: U8

@@ -8,12 +8,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dvk.ids import ID_BYTES
 from dvk.store.names import I64, U8, Names
@@ -28,8 +28,7 @@ class Kind(IntEnum):
     LINK = 4  #: a symbolic link whose relative target stays inside the folder
 
 
-@dataclass(frozen=True, slots=True)
-class Entries:
+class Entries(Struct, frozen=True):
     """Entries of a folder, sorted by the bytes of the whole relative path.
 
     Attributes:

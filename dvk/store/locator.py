@@ -10,12 +10,12 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 from blake3 import blake3
+from msgspec import Struct
 
 from dvk.backend.contract import Buffer
 from dvk.errors import Corrupt, NewerFormat
@@ -50,8 +50,7 @@ def piece_id(data: Buffer) -> bytes:
     return blake3(data, derive_key_context="dvk v1 placement piece").digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Ref:
+class Ref(Struct, frozen=True):
     """A run of whole blocks in a page pack."""
 
     pack: bytes
@@ -59,8 +58,7 @@ class Ref:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Locator:
+class Locator(Struct, frozen=True):
     """What stands under `l/`. `sections` has one reference for each leaf; `inline` their bytes, or is empty."""
 
     kind: int
@@ -206,16 +204,14 @@ def decode_blocks(data: Buffer, *, subject: str, limit: int = MAX_BYTES) -> byte
 # ---------------------------------------------------------------- sections
 
 
-@dataclass(frozen=True, slots=True)
-class External:
+class External(Struct, frozen=True):
     """Entry `entry` of a leaf has a locator of its own in that range."""
 
     entry: int
     ref: Ref
 
 
-@dataclass(frozen=True, slots=True)
-class SectionPlacement:
+class SectionPlacement(Struct, frozen=True):
     """The placement at the end of a section: chunks in the order of the leaf."""
 
     placement: Placement
@@ -224,8 +220,7 @@ class SectionPlacement:
     profile: str = ""  #: of the recipes in the section
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(Struct, frozen=True):
     """A decoded section."""
 
     leaf: bytes  #: empty for a file of one chunk

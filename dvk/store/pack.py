@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 from blake3 import blake3
+from msgspec import Struct
 
 from dvk.backend.contract import Buffer
 from dvk.errors import Corrupt, FormatError, NewerFormat
@@ -66,8 +66,7 @@ def pack_key(kind: PackKind, name: bytes) -> str:
     return f"{kind.prefix}/{digits[:2]}/{digits}"
 
 
-@dataclass(frozen=True, slots=True)
-class RecipeRow:
+class RecipeRow(Struct, frozen=True):
     """Says that `root` is the root page of the recipe of a file."""
 
     file: bytes
@@ -76,8 +75,7 @@ class RecipeRow:
     profile: str
 
 
-@dataclass(frozen=True)
-class Footer:
+class Footer(Struct, frozen=True, dict=True):
     """What a pack says of itself, as columns: m blocks, n chunks, r recipes.
 
     Attributes:
@@ -261,8 +259,7 @@ def format_footer(f: Footer) -> bytes:
     return head + b"".join(np.ascontiguousarray(c).tobytes() for c in columns)
 
 
-@dataclass(frozen=True, slots=True)
-class Trailer:
+class Trailer(Struct, frozen=True):
     """The last 64 bytes of a pack."""
 
     kind: PackKind

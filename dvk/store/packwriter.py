@@ -11,12 +11,12 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from itertools import groupby
 from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dvk.backend.contract import Buffer
 from dvk.ids import PackId, PageId
@@ -42,8 +42,7 @@ PutPack = Callable[[PackKind, PackId, list[Buffer]], None]
 Published = Callable[[PackKind, PackId, Footer], None]
 
 
-@dataclass(slots=True)
-class Written:
+class Written(Struct):
     """What has been stored so far."""
 
     new_chunks: int = 0

@@ -16,12 +16,12 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
+from msgspec import Struct
 
 from dvk.errors import Corrupt, NewerFormat
 from dvk.ids import ID_BYTES, PageId
@@ -63,8 +63,7 @@ def page_id(kind: ListKind, data: bytes | memoryview) -> PageId:
     return PageId(blake3(data, derive_key_context=kind.context).digest())
 
 
-@dataclass(frozen=True, slots=True)
-class PageRef:
+class PageRef(Struct, frozen=True):
     """What a parent says of a page."""
 
     id: PageId
@@ -74,8 +73,7 @@ class PageRef:
     first: bytes  #: listing: the first path below; recipe: empty
 
 
-@dataclass(frozen=True, slots=True)
-class Chunks:
+class Chunks(Struct, frozen=True):
     """Entries of a recipe: ids uint8[n, 32], lengths uint32[n]."""
 
     ids: U8
@@ -98,8 +96,7 @@ class Chunks:
         return cls(np.concatenate([p.ids for p in parts]), np.concatenate([p.lengths for p in parts]))
 
 
-@dataclass(frozen=True, slots=True)
-class Children:
+class Children(Struct, frozen=True):
     """Entries of a page above the leaves."""
 
     refs: tuple[PageRef, ...]
@@ -118,8 +115,7 @@ class Children:
 Body = Entries | Chunks | Children
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """A page, read and checked."""
 
     kind: ListKind

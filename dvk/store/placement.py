@@ -7,10 +7,10 @@ that reads (restore, fetch, push) takes it, whatever the backend.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dvk.backend.contract import Backend
 from dvk.errors import Corrupt
@@ -25,8 +25,7 @@ COALESCE_GAP_BYTES = 1 << 20
 MAX_RANGE_BYTES = 16 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Blocks:
+class Blocks(Struct, frozen=True):
     """m blocks: `packs` names them, the columns say where each lies. `offset` is that of the block header."""
 
     kind: PackKind
@@ -49,8 +48,7 @@ class Blocks:
         return int(self.offset[block]), BLOCK_HEADER.size + int(self.packed_len[block])
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(Struct, frozen=True):
     """n chunks in the order of their list: `block` uint32[n] into `blocks`, `offset` uint32[n] in the decoded block."""
 
     blocks: Blocks
@@ -58,8 +56,7 @@ class Placement:
     offset: U32
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(Struct, frozen=True):
     """A run of blocks of one pack that is read in one request."""
 
     key: str
@@ -98,8 +95,7 @@ def plan_ranges(
         yield Range(blocks.key(run[0]), start, end - start, tuple(run))
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(Struct, frozen=True):
     """A block as it lies in its pack."""
 
     codec: int
@@ -140,8 +136,7 @@ def read_blocks(backend: Backend, blocks: Blocks, wanted: Sequence[int]) -> dict
     return {b: decode_block(e.codec, e.payload, e.raw_len) for b, e in read_encoded(backend, blocks, wanted)}
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """Decoded bytes of a block from `begin` on."""
 
     data: bytes

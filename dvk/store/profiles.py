@@ -6,14 +6,14 @@ store files (`dvk.store.chunker`), and loading what that needs takes a twentieth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 DEFAULT_PROFILE: Final = "auto-64k"
 
 
-@dataclass(frozen=True)
-class GearRule:
+class GearRule(Struct, frozen=True):
     """One cut rule: sizes in bytes, and the mask whose bits must all be zero in the hash at a cut."""
 
     min_bytes: int
@@ -32,8 +32,7 @@ _CDC_64K: Final = GearRule(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(Struct, frozen=True):
     """How files are cut under one name."""
 
     rule: GearRule  #: of cuts by content

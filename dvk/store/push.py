@@ -20,7 +20,8 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from dvk import __version__
 from dvk.backend.contract import KeyMissing

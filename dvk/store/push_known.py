@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Container, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from dvk.errors import DataMissing, FormatError
 from dvk.ids import PageId
@@ -36,8 +36,7 @@ _CHUNKS_AT_ONCE = 65536
 _LEAVES_KEPT = 32
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(Struct, frozen=True):
     """The chunks of a file with its recipe; `root` is empty for a file of one chunk."""
 
     chunks: Chunks
@@ -45,8 +44,7 @@ class File:
     profile: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenLeaf:
+class OpenLeaf(Struct, frozen=True):
     """A leaf of a listing that no known section describes; for each entry its file, None where that is not needed."""
 
     ref: PageRef

@@ -17,11 +17,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
+from msgspec import Struct, field
 
 from dvk.backend.contract import KeyMissing
 from dvk.errors import DataMissing, DvkError, FormatError
@@ -48,8 +48,7 @@ RENEW_AFTER_S = 15 * 86400
 _CLOCKS_DIFFER_S = 86400
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(Struct, frozen=True):
     """For whom a push is.
 
     `unheard`: root texts that Git may not have told others of; asked only where a record is old.
@@ -59,8 +58,7 @@ class Owner:
     unheard: Callable[[], Collection[str]] = tuple
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(Struct, frozen=True):
     """A root to send, and earlier versions of the same path, nearest first, that the remote may know."""
 
     root: Root
@@ -68,8 +66,7 @@ class Version:
     name: str = ""
 
 
-@dataclass(slots=True)
-class Pushed:
+class Pushed(Struct):
     """What a push did, or would do when it was only planned."""
 
     covered: list[Version] = field(default_factory=list)  #: a live record holds them already
@@ -83,8 +80,7 @@ class Pushed:
     read_back_bytes: int = 0  #: of what was there before, where everything was to be read back
 
 
-@dataclass(slots=True)
-class Avoid:
+class Avoid(Struct):
     """What must not be relied on, since it was condemned, gone or retired when an attempt of this push looked."""
 
     packs: set[bytes] = field(default_factory=set)

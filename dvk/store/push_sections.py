@@ -7,9 +7,9 @@ folders, then the leaves of folders. Sections that the remote has already are re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import Struct, field
 
 from dvk.errors import DataMissing, FormatError, Refused
 from dvk.ids import ID_BYTES, PageId
@@ -30,8 +30,7 @@ _NESTED_INLINE_BYTES = 512 << 10
 _LEAVES_INLINE = 16
 
 
-@dataclass(slots=True)
-class _Draft:
+class _Draft(Struct):
     """A file's locator before its sections have references."""
 
     root: Root

@@ -14,11 +14,11 @@ and folding need no lock.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
+from msgspec import Struct, field
 
 from dvk.backend.contract import Backend, Buffer, KeyMissing
 from dvk.backend.local import LocalBackend
@@ -98,8 +98,7 @@ def _whole(ids: U8) -> npt.NDArray[np.bytes_]:
     return np.ascontiguousarray(ids).reshape(-1).view("S32")
 
 
-@dataclass(slots=True)
-class Marks:
+class Marks(Struct):
     """What versions need. `missing` are the ids of pages that are not here."""
 
     chunks: _Needed = field(default_factory=_Needed)
@@ -227,8 +226,7 @@ def _footer(store: Store, name: bytes, kind: PackKind) -> Footer | None:
 # ------------------------------------------------------------ what could go
 
 
-@dataclass(frozen=True, slots=True)
-class Pack:
+class Pack(Struct, frozen=True):
     """One pack of the store."""
 
     name: bytes
@@ -240,8 +238,7 @@ class Pack:
     young: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """What a store holds, and what of it is worth touching."""
 
     packs: tuple[Pack, ...]
@@ -302,8 +299,7 @@ def _times(backend: Backend, key: str) -> tuple[float, float]:
 # ------------------------------------------------------------ fold
 
 
-@dataclass(slots=True)
-class Copies:
+class Copies(Struct):
     """What `fold` has read from or written to packs that stay."""
 
     data: Safe = field(default_factory=Safe)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from blake3 import blake3
+from msgspec import Struct
 
 from dvk.errors import Corrupt, NewerFormat
 from dvk.ids import RecordId
@@ -26,8 +26,7 @@ _NONCE = re.compile(r"[0-9a-f]{32}")
 _KEYS = {"format", "store", "roots", "packs", "reused", "bases", "time", "writer", "nonce"}
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """An intent. All lists are sorted and without repeats."""
 
     store: str

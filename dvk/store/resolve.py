@@ -10,7 +10,8 @@ for by the footers of all packs (`search`): complete, slow, and announced.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dvk.backend.contract import Backend, KeyMissing
 from dvk.errors import Corrupt, DvkError, FormatError
@@ -34,8 +35,7 @@ __all__ = ["Leaf", "NotWhole", "Part", "RemoteContent", "Resolver"]
 _LEAVES_AT_ONCE = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(Struct, frozen=True):
     """A leaf of a folder, and for each entry its chunks, where its own locator lies, or None for what has no data."""
 
     entries: Entries

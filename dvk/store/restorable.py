@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
+from msgspec import field
 
 from dvk.backend.contract import KeyMissing
 from dvk.backend.disk import patiently
@@ -110,7 +110,6 @@ class Packs:
         self._meter.advance(bytes_=size)
 
 
-@dataclass(slots=True)
 class Seen(Found):
     """`Found`, of a remote: ABSENT only means that no record promises it. `unreachable`: only a search finds it."""
 

@@ -22,10 +22,10 @@ import fcntl
 import os
 import struct
 import sys
-from dataclasses import dataclass
 
 import numpy as np
 from blake3 import blake3
+from msgspec import Struct
 
 from dvk.backend.disk import WRITE_BYTES
 from dvk.store.names import I64, U8
@@ -44,8 +44,7 @@ class OldChanged(Exception):
     """The old file is not what its chunks say, or cannot be read; never leaves the store."""
 
 
-@dataclass(frozen=True, slots=True)
-class Old:
+class Old(Struct, frozen=True):
     """An open file and the chunks that it should consist of. Whoever is handed one closes it."""
 
     fd: int

@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 FILE, FOLDER = 1, 2  #: the kinds of root; the numbers are on disk (docs/format/locator.md)
 
 
-@dataclass(frozen=True, slots=True)
-class Root:
+class Root(Struct, frozen=True):
     """Something that a pointer names."""
 
     kind: int  #: FILE or FOLDER of `dvk.store.locator`

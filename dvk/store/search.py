@@ -10,9 +10,9 @@ local store has, and pages are found by their ids.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import Struct, field
 
 from dvk.backend.contract import KeyMissing
 from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, NewerFormat
@@ -30,8 +30,7 @@ class NotWhole(Corrupt):
     """What a remote has of a root is damaged, and no other copy of it is there: the footers were read, too."""
 
 
-@dataclass(slots=True)
-class Part:
+class Part(Struct):
     """Some of a root: entries in order, and for each what it consists of (None: no data, or not known here)."""
 
     entries: Entries

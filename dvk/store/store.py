@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dvk.backend.contract import Backend, KeyExists, KeyMissing
 from dvk.errors import DataMissing, DvkError, FormatError, NotOurs
@@ -35,8 +35,7 @@ _FILES_AT_ONCE = 1 << 16  # in one search; what it takes grows with them
 _RECIPES_TRIED = 8  # of one file; a stranger may have pushed any number of them
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
+class Where(Struct, frozen=True):
     """For n ids: `pack` int64[n] into `names` (-1: not here) and `row` int64[n] of that pack's footer."""
 
     names: tuple[tuple[bytes, PackKind], ...]

@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from blake3 import blake3
+from msgspec import Struct
 
 from dvk.backend.contract import Backend
 from dvk.errors import Corrupt, DataMissing
@@ -77,8 +77,7 @@ def stream(
         wait(jobs)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(Struct, frozen=True):
     data: list[memoryview]
     room: bytearray  #: where some of it lies
 

@@ -13,9 +13,10 @@ never lowered. dvk.json is one object that is replaced whole, and it is read bac
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
+
+from msgspec import Struct
 
 from dvk.errors import NotFound, NotOurs, RemoteError
 from dvk.store import descriptor as dvk_json
@@ -35,8 +36,7 @@ SINCE: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Upgrade:
+class Upgrade(Struct, frozen=True):
     """What a store may hold in addition."""
 
     store: str  #: its id

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dvk.backend.contract import KeyMissing
 from dvk.errors import FormatError
@@ -34,16 +34,14 @@ _NOBODY, _SHARED = -1, -2
 _PACK_KEY = re.compile(r"p/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 
 
-@dataclass(frozen=True, slots=True)
-class Owned:
+class Owned(Struct, frozen=True):
     """Chunks that one owner has and no other: their bytes as they were, and their share of the packed blocks."""
 
     raw_bytes: int
     stored_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class StoreTotals:
+class StoreTotals(Struct, frozen=True):
     """A store as a whole. Bytes of chunks are before encoding unless it says stored.
 
     Attributes:

@@ -13,10 +13,11 @@ a folder share pages and files, so each leaf is looked at once.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dvk.errors import Corrupt, DataMissing, DvkError, FormatError
 from dvk.ids import EMPTY_FILE, ID_BYTES, PageId
@@ -42,8 +43,7 @@ class State(StrEnum):
     LOST = "lost"  #: something of it was here and is damaged or gone
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(Struct, frozen=True):
     """A file that cannot be had: its path in the folder (empty for a file), or the first path of a lost page."""
 
     name: bytes
@@ -54,8 +54,7 @@ class Missing:
     saved: bool = False  #: all that it lacks is still in damaged packs, where `salvage` gets at it
 
 
-@dataclass(slots=True)
-class Found:
+class Found(Struct):
     """What was found of one version. Counts are of all; `missing` names the first `NAMED`, lost ones first."""
 
     state: State = State.WHOLE

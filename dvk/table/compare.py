@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.errors import TableError
 from dvk.table import memory
@@ -70,8 +71,7 @@ def compare(a: Table, b: Table, options: CompareOptions = _DEFAULTS, *, plan: Pl
         raise
 
 
-@dataclass(slots=True)
-class _Comparison:
+class _Comparison(Struct):
     a: Table
     b: Table
     options: CompareOptions

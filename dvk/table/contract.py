@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from msgspec import Struct, field
 
 from dvk.store.pages import Chunks
 
@@ -71,16 +71,14 @@ class Source(Protocol):
         """Give back descriptors and caches."""
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(Struct, frozen=True):
     """Something that the reader of a result has to know; `code` is stable."""
 
     code: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(Struct, frozen=True):
     """A column as the file declares it. Two may share a name: `occurrence` tells them apart (0 for the first).
 
     `mark` stands between a repeated name and its number, and is such that labels of a table are never equal.
@@ -123,8 +121,7 @@ def columns_of(fields: Iterable[tuple[str, pa.DataType, bool]]) -> tuple[Column,
     return tuple(out)
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(Struct, frozen=True):
     """A run of rows of one table: [first, first + rows)."""
 
     first: int
@@ -186,8 +183,7 @@ class Table(Protocol):
         """Close the source too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Aligned:
+class Aligned(Struct, frozen=True):
     """Rows that correspond one to one by position, because the other columns of both runs are the same bytes.
 
     `a` and `b` have the same number of rows; `columns` are pairs (index in A, index in B) that may differ.
@@ -198,8 +194,7 @@ class Aligned:
     columns: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """What has to be read to compare two tables; everything else is equal, row for row, as a bag, on both sides.
 
     `level`: `L0` same file, `L1` shared chunks of a text, `L2` shared column chunks, `L3` segment index, `L4`
@@ -222,8 +217,7 @@ class Plan:
         return cls("L4", (Region(0, a.count_rows()),), (Region(0, b.count_rows()),))
 
 
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
+class ReadOptions(Struct, frozen=True):
     """How text is read. `None` means: as the file itself says, by strict rules, never by a guess on values."""
 
     format: str | None = None
@@ -236,8 +230,7 @@ class ReadOptions:
     temp_dir: bytes | None = None  # for what has to be expanded first; by default where the system keeps such files
 
 
-@dataclass(frozen=True, slots=True)
-class Tolerance:
+class Tolerance(Struct, frozen=True):
     """|a - b| <= max(absolute, relative * max(|a|, |b|)); `columns` override both by label."""
 
     absolute: float = 0.0

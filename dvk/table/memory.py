@@ -7,7 +7,8 @@ on their way from two readers, windows of both sides, rows that are kept, and wh
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _FALLBACK_BYTES = 2 << 30  # where the system does not say
 _BASE_BYTES = 240 << 20  # of a process that has loaded all it needs
@@ -15,8 +16,7 @@ _LEAST_ENGINE_BYTES = 64 << 20
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """In bytes: `engine` its own limit, `look_ahead` windows of both sides together, `kept` rows of one side."""
 
     engine: int

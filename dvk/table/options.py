@@ -8,7 +8,7 @@ strict ones: exact values, every column, every row, a key only where the file or
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from dvk.errors import UsageError
 from dvk.table.contract import Tolerance
@@ -22,8 +22,7 @@ KEY_SOURCES = ("option", "config")
 LEAST_MEMORY_BYTES = 640 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompareOptions:
+class CompareOptions(Struct, frozen=True, kw_only=True):
     """What `dvk.table.compare.compare` is asked.
 
     Identity:

@@ -13,10 +13,10 @@ holds numbers and a temporary file, not rows.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
+from msgspec import Struct
 
 from dvk.table.contract import Column, Notice
 
@@ -39,8 +39,7 @@ __all__ = [
 FORMAT = "dvk.table-diff/1"
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(Struct, frozen=True):
     """One of the two versions."""
 
     label: str
@@ -49,8 +48,7 @@ class Side:
     id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """How rows were identified, and what was seen of it.
 
     `source`: `option`, `config` (dvk.toml), `file`, `inferred` or `none`. `align`: `key`, or without a key `sequence`,
@@ -68,8 +66,7 @@ class Key:
     samples: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SchemaChange:
+class SchemaChange(Struct, frozen=True):
     """`kind`: `added`, `removed`, `renamed`, `retyped`, `reordered`, `nullability` or `format`.
 
     `score`: of a rename that was inferred, the share of equal values.
@@ -81,8 +78,7 @@ class SchemaChange:
     score: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RowCounts:
+class RowCounts(Struct, frozen=True):
     """Rows of each side and what became of them.
 
     a = removed + modified + unchanged, b = added + modified + unchanged; moved rows are among the unchanged.
@@ -101,8 +97,7 @@ class RowCounts:
         return not (self.added or self.removed or self.modified or self.moved)
 
 
-@dataclass(frozen=True, slots=True)
-class Movement:
+class Movement(Struct, frozen=True):
     """Of a numeric column over the modified cells: differences new - old, as float64.
 
     Between integers and between decimals each difference is exact before it is rounded to float64; numbers in texts are
@@ -115,8 +110,7 @@ class Movement:
     largest_fall: float
 
 
-@dataclass(frozen=True, slots=True)
-class Distribution:
+class Distribution(Struct, frozen=True):
     """Of one column on one side, over all rows: exact counts, approximate quantiles and distinct values."""
 
     rows: int
@@ -130,8 +124,7 @@ class Distribution:
     top: tuple[tuple[Any, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ColumnChange:
+class ColumnChange(Struct, frozen=True):
     """What changed in one column, over rows that are on both sides."""
 
     name: str
@@ -146,8 +139,7 @@ class ColumnChange:
     after: Distribution | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Struct, frozen=True):
     """What the answer took. `level`: see `dvk.table.contract.Plan`."""
 
     level: str
@@ -158,8 +150,7 @@ class Cost:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class RowChange:
+class RowChange(Struct, frozen=True):
     """One row. `kind`: `added`, `removed`, `modified` or `moved`.
 
     Rows are counted from 0 as in the file, the header not counted. `key`: label -> value; `cells`: label -> (old, new)

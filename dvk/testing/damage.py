@@ -22,11 +22,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from unittest import mock
 
 import numpy as np
 from blake3 import blake3
+from msgspec.structs import replace
 
 from dvk.backend.local import LocalBackend
 from dvk.commands.add import add

@@ -19,11 +19,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from blake3 import blake3
+from msgspec.structs import replace
 
 from dvk.backend.contract import Backend
 from dvk.backend.memory import MemoryBackend

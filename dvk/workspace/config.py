@@ -19,7 +19,8 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dvk.backend.settings import RemoteSettings
 from dvk.backend.text import printable
@@ -52,24 +53,21 @@ _LONG_KEY = re.compile(f"(?:{_PART}){{{_MAX_PARTS}}}")
 _CONFLICT = re.compile(r"^(?:<<<<<<< |>>>>>>> |\|\|\|\|\|\|\| |=======$)", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Where a value came from: its scope, and the file or variable, for people."""
 
     scope: Scope
     place: str
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(Struct, frozen=True):
     """A setting and where it came from; sizes are in bytes."""
 
     value: Setting
     origin: Origin
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteConfig:
+class RemoteConfig(Struct, frozen=True):
     """A remote as it is configured. `origin` of the URL decides whether it must be trusted first."""
 
     name: str
@@ -78,24 +76,21 @@ class RemoteConfig:
     settings: RemoteSettings
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileRule:
+class ProfileRule(Struct, frozen=True):
     """`[[profile.path]]`: paths that match are cut by another profile."""
 
     pattern: str
     profile: str
 
 
-@dataclass(frozen=True, slots=True)
-class TableRule:
+class TableRule(Struct, frozen=True):
     """`[[table]]`: the key columns of the tables that match."""
 
     path: str
     key: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigFiles:
+class ConfigFiles(Struct, frozen=True):
     """The three files; each may be missing."""
 
     repo: bytes
@@ -116,8 +111,7 @@ class ConfigFiles:
         return {"repo": self.repo, "user": self.user, "local": self.local}[scope]
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(Struct, frozen=True):
     """All settings, each from the strongest place that has it."""
 
     files: ConfigFiles
@@ -221,8 +215,7 @@ class Config:
         return next((rule.key for rule in self.table_rules if _matches(rule.path, path)), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """What one file says."""
 
     values: Mapping[str, Value]

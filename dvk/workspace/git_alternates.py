@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ast
 import os
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dvk.errors import DvkError
 from dvk.store.names import show
@@ -20,8 +21,7 @@ _MAX_DEPTH = 5  # as in Git
 _OWN = ("GIT_DIR", "GIT_WORK_TREE")
 
 
-@dataclass(slots=True)
-class Alternates:
+class Alternates(Struct):
     """Git common directories, the nearest first, and what is wrong with others."""
 
     common_dirs: list[bytes] = field(default_factory=list)

@@ -21,8 +21,9 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from dvk.backend.disk import OPEN_DIR, storage_error
 from dvk.errors import DvkError
@@ -86,8 +87,7 @@ DRIVER_COMMAND = (
 Place = Literal["file", "block", "config", "none"]
 
 
-@dataclass(frozen=True, slots=True)
-class Hook:
+class Hook(Struct, frozen=True):
     """One hook: where ours is, and what keeps it from being there."""
 
     name: str

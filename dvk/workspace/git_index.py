@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dvk.store.names import show
 from dvk.workspace.git_objects import FILE_MODES, BlobId, CommitId
@@ -20,8 +21,7 @@ from dvk.workspace.pointer import SUFFIX, is_pointer_name
 ALL_POINTERS = b":(top,glob)**/*.dvk"
 
 
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
+class IndexEntry(Struct, frozen=True):
     """One row of the Git index. Stage 0 is staged; 1, 2, 3 are base, ours and theirs of a conflict."""
 
     path: bytes
@@ -29,8 +29,7 @@ class IndexEntry:
     oid: BlobId
 
 
-@dataclass(frozen=True, slots=True)
-class StagedChange:
+class StagedChange(Struct, frozen=True):
     """A pointer whose index differs from HEAD; None on the side that does not have it."""
 
     path: bytes

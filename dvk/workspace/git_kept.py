@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dvk.backend.text import printable
 from dvk.errors import Unsafe
@@ -101,8 +102,7 @@ def commits(program: GitProgram, top: bytes, revs: Sequence[str]) -> Iterator[tu
         yield CommitId(commit), int(time), [CommitId(p) for p in parents]
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(Struct, frozen=True):
     """What Git's remotes have now: of what is here the commits or tags, of the rest the names."""
 
     branches: tuple[CommitId, ...] = ()

@@ -15,8 +15,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from dvk.errors import NotFound, UsageError
 from dvk.store.names import show
@@ -33,8 +34,7 @@ _SETTINGS = ("-c", "log.showRoot=true", "-c", "log.follow=false", "-c", "diff.re
 _UNKNOWN_REV = re.compile(r"unknown revision|bad revision|Invalid (?:symmetric difference )?revision|bad object")
 
 
-@dataclass(frozen=True, slots=True)
-class PointerVersion:
+class PointerVersion(Struct, frozen=True):
     """`path` has content `oid` since `commit`; None: the commit removed it."""
 
     commit: CommitId
@@ -42,8 +42,7 @@ class PointerVersion:
     oid: BlobId | None
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Struct, frozen=True):
     """One step in the history of a path. `date` is None where the commit has an impossible one."""
 
     id: CommitId
@@ -81,8 +80,7 @@ def path_history(program: GitProgram, top: bytes, path: bytes, rev: str) -> Iter
                 yield Commit(CommitId(commit), author, email, _date(date), subject, oid)
 
 
-@dataclass(frozen=True, slots=True)
-class Tagged:
+class Tagged(Struct, frozen=True):
     """What a path was at a commit that tags name; the newest of these tags first."""
 
     names: tuple[str, ...]

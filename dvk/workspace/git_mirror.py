@@ -22,9 +22,9 @@ import selectors
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from blake3 import blake3
+from msgspec import Struct
 
 from dvk.backend.locate import RemoteUrl
 from dvk.backend.text import printable, redact
@@ -61,8 +61,7 @@ _NO_SUCH = (b"not appear to be a git repo", b"epository not found", b"not found"
 _BUSY_LOCK = b".lock': File exists"
 
 
-@dataclass(frozen=True, slots=True)
-class GitUrl:
+class GitUrl(Struct, frozen=True):
     """A checked URL. `str()` gives what git gets, which for USER@HOST:PATH is another place than its ssh:// form."""
 
     text: str

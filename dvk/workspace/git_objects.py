@@ -21,9 +21,10 @@ import subprocess
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import NewType, Protocol
+
+from msgspec import Struct
 
 from dvk.backend.text import printable
 from dvk.errors import DataMissing, FormatError, UsageError
@@ -39,8 +40,7 @@ FILE_MODES = frozenset({0o100644, 0o100755, 0o100664})  # the third in very old 
 TREE_MODE = 0o040000
 
 
-@dataclass(frozen=True, slots=True)
-class TreeEntry:
+class TreeEntry(Struct, frozen=True):
     """One name in a commit: a file, link (mode 120000), folder (40000) or submodule (160000)."""
 
     path: bytes  #: from the top of the work tree

@@ -22,8 +22,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import IO
+
+from msgspec import Struct
 
 from dvk.backend.text import printable, redact
 from dvk.errors import Busy, DvkError, NotFound, Refused, StorageError, StorageFull
@@ -71,8 +72,7 @@ class GitFailed(DvkError):
     kind = "git"
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Struct, frozen=True):
     """What one run of git left behind."""
 
     code: int
@@ -85,12 +85,14 @@ class Finished:
         return self.code == 0
 
 
-@dataclass(frozen=True, slots=True)
-class GitProgram:
+class GitProgram(Struct, frozen=True):
     """The git program at `path`, run with `environ`. Safe from many threads."""
 
     path: str
-    environ: Mapping[str, str] = field(repr=False)
+    environ: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"GitProgram({self.path!r})"  # what the environment holds is nobody's business
 
     @classmethod
     def find(cls, environ: Mapping[str, str], *, outside: bytes | None) -> GitProgram | None:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import pygit2
+from msgspec import Struct
 
 from dvk.backend.text import redact
 from dvk.errors import NotARepository, NotFound
@@ -31,8 +31,7 @@ from dvk.workspace.git_objects import (
 from dvk.workspace.git_program import foreign_owner
 
 
-@dataclass(frozen=True, slots=True)
-class Discovered:
+class Discovered(Struct, frozen=True):
     """Where a repository lies; `top` is None for a bare one."""
 
     top: bytes | None

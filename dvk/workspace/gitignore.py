@@ -15,7 +15,8 @@ That the answers are Git's own is tested against `git check-ignore`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _CLASSES = {
     b"alnum": rb"0-9A-Za-z",
@@ -37,8 +38,7 @@ class _Never(Exception):
     """A pattern that Git matches with nothing: an open bracket, a backslash at the end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(Struct, frozen=True):
     """One line of an ignore file. `anchored`: of the whole path; otherwise of its last component."""
 
     regex: re.Pattern[bytes]

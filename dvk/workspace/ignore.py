@@ -20,7 +20,8 @@ import os
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dvk.backend.disk import OPEN_DIR, storage_error
 from dvk.errors import FormatError
@@ -196,8 +197,7 @@ def _lines(text: bytes) -> list[bytes]:
     return [part + b"\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
 
 
-@dataclass(frozen=True, slots=True)
-class IgnoreRules:
+class IgnoreRules(Struct, frozen=True):
     """What tracked folders leave out: `.dvkignore` over a small built-in list. The last line that matches decides."""
 
     patterns: tuple[Pattern, ...] = ()

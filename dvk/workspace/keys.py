@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
+
+from msgspec import Struct
 
 from dvk.backend.text import printable, redact
 from dvk.errors import FormatError, UsageError
@@ -55,8 +56,7 @@ _MAX_TEXT = 2048
 _MAX_COUNT = 86_400
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """One setting: what it is called, what it may be, where it may stand."""
 
     name: str  #: `remote.<name>.url` stands for one key a remote

@@ -21,11 +21,11 @@ import errno
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dvk.backend.disk import write_all
 from dvk.errors import ChangedWhileRead, DvkError, NotFound, Refused, StorageError, StorageFull
@@ -45,8 +45,7 @@ _SECOND_NS = 1_000_000_000
 _BACK_NS = 20 * _MILLISECOND_NS  # more than the slowest kernel tick, as which a later write is stamped
 
 
-@dataclass(frozen=True, slots=True)
-class _Writing:
+class _Writing(Struct, frozen=True):
     """A file between `create` and `finish`; its directory's handle is held."""
 
     path: bytes
@@ -56,8 +55,7 @@ class _Writing:
     temp: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(Struct, frozen=True):
     """What a checkout did, in files and links."""
 
     written: int
@@ -65,8 +63,7 @@ class Tally:
     deleted: int
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True):
     """The entries that are in step after a checkout, for `StatCache.of`.
 
     Attributes:

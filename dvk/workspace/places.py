@@ -18,9 +18,9 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from blake3 import blake3
+from msgspec import Struct
 
 from dvk.backend.disk import storage_error
 from dvk.errors import Busy, Refused
@@ -33,8 +33,7 @@ NO_LOCKS = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSY
 _MAX_WAIT_S = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(Struct, frozen=True):
     """Folders of one workspace; they need not exist yet."""
 
     state_dir: bytes  #: of this worktree: stat cache, selection

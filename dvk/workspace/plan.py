@@ -12,11 +12,11 @@ and lets `--dry-run` print the same decisions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dvk.errors import DvkError, Refused
 from dvk.ids import ID_BYTES
@@ -34,8 +34,7 @@ _BLOCK = 4096
 _IN_FLIGHT = 4  # big files that are written at the same time, at most
 
 
-@dataclass(frozen=True, slots=True)
-class CheckoutPlan:
+class CheckoutPlan(Struct, frozen=True):
     """What to do with the entries of `target`, and with what `scan` found in their place.
 
     `write`, `links`, `modes` and `mkdirs` are positions in `target`; `deletes` are positions in `scan`.

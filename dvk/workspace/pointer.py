@@ -15,8 +15,9 @@ own name is the only place that it can speak about.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal, NoReturn
+
+from msgspec import Struct
 
 from dvk.errors import FormatError, NewerFormat, UsageError
 from dvk.ids import EMPTY_FILE, parse_hex
@@ -38,8 +39,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _RESTORE = "take it as it was committed (`git checkout HEAD -- FILE.dvk`), or `dvk add` the data again"
 
 
-@dataclass(frozen=True, slots=True)
-class Pointer:
+class Pointer(Struct, frozen=True):
     """What a pointer says. `id` is a FileId or, for a folder, the PageId of its listing's root."""
 
     kind: Literal["file", "dir"]

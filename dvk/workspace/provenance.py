@@ -12,7 +12,8 @@ specified in `docs/format/pointer.md`; they came with the repository, so `update
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dvk.backend.origin import Mark
 from dvk.errors import FormatError, Refused
@@ -26,8 +27,7 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 Lines = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FromRepo:
+class FromRepo(Struct, frozen=True):
     """A tracked path, or a part of one, of another repository."""
 
     repo: str
@@ -49,8 +49,7 @@ class FromRepo:
         return f"{self.repo} {self.rev or 'HEAD'}:{show(self.path)}"
 
 
-@dataclass(frozen=True, slots=True)
-class FromUrl:
+class FromUrl(Struct, frozen=True):
     """An object, or a folder of them, at a URL."""
 
     url: str

@@ -19,8 +19,9 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from itertools import islice
+
+from msgspec import Struct
 
 from dvk.backend.disk import OPEN_DIR, storage_error
 from dvk.errors import DvkError, NotARepository, NotFound, Refused, StorageError, UsageError
@@ -50,8 +51,7 @@ _GROUP = 500
 Found = tuple[bytes, Pointer | DvkError]
 
 
-@dataclass(frozen=True)
-class Workspace:
+class Workspace(Struct, frozen=True):
     """One work tree or plain folder. Safe to use from many threads; `lock` is what keeps writers apart."""
 
     top: bytes  #: absolute, without links
@@ -60,7 +60,10 @@ class Workspace:
     common_dir: bytes  #: dvk's folder of all worktrees of the repository
     store_dir: bytes  #: the local store
     config: Config
-    environ: Mapping[str, str] = field(repr=False)
+    environ: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"Workspace({self.top!r})"  # what the environment holds is nobody's business
 
     @classmethod
     def discover(cls, start: str, *, environ: Mapping[str, str], store: str | None = None) -> Workspace:

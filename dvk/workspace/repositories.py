@@ -13,9 +13,9 @@ import json
 import os
 import re
 import secrets
-from dataclasses import dataclass
 
 from blake3 import blake3
+from msgspec import Struct
 
 from dvk.backend.disk import OPEN_DIR, make_durable_dirs, translate
 from dvk.backend.local import LocalBackend
@@ -30,8 +30,7 @@ _IDENTITY = b"repository"
 _MAX_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(Struct, frozen=True):
     """A repository that uses a store. `key` is empty where the store lies in its own Git folder."""
 
     path: bytes  #: the common Git folder, or the plain folder

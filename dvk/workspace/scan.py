@@ -20,12 +20,12 @@ import stat
 import sys
 from array import array
 from bisect import bisect_left
-from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from operator import attrgetter
 from typing import Protocol
 
 import numpy as np
+from msgspec import Struct, field
 
 from dvk.errors import ChangedWhileRead, DvkError, FormatError, NotFound, Refused, StorageError
 from dvk.events import Meter, OnEvent, ignore
@@ -101,8 +101,7 @@ def scan_folder(root_fd: int, path: bytes, rules: Ignores | None = None, *, on_e
         return walk.result()
 
 
-@dataclass(slots=True)
-class _Frame:
+class _Frame(Struct):
     """A directory whose entries wait to be put out, in order."""
 
     prefix: bytes  #: path relative to the folder with a slash, b"" for the folder itself
@@ -113,8 +112,7 @@ class _Frame:
     cut: int = 0  #: how many cuts are done
 
 
-@dataclass(slots=True)
-class _Walk:
+class _Walk(Struct):
     dirs: DirHandles
     top: bytes
     rules: Ignores | None

@@ -24,10 +24,10 @@ import os
 import secrets
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct, field
 from xxhash import xxh3_64_hexdigest
 
 from dvk.errors import FormatError, NewerFormat, StorageError, StorageFull
@@ -43,8 +43,7 @@ _HINT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Selected:
+class Selected(Struct, frozen=True):
     """What of one folder was asked for: everything, or what lies at or below some paths inside it.
 
     Attributes:
@@ -88,8 +87,7 @@ class Selected:
         return Selected(normal_prefixes((*self.prefixes, prefix)))
 
 
-@dataclass(slots=True)
-class Selection:
+class Selection(Struct):
     """What was asked for of each tracked folder of a worktree. Change it inside `edit`."""
 
     folders: dict[bytes, Selected] = field(default_factory=dict)

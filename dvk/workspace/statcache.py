@@ -25,12 +25,13 @@ import os
 import secrets
 import struct
 import time
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
+from msgspec import Struct
+from msgspec.structs import replace
 from xxhash import xxh3_128, xxh3_128_digest
 
 from dvk.backend.disk import is_passing, storage_error
@@ -59,16 +60,14 @@ _SECOND_NS = 1_000_000_000
 _STALE_TEMP_S = 3600
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
+class Clock(Struct, frozen=True):
     """The time by a filesystem's own clock, and the filesystem (`st_dev`) that was asked."""
 
     now_ns: int
     device: int
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(Struct, frozen=True):
     """What a cache knows about a scan.
 
     Attributes:
@@ -106,8 +105,7 @@ def cache_file(state_dir: bytes, path: bytes) -> bytes:
     return os.path.join(state_dir, b"stat", blake3(path).hexdigest().encode())
 
 
-@dataclass(frozen=True, slots=True)
-class StatCache:
+class StatCache(Struct, frozen=True):
     """The entries of one tracked path when they were last read.
 
     Attributes:

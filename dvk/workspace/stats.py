@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from dvk.errors import DvkError
 from dvk.store.names import I64, U8, Names
@@ -26,8 +26,7 @@ TEMP_NAME = re.compile(
 _LIMIT = (1 << 63) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(Struct, frozen=True):
     """What the filesystem says of n entries; together it tells an unchanged file from a changed one.
 
     Attributes:
@@ -51,8 +50,7 @@ class Stats:
         return self.sizes.item(i), self.mtime_ns.item(i), self.ctime_ns.item(i), self.inodes.item(i)
 
 
-@dataclass(frozen=True, slots=True)
-class Scan:
+class Scan(Struct, frozen=True):
     """The entries of a folder, ascending by the bytes of the whole path; of a file one entry named b"".
 
     Attributes:

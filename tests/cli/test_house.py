@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import pathlib
 import re
 import subprocess
 
@@ -19,6 +20,14 @@ def test_every_verb_loads_and_explains_itself_in_one_line() -> None:
         assert first.endswith(".") and len(first) < 80, row
         group, nested, _ = row.words.rpartition(" ")
         assert not nested or app.GROUPS[group], row
+
+
+def test_no_start_makes_a_dataclass() -> None:
+    """Each costs half a millisecond (docs/design/015-records.md); records are `msgspec.Struct`s."""
+    package = pathlib.Path(ROOT) / "dvk"
+    product = [p for p in package.rglob("*.py") if package / "testing" not in p.parents]
+    assert len(product) > 200
+    assert [str(p) for p in product if re.search(r"^\s*(from|import) dataclasses\b", p.read_text(), re.M)] == []
 
 
 def test_a_script_is_quiet_when_all_is_well_and_says_everything_when_not() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 from typing import Any
 
 import pyarrow as pa
+from msgspec.structs import replace
 
 from dvk.commands.diff_result import DiffResult, Item, PathDiff
 from dvk.table.contract import Column

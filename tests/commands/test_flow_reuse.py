@@ -7,12 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flowkit import Flow, noise
+from msgspec.structs import replace
 
 from dvk.commands.tracked import look
 from dvk.errors import StorageError

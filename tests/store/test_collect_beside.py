@@ -6,11 +6,11 @@ import shutil
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from collectkit import EAGER, NOW, A, B, C, collect, collector, everything_small, kept, three_versions
+from msgspec.structs import replace
 from synckit import (
     Around,
     Before,

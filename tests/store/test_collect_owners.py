@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from collectkit import EAGER, NOW, A, B, C, collect, collector, everything_small, kept, records, three_versions
+from msgspec.structs import replace
 from synckit import (
     Remote,
     add_file,

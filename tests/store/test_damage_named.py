@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 import synckit as kit
 import xxhash
 import zstandard
+from msgspec.structs import replace
 from storekit import b3
 from synckit import Around, Heard, Remote, add_file, add_folder, check_honest, chunks, new_store, send
 

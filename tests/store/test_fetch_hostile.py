@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import synckit as kit
 import xxhash
+from msgspec.structs import replace
 from storekit import b3, keys
 from synckit import Around, Heard, Remote, add_file, add_folder, check_honest, chunks, new_store, send
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import synckit as kit
+from msgspec.structs import replace
 from storekit import keys
 from synckit import Around, Heard, Remote, add_file, add_folder, arrives, chunks, new_store, send
 

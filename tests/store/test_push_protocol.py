@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import synckit as kit
+from msgspec.structs import replace
 from storekit import b3, keys, put_pack
 from synckit import Around, Before, Remote, add_file, add_folder, arrives, chunks, dvk_error, new_store, send
 

@@ -7,12 +7,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from storekit import Folder, add, b3, column, get, keys, make_pack, noise, put_pack, words
 
 from dvk.backend.contract import Backend

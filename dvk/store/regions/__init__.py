@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from struct import error as StructError
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dvk.store.codec import MAGIC_BYTES, Hint, magic_is_incompressible
 from dvk.store.gear import I64
@@ -50,8 +50,7 @@ _FORMATS: Final[tuple[tuple[Callable[[bytes], bool], _Split], ...]] = (
 _LIES: Final = (Doubt, StructError, ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError)
 
 
-@dataclass(frozen=True, slots=True)
-class Regions:
+class Regions(Struct, frozen=True):
     """n regions that cover a file; each ends where the next one starts.
 
     Attributes:

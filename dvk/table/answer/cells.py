@@ -11,13 +11,13 @@ Rows are paired by now; their full values are compared a column at a time. A cel
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from decimal import Context, Decimal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Struct, field
 from pyarrow import types as T
 
 from dvk.table.answer.fetch import Fetch
@@ -42,8 +42,7 @@ _TOP_CELLS = 1_000_000
 _TOP_PAIRS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """One column of some pairs of rows, bool[n] each: `changed` really, `within` tolerance, `formatting` among changed.
 
     `old` and `new` are comparable values, of a form or each of its own.
@@ -55,8 +54,7 @@ class Difference:
     new: pa.Array
 
 
-@dataclass(slots=True)
-class _Sums:
+class _Sums(Struct):
     changed: int = 0
     within: int = 0
     formatting: int = 0
@@ -69,8 +67,7 @@ class _Sums:
     settled: bool = False  #: whether the most frequent pairs are chosen
 
 
-@dataclass(frozen=True, slots=True)
-class Judge:
+class Judge(Struct, frozen=True):
     """Says which cells of paired rows differ."""
 
     matched: Match

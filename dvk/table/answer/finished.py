@@ -8,12 +8,12 @@ numbers), or by position.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from msgspec import Struct
 from pyarrow import types as T
 
 from dvk.errors import UsageError
@@ -30,8 +30,7 @@ _CHUNK_ROWS = 2048
 _BATCH_ROWS = 1 << 14
 
 
-@dataclass(slots=True, kw_only=True)
-class Finished:
+class Finished(Struct, kw_only=True):
     """See `dvk.table.result.TableDiff`."""
 
     a: Side
@@ -43,10 +42,10 @@ class Finished:
     notices: tuple[Notice, ...]
     complete: bool = True
 
-    engine: Engine = field(repr=False)
-    tables: tuple[Table, Table] = field(repr=False)
-    fetch: tuple[Fetch, Fetch] = field(repr=False)
-    judge: Judge = field(repr=False)
+    engine: Engine
+    tables: tuple[Table, Table]
+    fetch: tuple[Fetch, Fetch]
+    judge: Judge
     key_pairs: tuple[int, ...] = ()
     level: str = "L4"
     rows_skipped: int = 0

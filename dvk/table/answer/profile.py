@@ -6,9 +6,8 @@ memory bounded. A column of text counts as numbers if nearly all of its values a
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pyarrow as pa
+from msgspec.structs import replace
 from pyarrow import types as T
 
 from dvk.table.engine import Engine

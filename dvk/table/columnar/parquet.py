@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from msgspec import Struct
 
 from dvk.errors import TableError
 from dvk.table.broken import broken
@@ -33,16 +33,14 @@ _WINDOW_BYTES = 1 << 20
 _MAX_RUN_ROWS = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class RowGroup:
+class RowGroup(Struct, frozen=True):
     """`first`: number of its first row."""
 
     first: int
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(Struct, frozen=True):
     """A leaf of a column in a row group: its bytes [start, start + length), dictionary included, and what is stated.
 
     Two leaves of the same form whose `facts` and bytes are equal hold equal values.

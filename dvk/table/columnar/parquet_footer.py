@@ -12,10 +12,10 @@ The footer is one Thrift structure (`dvk.store.regions.thrift`); unknown fields 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from dvk.errors import TableError
 from dvk.store.names import I64
@@ -33,8 +33,7 @@ _DATA_PAGES: Final = (0, 3)
 _DICTIONARY_ENCODINGS: Final = (2, 8)
 
 
-@dataclass(frozen=True, slots=True)
-class Footer:
+class Footer(Struct, frozen=True):
     """n row groups of m leaves, and `rows` of the file as it states them.
 
     int64[n]: `group_rows`. int64[n, m]: `starts` and `lengths` of the bytes of a leaf, its dictionary included,

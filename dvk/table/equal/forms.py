@@ -21,9 +21,9 @@ What has no common form is never equal, except that null equals null.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pyarrow as pa
+from msgspec import Struct
 from pyarrow import types as T
 
 from dvk.errors import TableError
@@ -34,8 +34,7 @@ INTEGER_DIGITS = {1: 3, 2: 5, 4: 10, 8: 20}
 SCALES = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 
 
-@dataclass(frozen=True, slots=True)
-class Equality:
+class Equality(Struct, frozen=True):
     """The user's choices about equality of values. `null_values` are for text without types (CSV) only."""
 
     null_values: tuple[str, ...] = ()
@@ -45,8 +44,7 @@ class Equality:
     float_bits: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(Struct, frozen=True):
     """What both sides of a column are brought into. `type` is that of the flat array.
 
     `kind`: `null`, `bool`, `int`, `uint`, `decimal`, `float`, `number` (integers against floats), `bigdecimal`, `text`,

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Struct
 from pyarrow import types as T
 
 from dvk.errors import TableError
@@ -39,8 +39,7 @@ _EXACTLY = re.compile(r"(?i)^_?(id|key|uuid|guid|pk|_id|rowid|index)$")
 _LIKE = re.compile(r"(?i)(^|[_\-. ])(id|key|uuid|guid|pk|code|no|nr|number)$|[a-z](Id|ID|Key|Uuid|UUID)$")
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenKey:
+class ChosenKey(Struct, frozen=True):
     """`source`: `option`, `config`, `file`, `inferred` or `none`; `columns`: pairs of the match."""
 
     source: str

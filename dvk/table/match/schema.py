@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
+from msgspec import Struct
 
 from dvk.errors import TableError
 from dvk.table.contract import Column
@@ -30,8 +30,7 @@ from dvk.table.walk.chain import heaviest_chain
 _SHOWN = 12  # labels in a message
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(Struct, frozen=True):
     """A column that is on both sides. `form` is None where no two values of it can be equal."""
 
     a: Column
@@ -49,8 +48,7 @@ class Pair:
         return self.a.identity != self.b.identity
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(Struct, frozen=True):
     """Corresponding columns in the order of B, and those that one side has alone; left out ones are in neither."""
 
     pairs: tuple[Pair, ...]

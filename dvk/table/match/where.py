@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from msgspec import Struct
 from pyarrow import types as T
 
 from dvk.errors import TableError, UsageError
@@ -36,8 +36,7 @@ _NUMBERS = ("INTEGER", "BIGINT", "HUGEINT", "DECIMAL", "DOUBLE", "FLOAT", "NUMER
 _EMPTY = ("EMPTY", None)
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
+class Where(Struct, frozen=True):
     """A checked expression; columns are numbers of pairs: `p0`, `p1`, ..."""
 
     text: str

@@ -14,10 +14,10 @@ rows that went in, and an independent count of each key must agree; else there i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 import pyarrow as pa
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.errors import TableError
 from dvk.table.engine import Engine
@@ -30,8 +30,7 @@ KINDS = ("removed", "added", "modified", "moved")
 _KIND = f"case when br is null then {REMOVED} when ar is null then {ADDED} else {MODIFIED} end kind"
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(Struct, frozen=True):
     """Of the left-over rows: pairs of equal rows, and how many rows of each kind are in `changed`."""
 
     same: int = 0

@@ -7,11 +7,11 @@ skips are not read. What comes out is a table `changed` in the engine and number
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from msgspec import Struct, field
 
 from dvk.errors import TableError
 from dvk.table.answer.kept import Kept
@@ -38,8 +38,7 @@ _STREAM = 0.05  # of an aligned part; when more rows of it differ, it is read in
 _TAKE_ROWS = 1 << 14
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pairing:
+class Pairing(Struct, frozen=True, kw_only=True):
     """How rows were paired. `same`: pairs of equal rows, those that were skipped included; `counts`: of the others.
 
     `rows`: of A and B, those that take part. `checked`, `duplicates`, `nulls`: see `dvk.table.result.Key`;
@@ -59,8 +58,7 @@ class Pairing:
     notices: tuple[Notice, ...] = ()
 
 
-@dataclass(slots=True, kw_only=True)
-class Pairer:
+class Pairer(Struct, kw_only=True):
     """Pairs rows by one key (`chosen`), or without."""
 
     engine: Engine
@@ -279,8 +277,7 @@ class Pairer:
         return (Notice("repeats-left-out", text),)
 
 
-@dataclass(slots=True)
-class _Sink:
+class _Sink(Struct):
     """Takes the steps of a walk: equal rows are counted, others go to the residue and are kept.
 
     Keys either prove to be unique as they ascend, or are stored: where they do not ascend from the start, or on demand.

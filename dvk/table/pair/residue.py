@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from msgspec import Struct, field
 
 from dvk.table.engine import Engine
 from dvk.table.equal import encode
@@ -31,8 +31,7 @@ _SLICE_SHARE = 0.4  # of the engine's memory, for one
 _FLUSH_SHARE = 16  # of the engine's memory: rows of one side that wait for it
 
 
-@dataclass(slots=True)
-class _Side:
+class _Side(Struct):
     rows: int = 0
     nulls: int = 0
     waiting: list[pa.Table] = field(default_factory=list)

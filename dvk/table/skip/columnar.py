@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from blake3 import blake3
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.store.names import I64
 from dvk.store.pages import Chunks
@@ -81,8 +82,7 @@ def _to_read(plan: Plan) -> int:
 # ---------------------------------------------------------------- L2: column chunks
 
 
-@dataclass(frozen=True, slots=True)
-class _Pairs:
+class _Pairs(Struct, frozen=True):
     """Columns that are compared: `same` in equal forms, `other` in forms of which equal bytes say nothing."""
 
     same: tuple[tuple[int, int], ...]

@@ -16,13 +16,13 @@ of a segment decides what is equal. docs/format/table-cache.md is the truth abou
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from blake3 import blake3
+from msgspec import Struct
 
 from dvk.store.names import I64, U8
 from dvk.table.contract import Region
@@ -43,8 +43,7 @@ _HALF = np.uint64(32)
 _NULL = np.uint64(0xA5A5A5A5A5A5A5A5)
 
 
-@dataclass(frozen=True, slots=True)
-class Segments:
+class Segments(Struct, frozen=True):
     """n runs of rows, ascending and disjoint: `starts` int64[n], `rows` uint32[n], `digests` uint8[n, 16].
 
     They need not cover a table: what an earlier diff did not have to read has none.

@@ -16,11 +16,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from blake3 import blake3
+from msgspec import Struct
 
 from dvk.ids import ID_BYTES
 from dvk.store.chunker import Cutter
@@ -38,8 +38,7 @@ _PROFILE = "cdc-64k"
 _READ_BYTES = 8 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """Chunks [a, a + chunks) of A are chunks [b, b + chunks) of B."""
 
     a: int

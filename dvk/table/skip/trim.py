@@ -11,10 +11,10 @@ is kept for the reader, who would have to decode the same chunks again.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dvk.table.parallel import ordered_map
 from dvk.table.text.index import TextIndex
@@ -26,8 +26,7 @@ _TOGETHER = 16  # gaps whose bytes are asked for together
 _HELD_BYTES = 64 << 20  # of what lies between heads and tails, of all gaps together
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(Struct, frozen=True):
     """Chunks [a, a_stop) of A and [b, b_stop) of B, between shared ones or the ends of the texts."""
 
     a: int
@@ -40,16 +39,14 @@ class Gap:
         return self.a < self.a_stop and self.b < self.b_stop
 
 
-@dataclass(frozen=True, slots=True)
-class Ends:
+class Ends(Struct, frozen=True):
     """How many records end in the common head of both sides of a gap, and how many in the common tail."""
 
     head: int = 0
     tail: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
+class _Cut(Struct, frozen=True):
     """One side of a gap cut into head, middle and tail.
 
     Record ends in it, in its head, in its tail; offset in the text behind the last one of the head, and behind the

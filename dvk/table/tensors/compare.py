@@ -14,12 +14,12 @@ import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dvk.errors import TableError
 from dvk.store.threads import brisk, default_workers
@@ -44,8 +44,7 @@ _BLOCK_BYTES: Final = 4 << 20
 _I64 = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class TensorShape:
+class TensorShape(Struct, frozen=True):
     """A tensor as one side has it; `dtype` in the words of its format."""
 
     dtype: str
@@ -53,8 +52,7 @@ class TensorShape:
     size: int  #: bytes in the file
 
 
-@dataclass(frozen=True, slots=True)
-class TensorChange:
+class TensorChange(Struct, frozen=True):
     """One tensor that is not the same on both sides.
 
     `kind`: `added`, `removed`, `reshaped`, `retyped` (also when reshaped as well) or `changed`. The numbers are there
@@ -78,8 +76,7 @@ class TensorChange:
     nan: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TensorDiff:
+class TensorDiff(Struct, frozen=True):
     """The whole answer. `changes` in the order of the second file, what is gone last; `metadata`: key, old, new."""
 
     format: tuple[str, str]
@@ -307,8 +304,7 @@ def _all_equal(source_a: Source, a: Tensor, source_b: Source, b: Tensor) -> bool
 # ---------------------------------------------------------------- numbers
 
 
-@dataclass(slots=True)
-class _Sums:
+class _Sums(Struct):
     """What adds up over blocks."""
 
     changed: int = 0

@@ -17,12 +17,12 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from io import BufferedReader, RawIOBase
 from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct, field
 
 from dvk.errors import TableError
 from dvk.store.regions.tensors import MAX_JSON_DEPTH, json_depth
@@ -54,8 +54,7 @@ _BITS: Final = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(Struct, frozen=True):
     """A tensor as a file declares it. Bytes [start, stop) of the file hold it, or its compressed form.
 
     `dtype`: the word of safetensors (`BF16`), or NumPy's (`<f4`). `member`: in an npz, the archive's name for it.
@@ -77,8 +76,7 @@ class Tensor:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True, slots=True)
-class TensorFile:
+class TensorFile(Struct, frozen=True):
     """What a file holds, in its order."""
 
     format: str  #: `safetensors`, `npy` or `npz`

@@ -13,12 +13,12 @@ check of the quotes, which it does not make: measured, the two together take as 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
+from msgspec import Struct
 
 from dvk.errors import TableError, UsageError
 from dvk.table.contract import Column, Notice, ReadOptions, Source, columns_of
@@ -36,8 +36,7 @@ _FORBIDDEN = {QUOTE, LF, CR, 0}
 _PLAIN_QUOTES = "`--quote-char ''` reads quotes as plain characters"
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
+class Dialect(Struct, frozen=True):
     """How records are cut into fields. Bytes as numbers; `quote` 0: quotes are plain characters."""
 
     delimiter: int

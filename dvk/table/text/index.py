@@ -13,11 +13,11 @@ of chunks, and two versions share chunks: the second version costs a scan of wha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import xxhash
+from msgspec import Struct
 
 from dvk.errors import TableError
 from dvk.store.names import I64
@@ -32,8 +32,7 @@ RUN_BYTES = 4 << 20  #: what is scanned at once
 MAX_RECORD_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
+class Marks(Struct, frozen=True):
     """The bytes that decide where records end: `quote` (0: none) and `end` (LF or CR)."""
 
     quote: int
@@ -213,8 +212,7 @@ def build_index(
     return TextIndexed(TextIndex(text, marks, lengths, facts), recipe)
 
 
-@dataclass(frozen=True, slots=True)
-class TextIndexed:
+class TextIndexed(Struct, frozen=True):
     """An index with the recipe whose chunks are its blocks; None: plain blocks."""
 
     index: TextIndex

@@ -11,10 +11,9 @@ is checked here; what lies between them is checked by whoever takes it as a valu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from dvk.store.names import I64, U8
 from dvk.table.text.scan import LF, QUOTE, Flaw, inside_quotes
@@ -39,8 +38,7 @@ class NotJson(Exception):
         self.flaw = flaw
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
+class Fields(Struct, frozen=True):
     """Fields in the order of the data: `line` of each, from 0, of `lines`.
 
     `places`: int64[4 * n], ascending: key start and stop, value start and stop of each, white space left out.

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import astuple
 
 from dvk.store.names import I64, U8
 
@@ -34,8 +35,7 @@ _63 = np.uint64(63)
 _WORD = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """About n runs of bytes, each array uint32[n]; docs/format/table-cache.md says what each is.
 
     They depend on the bytes of a run alone, so that runs that two versions share are scanned once.
@@ -55,13 +55,13 @@ class Facts:
     @property
     def arrays(self) -> tuple[U32, ...]:
         """In the order of the format."""
-        return tuple(getattr(self, field.name) for field in fields(self))
+        return astuple(self)
 
     @classmethod
     def join(cls, parts: Sequence[Facts]) -> Facts:
         """Of the runs of all parts, in order."""
         none = np.zeros(0, np.uint32)
-        columns = zip((none,) * len(fields(cls)), *(p.arrays for p in parts), strict=True)
+        columns = zip((none,) * len(cls.__struct_fields__), *(p.arrays for p in parts), strict=True)
         return cls(*(np.concatenate(column) for column in columns))
 
     def take(self, index: I64) -> Facts:
@@ -69,8 +69,7 @@ class Facts:
         return Facts(*(column[index] for column in self.arrays))
 
 
-@dataclass(frozen=True, slots=True)
-class Flaw:
+class Flaw(Struct, frozen=True):
     """What makes a text no table: `offset` of the byte (in the run that was checked) and why."""
 
     offset: int

@@ -15,12 +15,13 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.table.contract import Region, Table
 from dvk.table.equal import encode, values
@@ -33,8 +34,7 @@ _SMALL_ROWS = 1 << 13  # batches of fewer rows are joined: the cost of a step is
 PIECE_ROWS = 1 << 17  # so that pieces are small beside the memory limit
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(Struct, frozen=True):
     """One compared column of one side: where it is read from, and how it is brought into comparable form.
 
     `form` None: no value of it equals any of the other side; `mark` tells the sides apart then. `json`: its values are
@@ -59,8 +59,7 @@ class Cell:
         return values.flat(values.unquoted(array) if self.json else array, self.form, untyped=self.untyped)
 
 
-@dataclass(frozen=True, slots=True)
-class SideSpec:
+class SideSpec(Struct, frozen=True):
     """What is read of one side. `cells`: one for each compared pair; `key`: those among them that identify a row.
 
     `columns`: contract indices to read, which include the cells'. `where`: keeps some rows of a batch.
@@ -112,8 +111,7 @@ class SideSpec:
         return Rows(numbers, batch, tuple(cell.flat(batch.column(cell.name)) for cell in self.cells))
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(Struct, frozen=True):
     """Some rows: int64[n] numbers in their file, values as read, comparable values for each compared pair."""
 
     numbers: I64

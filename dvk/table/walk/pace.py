@@ -15,12 +15,12 @@ that were not met are joined later. When the order has nothing in common, the wa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Struct
 
 from dvk.table.equal import encode
 from dvk.table.walk.chain import heaviest_chain
@@ -41,8 +41,7 @@ _PATIENCE = 2  # windows at full look-ahead out of step, before the walk gives u
 _MOST_RUNS = 20_000  # of a window; with more it is not worth looking for order
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """Some of the next rows of both sides. Rows `ia` of `a` are in step with `ib` of `b`; `same`: with equal values.
 
     int64[m], int64[m], bool[m]. Rows of either side that are in neither list are left over.
@@ -55,8 +54,7 @@ class Step:
     same: encode.BoolArray
 
 
-@dataclass(slots=True)
-class Walk:
+class Walk(Struct):
     """What is being walked, and how it went.
 
     `mode`: rows are in step by `key` (some of the columns), by `content` (all), or by `position`.

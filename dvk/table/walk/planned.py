@@ -10,15 +10,16 @@ segment.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dvk.errors import TableError
 from dvk.table.contract import Aligned, Plan, Region, Table
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(Struct, frozen=True):
     """`before`: how many skipped rows precede it; `a`, `b`: rows to read of each side."""
 
     before: int
