@@ -20,6 +20,7 @@ import numpy as np
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from dvk.commands.damage_met import DamageMet
 from dvk.commands.left_behind import remove_left_behind
 from dvk.commands.placed import Placed
 from dvk.commands.replaceable import Replaceable
@@ -113,6 +114,8 @@ class Materializer:
         self._not_present: dict[bytes, int] = {}
         self._swept: set[bytes] = set()  # directories of files, looked through for what killed runs left
         self._withheld: dict[bytes, list[DvkError]] = {}  # by path: see `_tell`
+        self._met = DamageMet(repo.store, on_event)
+        self._damaged: list[tuple[bytes, DvkError]] = []  # what that is about: paths and what was said of them
         self.result = CheckoutResult(dry_run=dry_run)
         self.unread: set[bytes] = set()  #: paths of which a file that is to go could not be read, so that it stays
         self._entries_of = entries_of or (lambda _, p, s: pointer_entries(self.store, p, s))
@@ -152,8 +155,11 @@ class Materializer:
         """Remember what was placed; the answer."""
         self.placed.update(self._now)
         for path, errors in self._withheld.items():
-            self.result.failures += [_with_a_way_out(path, error) for error in errors]
+            self.result.failures += [self._with_a_way_out(path, error) for error in errors]
         self._withheld.clear()
+        if self._met.note():
+            for path, error in self._damaged:
+                error.hint = f"`dvk repair` mends the store, or `dvk pull {show(path)}` brings it again"
         self.result.not_present = sum(self._not_present.values())
         return self.result
 
@@ -172,6 +178,8 @@ class Materializer:
         except DvkError as error:
             if error.kind in ("storage-full", "interrupted"):
                 raise
+            if isinstance(error, Corrupt):
+                self._met.folder_list()
             self.result.failures.append(error)
             return
         if not self.result.dry_run and len(self.result.failures) == failed:
@@ -340,7 +348,9 @@ class Materializer:
             )
             failed = self._once_more(path, plan, tree, failed)
             lost = self._tell(path, plan, failed)
-            problems += [_with_a_way_out(path, error) for error in lost]
+            rotten = [i for i, error in failed if isinstance(error, Corrupt)]
+            self._met.files(plan.ids[rotten], plan.sizes[rotten])
+            problems += [self._with_a_way_out(path, error) for error in lost]
             problems += tree.link()
             problems += tree.set_modes()
             written = tree.entries()
@@ -407,6 +417,15 @@ class Materializer:
             return None
         return Old(fd, chunks, prove_chunks=self._unproven is not None and plan.ids[i].tobytes() in self._unproven)
 
+    def _with_a_way_out(self, path: bytes, error: DvkError) -> DvkError:
+        """An error about data that is not in the store, or damaged there, with what brings it."""
+        if isinstance(error, DataMissing) and not error.hint:
+            error.hint = f"`dvk pull {show(path)}` brings it"
+        elif isinstance(error, Corrupt) and not error.hint:
+            error.hint = f"`dvk repair` mends the store; `dvk pull --no-store {show(path)}` brings it past that"
+            self._damaged.append((path, error))
+        return error
+
     def remove_left_behind(self) -> None:
         """Remove data that dvk put there and whose pointer is gone, if it is clean and the store holds it."""
         dry_run = self.result.dry_run
@@ -417,12 +436,3 @@ class Materializer:
         self.result.failures += failures
         if not dry_run:
             self._now.update(dict.fromkeys(removed))
-
-
-def _with_a_way_out(path: bytes, error: DvkError) -> DvkError:
-    """An error about data that is not in the store, or damaged there, with what brings it."""
-    if isinstance(error, DataMissing) and not error.hint:
-        error.hint = f"`dvk pull {show(path)}` brings it"
-    elif isinstance(error, Corrupt) and not error.hint:
-        error.hint = f"`dvk repair` mends the store; `dvk pull --no-store {show(path)}` brings it past that"
-    return error

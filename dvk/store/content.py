@@ -14,7 +14,8 @@ import numpy as np
 from msgspec import Struct
 
 from dvk.backend.contract import Backend
-from dvk.errors import Corrupt
+from dvk.errors import Corrupt, DataMissing, DvkError
+from dvk.ids import FileId
 from dvk.store.names import I64, U8
 from dvk.store.pages import Chunks
 from dvk.store.placement import Part, Placement
@@ -50,6 +51,24 @@ class StoreContent:
     @property
     def backend(self) -> Backend:
         return self.store.backend
+
+    def why_missing(self, file_id: bytes, size: int) -> DvkError | None:
+        """What is wrong with a file that was here once and that `contents` does not know; None: it never was."""
+        hidden = self.store.why_missing(file_id)
+        if hidden is not None or not self.store.notes:
+            return hidden
+        own = np.frombuffer(file_id, np.uint8).reshape(1, -1)
+        chunks = self.store.chunks_of(FileId(file_id), size)
+        if chunks is None:
+            was_here = self.store.knew(own)[0] or self.store.knew(own, recipes=True)[0]
+        else:
+            was_here = self.store.knew(chunks.ids[~self.store.has_chunks(chunks.ids)]).any()
+        if not was_here:
+            return None
+        return DataMissing(
+            f"its data ({file_id.hex()[:12]}, {size:,} bytes) was here and is damaged or gone",
+            hint="`dvk pull` brings it from a remote; `dvk repair` also from a clone, or a copy in the work tree",
+        )
 
     def contents(self, ids: U8, sizes: I64) -> list[Content | None]:
         out = self._contents(ids, sizes)

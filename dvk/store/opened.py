@@ -109,7 +109,7 @@ class Opened:
         self._closed = False
 
     def _missing(self) -> DvkError:
-        hidden = self._source.store.why_missing(self._id) if isinstance(self._source, StoreContent) else None
+        hidden = self._source.why_missing(self._id, self._size) if isinstance(self._source, StoreContent) else None
         if hidden is not None:
             return self._named(hidden)
         return DataMissing(
@@ -351,6 +351,8 @@ class Opened:
             repair = "`dvk repair`" if self._local else "`dvk repair --remote` in a clone that has this version"
             hint = error.hint or f"{repair} brings it back"
             named = type(error)(f"{error.message}{where}", subject=self._label, hint=hint)
+        elif isinstance(error, DataMissing):
+            named = DataMissing(f"{error.message}{where}", subject=self._label, hint=error.hint)
         else:
             return error
         return named

@@ -193,7 +193,7 @@ class _Restore:
 
     def _missing(self, i: int) -> None:
         name = self.ids[i].tobytes()
-        hidden = self.source.store.why_missing(name) if isinstance(self.source, StoreContent) else None
+        hidden = self.source.why_missing(name, int(self.sizes[i])) if isinstance(self.source, StoreContent) else None
         if hidden is not None:
             self._failed(i, hidden)
             return
