@@ -113,6 +113,8 @@ def columns_of(fields: Iterable[tuple[str, pa.DataType, bool]]) -> tuple[Column,
     mark = "#"
     while any(f"{name}{mark}{k}" in counts for name, n in counts.items() if n > 1 for k in range(2, n + 1)):
         mark += "#"
+    if len(counts) == len(fields):
+        return tuple(Column(index, name, kind, 0, nullable) for index, (name, kind, nullable) in enumerate(fields))
     seen: Counter[str] = Counter()
     out = []
     for index, (name, kind, nullable) in enumerate(fields):

@@ -8,10 +8,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated
 
 import typer
+from msgspec import Struct
 
 from dvk.cli.grammar import Row
 from dvk.cli.text import Line, green, size
@@ -21,8 +21,7 @@ from dvk.events import Meter, Note
 from dvk.ids import FileId
 
 
-@dataclass(frozen=True)
-class Sent:
+class Sent(Struct, frozen=True):
     path: bytes
     root: FileId
     sent_bytes: int

@@ -7,7 +7,6 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, timezone
 from enum import IntEnum
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Struct, field
 
 from dvk.cli.records import to_json
 from dvk.ids import ChunkId, FileId
@@ -26,14 +26,12 @@ class Kind(IntEnum):
     NOT_PUSHED = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Inner:
+class Inner(Struct, frozen=True):
     path: bytes
     kind: Kind
 
 
-@dataclass(frozen=True)
-class Everything:
+class Everything(Struct, frozen=True):
     id: bytes
     root: FileId | None
     chunks: tuple[ChunkId, ...]
@@ -105,8 +103,7 @@ def test_any_path_can_be_read_back(raw: bytes) -> None:
 
 
 def test_text_is_redacted_and_names_are_not() -> None:
-    @dataclass(frozen=True)
-    class Row:
+    class Row(Struct, frozen=True):
         url: str
         path: bytes
 
@@ -121,8 +118,7 @@ def test_an_unknown_type_is_a_bug_and_not_a_guess() -> None:
 
 
 def test_a_mapping_with_names_for_keys_is_a_list_also_when_it_is_empty() -> None:
-    @dataclass(frozen=True)
-    class Rules:
+    class Rules(Struct, frozen=True):
         rules: dict[bytes, str]
         plain: dict[str, int]
 

@@ -111,7 +111,7 @@ def test_folders_come_back(name: str, limits: str, tmp_path: Path, monkeypatch: 
 
 def allow_profiles(remote: Remote, *names: str) -> None:
     """Make a store that takes these profiles besides those that this version writes."""
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from dvk.store.descriptor import KEY, Descriptor, format_descriptor
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -23,6 +25,17 @@ def test_no_decoder_takes_damaged_bytes_badly() -> None:
     found = in_process(",".join(DECODERS), seconds=3.0, seed=seed, corpus=str(CORPUS), inputs=150)
     assert not found.finding, found
     assert found.inputs > 20 * len(DECODERS)
+
+
+def test_lines_of_nothing_but_commas_take_little_memory() -> None:
+    """pyarrow takes 3 kB for each column that it converts, and ends the process where there is no memory."""
+    code = (
+        "from dvk.testing.decoders import DECODERS as d; from dvk.testing.fuzz import LIMIT_BYTES, limit_memory\n"
+        "for data in d['csv'].seeds(): d['csv'].decode(data)\n"
+        "limit_memory(LIMIT_BYTES)\n"
+        "d['csv'].decode((b',' * 65_000 + b'\\n') * 2)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_corpus_belongs_to_decoders() -> None:

@@ -28,7 +28,9 @@ from dvk.table.text.spool import Rewrite, Text
 from dvk.table.text.table import BOM, TextTable
 
 MAX_HEADER_BYTES = 16 << 20
-MAX_COLUMNS = 100_000
+MAX_COLUMNS = 1 << 16
+#: pyarrow takes 3 kB for each column that it converts, however short; more are converted one group after the other.
+_COLUMNS_AT_ONCE = 16_384
 _CANDIDATES = b",;\t|"
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _DELIMITERS = {b"csv": ",", b"tsv": "\t", b"tab": "\t", b"psv": "|"}
@@ -109,16 +111,24 @@ class CsvTable(TextTable):
         # An empty field behind a quoted one is "" and not null for pyarrow if its input ends there without a line end.
         given = given if given[-1] == d.end else given + bytes((d.end,))
         try:
-            table = pc.read_csv(
-                pa.py_buffer(given),
-                read_options=pc.ReadOptions(column_names=self._names, use_threads=False, block_size=len(given) + 1),
-                parse_options=self._parse_options,
-                convert_options=self._convert_options(tuple(columns)),
-            )
+            starts = range(0, max(1, len(columns)), _COLUMNS_AT_ONCE)
+            parts = [self._convert(given, columns[at : at + _COLUMNS_AT_ONCE]) for at in starts]
         except pa.ArrowInvalid as error:
             raise self._explain(data, offset, error) from error
-        batches = table.combine_chunks().to_batches()
-        return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=self.schema(columns))
+        if not parts[0].num_rows:
+            return pa.RecordBatch.from_pylist([], schema=self.schema(columns))
+        if len(parts) == 1:
+            return parts[0].combine_chunks().to_batches()[0]
+        arrays = [column.chunk(0) for part in parts for column in part.itercolumns()]  # one block has one chunk
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema(columns))
+
+    def _convert(self, data: bytes, columns: Sequence[int]) -> pa.Table:
+        return pc.read_csv(
+            pa.py_buffer(data),
+            read_options=pc.ReadOptions(column_names=self._names, use_threads=False, block_size=len(data) + 1),
+            parse_options=self._parse_options,
+            convert_options=self._convert_options(tuple(columns)),
+        )
 
     def _explain(self, data: bytes, offset: int | None, error: Exception) -> TableError:
         """What pyarrow refused, in terms of the file."""
