@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +235,30 @@ def test_the_repository_that_a_store_lies_in_counts_without_a_word(project: Proj
     assert collect(other).freed_bytes == 0
     assert len(collect(project).repositories) == 2
     restores(project, rev, data)
+
+
+def test_a_disk_that_does_not_tell_whose_folder_a_store_lies_in_stops_it(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken for a no, and nothing that this repository needs was kept."""
+    rev = project.version({"a": noise(60_000, 1)}, "a")
+    other = Project(tmp_path / "o", tmp_path / "home", environ={"DVK_STORE": str(project.top / ".git/dvk/store")})
+    head = os.fsencode(project.top / ".git/HEAD")
+
+    def failing(real: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+        def call(path: str | bytes | int, **options: object) -> os.stat_result:
+            if path == head:
+                raise OSError(errno.EIO, "Input/output error")
+            return real(path, **options)
+
+        return call
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "lstat", failing(os.lstat))
+        broken.setattr(os, "stat", failing(os.stat))
+        with pytest.raises(DvkError, match=r"(?i)input/output"):
+            collect(other)
+    restores(project, rev, {"a": noise(60_000, 1)})
 
 
 def test_plain_folders_are_repositories_too(tmp_path: Path) -> None:
