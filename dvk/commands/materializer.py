@@ -15,12 +15,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from dvk.commands.damage_met import DamageMet
 from dvk.commands.left_behind import remove_left_behind
 from dvk.commands.placed import Placed
 from dvk.commands.replaceable import Replaceable
@@ -51,6 +51,9 @@ from dvk.workspace.pointer import Pointer
 from dvk.workspace.probe import clean_leftovers, find_folded, leftovers_in
 from dvk.workspace.selection import Selected, Selection, edit
 from dvk.workspace.statcache import Clock, StatCache, read_clock
+
+if TYPE_CHECKING:
+    from dvk.commands.damage_met import DamageMet
 
 #: A tracked path, parts inside it (none: as selected) and its pointer.
 Target = tuple[bytes, tuple[bytes, ...], Pointer]
@@ -114,7 +117,7 @@ class Materializer:
         self._not_present: dict[bytes, int] = {}
         self._swept: set[bytes] = set()  # directories of files, looked through for what killed runs left
         self._withheld: dict[bytes, list[DvkError]] = {}  # by path: see `_tell`
-        self._met = DamageMet(repo.store, on_event)
+        self._met: DamageMet | None = None
         self._damaged: list[tuple[bytes, DvkError]] = []  # what that is about: paths and what was said of them
         self.result = CheckoutResult(dry_run=dry_run)
         self.unread: set[bytes] = set()  #: paths of which a file that is to go could not be read, so that it stays
@@ -157,7 +160,7 @@ class Materializer:
         for path, errors in self._withheld.items():
             self.result.failures += [self._with_a_way_out(path, error) for error in errors]
         self._withheld.clear()
-        if self._met.note():
+        if self._met is not None and self._met.note():
             for path, error in self._damaged:
                 error.hint = f"`dvk repair` mends the store, or `dvk pull {show(path)}` brings it again"
         self.result.not_present = sum(self._not_present.values())
@@ -179,7 +182,7 @@ class Materializer:
             if error.kind in ("storage-full", "interrupted"):
                 raise
             if isinstance(error, Corrupt):
-                self._met.folder_list()
+                self._damage_met().folder_list()
             self.result.failures.append(error)
             return
         if not self.result.dry_run and len(self.result.failures) == failed:
@@ -348,8 +351,8 @@ class Materializer:
             )
             failed = self._once_more(path, plan, tree, failed)
             lost = self._tell(path, plan, failed)
-            rotten = [i for i, error in failed if isinstance(error, Corrupt)]
-            self._met.files(plan.ids[rotten], plan.sizes[rotten])
+            if rotten := [i for i, error in failed if isinstance(error, Corrupt)]:
+                self._damage_met().files(plan.ids[rotten], plan.sizes[rotten])
             problems += [self._with_a_way_out(path, error) for error in lost]
             problems += tree.link()
             problems += tree.set_modes()
@@ -416,6 +419,13 @@ class Materializer:
         if chunks is None or fd is None:
             return None
         return Old(fd, chunks, prove_chunks=self._unproven is not None and plan.ids[i].tobytes() in self._unproven)
+
+    def _damage_met(self) -> DamageMet:
+        if self._met is None:
+            from dvk.commands.damage_met import DamageMet  # what it imports would be a thirtieth of each checkout
+
+            self._met = DamageMet(self.store, self.on_event)
+        return self._met
 
     def _with_a_way_out(self, path: bytes, error: DvkError) -> DvkError:
         """An error about data that is not in the store, or damaged there, with what brings it."""
