@@ -183,7 +183,7 @@ def _needed(repo: Repo, on_event: OnEvent) -> _Needed:
     roots: set[Root] = set()
     of_others: set[Root] = set()
     folders = {repo.workspace.common_dir}
-    lenders = set(repo.borrowed.stores)
+    lenders = set(_lenders(repo))
     for user in repositories.users(repo.workspace):
         if not user.key and user.top == repo.workspace.top:
             roots |= {n.root for n in everything(repo, on_event=on_event)}
@@ -192,7 +192,7 @@ def _needed(repo: Repo, on_event: OnEvent) -> _Needed:
             with Repo(os.fsdecode(user.top), environ=repo.environ) as other:
                 _check_is(other, user)
                 folders.add(other.workspace.common_dir)
-                lenders.update(other.borrowed.stores)
+                lenders.update(_lenders(other))
                 found = {n.root for n in everything(other, on_event=on_event)}
                 roots |= found
                 if not repo.project or other.project != repo.project:
@@ -209,6 +209,23 @@ def _needed(repo: Repo, on_event: OnEvent) -> _Needed:
     return _Needed(
         frozenset(roots), frozenset(of_others), frozenset(folders), frozenset(lenders - {repo.workspace.store_dir})
     )
+
+
+def _lenders(repo: Repo) -> tuple[bytes, ...]:
+    """The stores that a repository borrows from: lists may lie there alone whose data is here.
+
+    Raises:
+        Unsafe: one of them is not read.
+    """
+    if repo.borrowed.problems:
+        error = repo.borrowed.problems[0]
+        raise Unsafe(
+            f"a repository that this one borrows from is not read ({error}), so nobody knows what of the data here its "
+            "lists name; nothing was deleted",
+            subject=show(repo.workspace.top),
+            hint=error.hint or "bring it back, or take it out of .git/objects/info/alternates",
+        )
+    return repo.borrowed.stores
 
 
 def _check_is(other: Repo, user: repositories.User) -> None:

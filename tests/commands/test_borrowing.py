@@ -12,7 +12,7 @@ import pytest
 from flowkit import Flow, noise
 
 from dvk.commands.gc_local import gc_local
-from dvk.errors import Refused
+from dvk.errors import Refused, Unsafe
 
 
 @pytest.fixture
@@ -85,11 +85,14 @@ def test_a_chain_of_clones_and_a_path_with_odd_bytes(flow: Flow, tmp_path: Path)
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="needs root to become somebody else")
 def test_a_source_of_somebody_else_is_not_read(flow: Flow, tmp_path: Path) -> None:
     other = clone(flow, tmp_path / "b", "--shared")
+    other.version({"mine": noise(9_000, 5)}, "mine")
     subprocess.run(["chown", "-R", "65534:65534", str(flow.top)], check=True)
     with other.repo() as repo:
         assert repo.borrowed.stores == () and [type(e) for e in repo.borrowed.problems] == [Refused]
         assert "safe.directory" in repo.borrowed.problems[0].hint
     assert "not read" in other.dvk("doctor")[1]
+    with other.repo() as repo, pytest.raises(Unsafe, match=r"borrows from is not read .*nothing was deleted"):
+        gc_local(repo)
     subprocess.run(["chown", "-R", "0:0", str(flow.top)], check=True)
     (flow.top / ".git/dvk/store").chmod(0o777)
     with other.repo() as repo:
