@@ -62,14 +62,18 @@ class DamageMet:
                 packs.examine(key for key in packs.sizes if key[0] is PackKind.PAGES)  # few, and read whole
         except DvkError:
             return False
-        return bool(packs.damage) and not packs.problems
+        return any(not d.unread for d in packs.damage) and not packs.problems
 
     def _data_packs(self, store: Store, packs: Packs) -> Iterator[Key]:
         left = _MOST_BYTES
+        seen: set[Key] = set()
         for ids, sizes in self._files:
             chunks = Chunks.join([c for c in store.chunks_of_many(ids, sizes) if c is not None])
             blocks = store.place_some(chunks)[0].blocks
-            for key in ((blocks.kind, name) for name in blocks.packs if (blocks.kind, name) not in packs.found):
+            for key in ((blocks.kind, name) for name in blocks.packs):
+                if key in seen:
+                    continue
+                seen.add(key)
                 left -= packs.sizes.get(key, 0)
                 if left < 0:
                     return

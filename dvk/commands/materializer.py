@@ -160,7 +160,7 @@ class Materializer:
         for path, errors in self._withheld.items():
             self.result.failures += [self._with_a_way_out(path, error) for error in errors]
         self._withheld.clear()
-        if self._met is not None and self._met.note():
+        if not self.result.dry_run and self._met is not None and self._met.note():
             for path, error in self._damaged:
                 error.hint = f"`dvk repair` mends the store, or `dvk pull {show(path)}` brings it again"
         self.result.not_present = sum(self._not_present.values())
@@ -183,7 +183,7 @@ class Materializer:
                 raise
             if isinstance(error, Corrupt):
                 self._damage_met().folder_list()
-            self.result.failures.append(error)
+            self.result.failures.append(self._with_a_way_out(path, error))
             return
         if not self.result.dry_run and len(self.result.failures) == failed:
             parts = tuple(p for p in under if p)
@@ -351,7 +351,8 @@ class Materializer:
             )
             failed = self._once_more(path, plan, tree, failed)
             lost = self._tell(path, plan, failed)
-            if rotten := [i for i, error in failed if isinstance(error, Corrupt)]:
+            rotten = [i for i, error in failed if isinstance(error, Corrupt)]
+            if rotten and content is self._here:
                 self._damage_met().files(plan.ids[rotten], plan.sizes[rotten])
             problems += [self._with_a_way_out(path, error) for error in lost]
             problems += tree.link()

@@ -15,7 +15,6 @@ from msgspec import Struct
 
 from dvk.backend.contract import Backend
 from dvk.errors import Corrupt, DataMissing, DvkError
-from dvk.ids import FileId
 from dvk.store.names import I64, U8
 from dvk.store.pages import Chunks
 from dvk.store.placement import Part, Placement
@@ -52,23 +51,24 @@ class StoreContent:
     def backend(self) -> Backend:
         return self.store.backend
 
-    def why_missing(self, file_id: bytes, size: int) -> DvkError | None:
-        """What is wrong with a file that was here once and that `contents` does not know; None: it never was."""
-        hidden = self.store.why_missing(file_id)
-        if hidden is not None or not self.store.notes:
-            return hidden
-        own = np.frombuffer(file_id, np.uint8).reshape(1, -1)
-        chunks = self.store.chunks_of(FileId(file_id), size)
-        if chunks is None:
-            was_here = self.store.knew(own)[0] or self.store.knew(own, recipes=True)[0]
-        else:
-            was_here = self.store.knew(chunks.ids[~self.store.has_chunks(chunks.ids)]).any()
-        if not was_here:
-            return None
-        return DataMissing(
-            f"its data ({file_id.hex()[:12]}, {size:,} bytes) was here and is damaged or gone",
-            hint="`dvk pull` brings it from a remote; `dvk repair` also from a clone, or a copy in the work tree",
-        )
+    def why_missing(self, ids: U8, sizes: I64) -> list[DvkError | None]:
+        """For n files that `contents` does not know what is wrong with each that was here once; None: it never was."""
+        out = [self.store.why_missing(name.tobytes()) for name in ids]
+        if not self.store.notes:
+            return out
+        found = self.store.chunks_of_many(ids, sizes)
+        unknown = np.array([c is None for c in found], np.bool_)
+        chunks = [ids[i : i + 1] if c is None else c.ids for i, c in enumerate(found)]
+        owner, together = np.repeat(np.arange(len(chunks)), [len(c) for c in chunks]), np.concatenate(chunks)
+        gone = np.flatnonzero(~self.store.has_chunks(together))
+        was_here = unknown & self.store.knew(ids, recipes=True)
+        was_here[owner[gone[self.store.knew(together[gone])]]] = True
+        for i in np.flatnonzero(was_here).tolist():
+            out[i] = out[i] or DataMissing(
+                f"its data ({ids[i].tobytes().hex()[:12]}, {int(sizes[i]):,} bytes) was here and is damaged or gone",
+                hint="`dvk pull` brings it from a remote; `dvk repair` also from a clone, or a copy in the work tree",
+            )
+        return out
 
     def contents(self, ids: U8, sizes: I64) -> list[Content | None]:
         out = self._contents(ids, sizes)

@@ -13,8 +13,8 @@ object says of itself is compared with what it is, and a pack is read to its las
 | default | its footer, too | read whole | read whole |
 | data | read whole: its name, every block, every chunk id | the same | the same |
 
-Damage is what was read and is not what it should be. What cannot be read is tried again, and then is *unread*: nobody
-knows what it is, so nobody may act on it.
+Damage is what was read twice and is not what it should be. What cannot be read is tried again, and then is *unread*:
+nobody knows what it is, so nobody may act on it.
 """
 
 from __future__ import annotations
@@ -182,7 +182,17 @@ def examine_pack(
         advance(len(data) + TRAILER.size)
         return Examined(name, kind, size, level)
     found = _content(store, kind, name, footer, [data, end], subject, advance)
+    if found.error is not None:
+        found = _twice(found, _content(store, kind, name, footer, [data, end], subject, lambda _n: None))
     return replace(found, size=size, level=level, footer=None if found.trouble is None else footer)
+
+
+def _twice(first: Examined, second: Examined) -> Examined:
+    """What two looks at one pack agree on: a block may be damaged only on its way, and what it holds is no loss."""
+    if second.error is None or isinstance(second.error, KeyMissing):
+        return second
+    both = np.intersect1d(first.bad, second.bad), np.intersect1d(first.unusable, second.unusable)
+    return replace(second, bad=both[0], unusable=both[1])
 
 
 def _end(backend: Backend, kind: PackKind, name: bytes, size: int, subject: str) -> bytes:

@@ -109,9 +109,10 @@ class Opened:
         self._closed = False
 
     def _missing(self) -> DvkError:
-        hidden = self._source.why_missing(self._id, self._size) if isinstance(self._source, StoreContent) else None
-        if hidden is not None:
-            return self._named(hidden)
+        if isinstance(self._source, StoreContent):
+            own = np.frombuffer(self._id, np.uint8).reshape(1, -1), np.array([self._size], np.int64)
+            if (hidden := self._source.why_missing(*own)[0]) is not None:
+                return self._named(hidden)
         return DataMissing(
             f"its data ({self._id.hex()[:12]}, {self._size:,} bytes) is not here",
             subject=self._label,

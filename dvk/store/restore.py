@@ -182,23 +182,26 @@ class _Restore:
             part = slice(start, min(start + 16384, len(self.sizes)))
             found = self.source.contents(self.ids[part], self.sizes[part])
             small: list[tuple[int, Content]] = []
+            self._missing(np.array([i for i, content in enumerate(found, start) if content is None], np.intp))
             for i, content in enumerate(found, start):
                 if content is None:
-                    self._missing(i)
-                elif int(self.sizes[i]) <= SMALL_BYTES and len(content.chunks) <= 4 * PART_BLOCKS:
+                    continue
+                if int(self.sizes[i]) <= SMALL_BYTES and len(content.chunks) <= 4 * PART_BLOCKS:
                     small.append((i, content))
                 else:
                     self._big(pool, i, content)
             self._all_small(pool, small)
 
-    def _missing(self, i: int) -> None:
-        name = self.ids[i].tobytes()
-        hidden = self.source.why_missing(name, int(self.sizes[i])) if isinstance(self.source, StoreContent) else None
-        if hidden is not None:
-            self._failed(i, hidden)
-            return
-        message = f"its data ({name.hex()[:12]}, {int(self.sizes[i]):,} bytes) is not here"
-        self.failed.append((i, DataMissing(message, subject=self.show(i))))
+    def _missing(self, which: npt.NDArray[np.intp]) -> None:
+        hidden: list[DvkError | None] = [None] * len(which)
+        if len(which) and isinstance(self.source, StoreContent):
+            hidden = self.source.why_missing(self.ids[which], self.sizes[which])
+        for i, error in zip(which.tolist(), hidden, strict=True):
+            if error is not None:
+                self._failed(i, error)
+                continue
+            message = f"its data ({self.ids[i].tobytes().hex()[:12]}, {int(self.sizes[i]):,} bytes) is not here"
+            self.failed.append((i, DataMissing(message, subject=self.show(i))))
 
     def _put(self, i: int, fill: Callable[[int], None]) -> None:
         """Make one file; `fill` writes its content to a descriptor, and raises unless that is proven.
