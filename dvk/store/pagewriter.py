@@ -21,7 +21,7 @@ import xxhash
 
 from dvk.ids import PageId
 from dvk.store.listing import Entries, Kind, merge_entries
-from dvk.store.names import I64
+from dvk.store.names import I64, windows
 from dvk.store.pages import (
     FULL_PAGE_BYTES,
     MAX_ENTRIES,
@@ -158,8 +158,8 @@ class ListWriter:
 def write_listing(entries: Entries, emit: Emit) -> PageRef:
     """The listing of a whole folder."""
     writer = ListWriter(ListKind.LISTING, emit)
-    for start in range(0, len(entries), 65536):
-        writer.add(entries.slice(start, min(start + 65536, len(entries))))
+    for run in windows(len(entries)):
+        writer.add(entries.slice(run.start, run.stop))
     return writer.finish()
 
 

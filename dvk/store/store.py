@@ -31,7 +31,7 @@ from dvk.store.placement import Blocks, Placement, read_blocks
 U32 = npt.NDArray[np.uint32]
 _PAGE_BLOCKS_KEPT = 4
 _PAGES_AT_ONCE = 1024
-_FILES_AT_ONCE = 1 << 16  # in one search; what it takes grows with them
+_FILES_AT_ONCE = 1 << 15  # in one search; what it takes grows with them
 _RECIPES_TRIED = 8  # of one file; a stranger may have pushed any number of them
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import os
 import shutil
@@ -30,7 +31,7 @@ from dvk.store.descriptor import parse_descriptor
 from dvk.store.index import HEADER as INDEX_HEADER
 from dvk.store.index import parse_segment
 from dvk.store.locator import decode_blocks, parse_locator, parse_section
-from dvk.store.names import Names
+from dvk.store.names import U8, Names
 from dvk.store.pack import BLOCK_HEADER, FOOTER_HEADER, TRAILER, check_header, open_block, parse_footer_of
 from dvk.store.pages import ListKind, parse_page
 from dvk.store.paths import check_link, check_names, find_collisions, why_bad
@@ -251,7 +252,10 @@ def _decode_segment(data: bytes) -> object:
 
 
 def _decode_stat(data: bytes) -> object:
-    return [statcache._decode(np.frombuffer(data, np.uint8), path) for path in (b"t.csv", b"d")]
+    def take(source: io.BytesIO, count: int) -> U8:
+        return np.frombuffer(source.read(count), np.uint8)
+
+    return [statcache._parse(functools.partial(take, io.BytesIO(data)), len(data), path) for path in (b"t.csv", b"d")]
 
 
 def _right_stat(data: bytes) -> bytes:

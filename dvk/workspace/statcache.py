@@ -25,6 +25,8 @@ import os
 import secrets
 import struct
 import time
+from collections.abc import Callable
+from io import FileIO
 from typing import TypeVar
 
 import numpy as np
@@ -32,7 +34,7 @@ import numpy.typing as npt
 from blake3 import blake3
 from msgspec import Struct
 from msgspec.structs import replace
-from xxhash import xxh3_128, xxh3_128_digest
+from xxhash import xxh3_128
 
 from dvk.backend.disk import is_passing, storage_error
 from dvk.ids import ID_BYTES
@@ -217,11 +219,10 @@ class StatCache(Struct, frozen=True):
                 return None
             try:
                 with open(fd, "rb", buffering=0) as file:
-                    data = np.fromfile(file, np.uint8)
+                    cache = _read(file, path)
+                    loading.add(bytes_=file.tell())
             except OSError:
                 return None
-            loading.add(bytes_=len(data))
-            cache = _decode(data, path)
         if cache is None or not (cache.durable or (cache.boot and cache.boot == boot_id())):
             return None
         return cache
@@ -265,8 +266,7 @@ class StatCache(Struct, frozen=True):
         if scan.names == self.names:
             same = self._same(scan, slice(None))
             whole = bool(same.all()) and not bare.any()
-            # A copy, so that the rest of the cache, twice as much, need not stay.
-            ids = self.ids.copy() if whole else np.where((same & ~bare)[:, None], self.ids, np.uint8(0))
+            ids = self.ids if whole else np.where((same & ~bare)[:, None], self.ids, np.uint8(0))
             in_step = bool((same | (bare & (self.kinds == Kind.EMPTYDIR) & (scan.kinds == self.kinds))).all())
             return Match(same | bare, ids, in_step)
         place = align(scan.names, self.names)
@@ -313,7 +313,7 @@ def is_damaged(state_dir: bytes, path: bytes) -> bool:
     """
     try:
         with open(cache_file(state_dir, path), "rb", buffering=0) as file:
-            return _decode(np.fromfile(file, np.uint8), path) is None
+            return _read(file, path) is None
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -360,42 +360,51 @@ def _encode(cache: StatCache, path: bytes) -> list[memoryview]:
     return [*parts, memoryview(digest.digest())]
 
 
-def _decode(data: U8, path: bytes) -> StatCache | None:
-    """The cache in `data`, or None for anything but a whole, undamaged one of `path`."""
-    if len(data) < _HEADER.size + _SUM_BYTES:
+def _read(file: FileIO, path: bytes) -> StatCache | None:
+    def take(count: int) -> U8:
+        return np.fromfile(file, np.uint8, count)
+
+    return _parse(take, os.fstat(file.fileno()).st_size, path)
+
+
+def _parse(take: Callable[[int], U8], size: int, path: bytes) -> StatCache | None:
+    """The cache in `size` bytes, or None for anything but a whole, undamaged one of `path`.
+
+    Args:
+        take: gives the next so many bytes. Each column is a piece, so that who keeps one does not keep them all.
+    """
+    if size < _HEADER.size + _SUM_BYTES:
         return None
-    header = _HEADER.unpack(data[: _HEADER.size].tobytes())
+    digest = xxh3_128()
+    cut_short = False
+
+    def column(item: str, count: int) -> npt.NDArray[np.generic]:
+        nonlocal cut_short
+        part = take(np.dtype(item).itemsize * count)
+        digest.update(part.data)
+        if len(part) != np.dtype(item).itemsize * count:  # somebody cuts the file at this moment
+            cut_short = True
+            return np.zeros(count, item)
+        return part.view(item)
+
+    header = _HEADER.unpack(column("u1", _HEADER.size).tobytes())
     magic, version, flags, n, blob_bytes, _written_ns, device, boot_bytes, boot, root_id, path_id = header
     if magic != _MAGIC or version != _VERSION or path_id != blake3(path).digest() or boot_bytes > len(boot):
         return None
     # In Python numbers, which do not wrap, and before anything is allocated.
-    if len(data) != _HEADER.size + n * _ROW_BYTES + blob_bytes + _SUM_BYTES:
+    if size != _HEADER.size + n * _ROW_BYTES + blob_bytes + _SUM_BYTES:
         return None
-    if xxh3_128_digest(data[:-_SUM_BYTES].data) != data[-_SUM_BYTES:].tobytes():
-        return None
-    at = _HEADER.size
-
-    def column(item: str, count: int) -> npt.NDArray[np.generic]:
-        nonlocal at
-        size = np.dtype(item).itemsize * count
-        part = data[at : at + size].view(item)
-        at += size
-        return part
-
     sizes, mtime_ns, ctime_ns, inodes = (column("<i8", n).astype(np.int64, copy=False) for _ in range(4))
-    lengths = column("<u4", n).astype(np.int64)
+    lengths = column("<u4", n).astype(np.uint32, copy=False)
     ids = column("u1", n * ID_BYTES).astype(np.uint8, copy=False).reshape(n, ID_BYTES)
     kinds = column("u1", n).astype(np.uint8, copy=False)
     trusted = column("u1", n).astype(np.bool_)
     blob = column("u1", blob_bytes).astype(np.uint8, copy=False)
-    offsets = np.zeros(n + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    if int(offsets[-1]) != blob_bytes:
+    if cut_short or take(_SUM_BYTES).tobytes() != digest.digest() or int(lengths.sum(dtype=np.uint64)) != blob_bytes:
         return None
     stats = Stats(sizes, mtime_ns, ctime_ns, inodes, device)
-    return StatCache(
-        Names(blob, offsets), kinds, stats, ids, trusted, root_id, boot[:boot_bytes], bool(flags & _DURABLE)
-    )
+    names = Names.cut(blob, lengths)
+    return StatCache(names, kinds, stats, ids, trusted, root_id, boot[:boot_bytes], bool(flags & _DURABLE))
 
 
 def _clean(folder: bytes) -> None:
