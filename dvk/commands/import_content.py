@@ -250,8 +250,13 @@ def _scratch(repo: Repo) -> Iterator[bytes]:
                     shutil.rmtree(os.path.join(base, row.name))
     with contextlib.ExitStack() as held:
         folder = _new_folder(base, held)
-        held.callback(shutil.rmtree, folder, ignore_errors=True)
+        held.callback(_remove, folder)
         yield folder
+
+
+def _remove(folder: bytes) -> None:
+    with contextlib.suppress(OSError):  # older ones of Python close a handle again whose close failed
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _new_folder(base: bytes, held: contextlib.ExitStack) -> bytes:

@@ -33,7 +33,7 @@ from dvk.commands.tracked import (
     pointer_entries,
     read_unknown,
 )
-from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, NotFound, Refused, StorageError
+from dvk.errors import Corrupt, DataMissing, DvkError, FormatError, NotFound, Refused
 from dvk.events import OnEvent, Used, ignore
 from dvk.ids import FileId
 from dvk.store.content import ContentSource, StoreContent
@@ -231,10 +231,8 @@ class Materializer:
         versions = [entries for _, entries in previous]
         needed = content_needed(target, seen.scan, seen.known, previous=versions)
         seen = read_unknown(self.repo.root_fd, seen, needed, on_event=self.on_event)
-        # What lies in a directory that cannot be read is neither deleted nor replaced.
-        hidden = [error for error in seen.scan.problems if isinstance(error, StorageError)]
-        self.result.failures += hidden
-        if unread := bool(hidden) or not seen.known[needed].all():
+        self.result.failures += seen.hidden
+        if unread := bool(seen.hidden) or not seen.known[needed].all():
             self.unread.add(path)
         plan = plan_checkout(
             target,

@@ -137,7 +137,8 @@ class _Move:
             try:
                 self._rename(source, target)
             except DvkError:
-                if not resumed:
+                # With both pointers the same command goes on from a rename that was done and is not durable yet.
+                if not resumed and kind_on_disk(self.repo.root_fd, source):
                     self.ws.remove_pointer(target)
                 raise
             self._keep_cache(seen, clock, target)
@@ -203,7 +204,7 @@ class _Move:
         self._select(folder, source, target)
         if kind_on_disk(self.repo.root_fd, moved.source):
             self._rename(moved.source, moved.destination)
-            remove_empty_dirs(self.repo.root_fd, moved.source, top=folder)
+        remove_empty_dirs(self.repo.root_fd, moved.source, top=folder)
         new = folder_pointer(root, pointer)
         self.ws.write_pointer(folder, new)
         Placed(self.repo.state).update({folder: new})

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 
 from dvk.commands.repo import Repo
-from dvk.errors import Busy, DvkError
+from dvk.errors import Busy, DvkError, NotFound, Refused
 from dvk.store.names import show
-from dvk.workspace.handles import open_dir
+from dvk.workspace.handles import STAYS, open_dir, os_error
 from dvk.workspace.pointer import Pointer, parse, pointer_name
 
 
@@ -66,19 +66,24 @@ def remove_empty_dirs(root_fd: int, path: bytes, *, top: bytes) -> None:
     """Remove `path` if it is an empty directory, then the directories over it that become empty, up to `top`.
 
     With `top` equal to `path` only that one directory is looked at; else `top` itself stays.
+
+    Raises:
+        StorageError: the system refused; a directory that is left empty would be taken for the user's.
     """
     while path:
         parent, _, name = path.rpartition(b"/")
         try:
             fd = open_dir(root_fd, parent)
-        except DvkError:
+        except (NotFound, Refused):
             return
         try:
             os.rmdir(name, dir_fd=fd)
         except FileNotFoundError:
             pass  # a file, which is gone: its directory may be empty now
-        except OSError:
-            return  # it holds something, or is a file that stays
+        except OSError as error:
+            if error.errno in STAYS:
+                return  # it holds something, or is a file that stays
+            raise os_error(error, path, "deleted") from error
         finally:
             os.close(fd)
         if path == top or parent == top:

@@ -153,6 +153,8 @@ class RemovalPlanner:
     def _judge_part(self, target: Target, part: bytes) -> None:
         where = join_path(target.path, part)
         seen = self._look(target.path, part)
+        if seen.hidden and not self.cached:
+            raise one_or_many(f"{len(seen.hidden):,} folders in {show(where)} cannot be read", seen.hidden)
         entries = self._entries(target, part, seen)
         if part and not len(entries) and (seen.kind or not self._staged_still(target.path, part)):
             raise self._not_in_folder(target.path, part, seen)

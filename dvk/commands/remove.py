@@ -24,7 +24,7 @@ from dvk.commands.placed import Placed
 from dvk.commands.removal_plan import RemovalPlanner, Removed, Target
 from dvk.commands.repo import Repo
 from dvk.commands.tracked import folder_pointer, join_path, not_here
-from dvk.errors import Busy, DataMissing, DvkError, FormatError, NotFound, UsageError
+from dvk.errors import Busy, DataMissing, DvkError, FormatError, NotFound, StorageError, UsageError
 from dvk.events import Note, OnEvent, ignore
 from dvk.ids import PageId
 from dvk.store.listing import Entries
@@ -127,7 +127,10 @@ class _Remove:
             with WorkTree(self.repo.root_fd, where, plan) as tree:
                 failed += tree.delete()
             if not failed:
-                remove_empty_dirs(self.repo.root_fd, where, top=target.path if part else where)
+                try:
+                    remove_empty_dirs(self.repo.root_fd, where, top=target.path if part else where)
+                except StorageError as error:
+                    failed.append(error)
         return failed
 
     def _edit(self, target: Target, pointer: Pointer | None) -> tuple[Pointer, Pointer]:

@@ -18,7 +18,7 @@ from dvk.commands.pathwork import remove_empty_dirs
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import Look, pointer_entries, read_unknown
 from dvk.commands.versions import history
-from dvk.errors import DataMissing, DvkError
+from dvk.errors import DataMissing, DvkError, StorageError
 from dvk.store.listing import Entries
 from dvk.store.names import I64, U8, rows_among
 from dvk.store.root import Root
@@ -99,7 +99,13 @@ class Replaceable:
             return set()  # history is not all here; then nothing is known to lead back
 
     def plan_removal(self, path: bytes, seen: Look, selected: Selected) -> CheckoutPlan | None:
-        """What would have to be deleted for nothing to be left; None when it is not known to be dvk's."""
+        """What would have to be deleted for nothing to be left; None when it is not known to be dvk's.
+
+        Raises:
+            StorageError: not all that is there can be seen.
+        """
+        if seen.hidden:
+            raise seen.hidden[0]
         previous = self.previous(seen, selected)
         if not previous:
             return None
@@ -120,7 +126,10 @@ class Replaceable:
     def carry_out_removal(self, path: bytes, plan: CheckoutPlan) -> list[DvkError]:
         with WorkTree(self.repo.root_fd, path, plan) as tree:
             problems = tree.delete()
-        remove_empty_dirs(self.repo.root_fd, path, top=b"")
+        try:
+            remove_empty_dirs(self.repo.root_fd, path, top=b"")
+        except StorageError as error:
+            problems.append(error)
         if not problems:
             forget(self.repo.state, path)
         return problems

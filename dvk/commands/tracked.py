@@ -16,7 +16,7 @@ import numpy.typing as npt
 from msgspec import Struct
 from msgspec.structs import replace
 
-from dvk.errors import DataMissing, DvkError, NotFound, Refused
+from dvk.errors import DataMissing, DvkError, NotFound, Refused, StorageError
 from dvk.events import OnEvent, ignore
 from dvk.ids import ID_BYTES, PageId
 from dvk.store.listing import Entries, Kind
@@ -59,6 +59,11 @@ class Look(Struct, frozen=True):
     def nothing(cls, path: bytes) -> Look:
         """That there is nothing."""
         return cls(path, "", empty_scan(), np.zeros(0, np.bool_), np.zeros((0, ID_BYTES), np.uint8))
+
+    @property
+    def hidden(self) -> list[StorageError]:
+        """Folders that the disk does not give out. What is in them is neither seen nor gone."""
+        return [error for error in self.scan.problems if isinstance(error, StorageError)]
 
     @property
     def is_file(self) -> Mask:

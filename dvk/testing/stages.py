@@ -219,6 +219,8 @@ class Stage:
             raise Broken(f"after the same command again: {differences(found, self.after)}")
         self.check_objects()
         self.check_versions(None)
+        if self.argv[0] in ("rm", "mv", "resolve", "restore", "import", "update"):
+            self._check_in_step()
         if self.argv[0] in ("add", "checkout", "pull", "push", "status"):
             with self.repo() as repo:
                 now, problems = status(repo)
@@ -227,6 +229,16 @@ class Stage:
             if problems or (self.argv[0] not in ("add", "status") and not now.clean):
                 raise Broken(f"after the same command again status is not clean: {now} {problems}")
         self._check_leftovers()
+
+    def _check_in_step(self) -> None:
+        """Data is as its pointers say, whether or not that is committed."""
+        with self.repo() as repo:
+            now, problems = status(repo)
+        for row in now.paths:
+            if row.modified or row.added or row.missing or row.behind:
+                raise Broken(f"after the same command again data is not as its pointers say: {row}")
+        if problems or now.left_behind or now.conflicts:
+            raise Broken(f"after the same command again: {problems} {now.left_behind} {now.conflicts}")
 
     def check_words(self, run: Ran) -> None:
         """What a run that was not killed has to say.
@@ -481,6 +493,17 @@ def _move(stage: Stage) -> None:
     stage.argv = ("mv", "d", "e")
 
 
+def _remove_whole(stage: Stage) -> None:
+    stage.after = {p: x for p, x in files_of(stage.top).items() if not p.startswith("d/")}
+    stage.argv = ("rm", "d")
+
+
+def _move_part(stage: Stage) -> None:
+    """The folder that a file alone is in goes with it."""
+    stage.after = {p.replace("d/9/9", "d/8"): x for p, x in files_of(stage.top).items()}
+    stage.argv = ("mv", "d/9/9", "d/8")
+
+
 def _gc(stage: Stage) -> None:
     """A version was added and overwritten before anybody committed it; its data is garbage here."""
     stage.write({"t.csv": noise(60_000, 5), "d/garbage": noise(60_000, 6)})
@@ -499,6 +522,19 @@ def _fold(stage: Stage) -> None:
     stage.commit("t.csv", "d")
     stage.after = files_of(stage.top)
     stage.argv = ("gc", "--yes", "--young", "0")
+
+
+def _shared(stage: Stage) -> None:
+    """A `gc` of another repository, which keeps its data in the store of this one."""
+    stage.environ["DVK_STORE"] = stage.store
+    other = Stage(os.path.join(stage.place, "other"), environ=stage.environ)
+    other.init(f"file://{stage.remote}")
+    other.write({"t.csv": noise(60_000, 5)})
+    other.dvk("add", "t.csv")
+    other.write({"t.csv": table(2200, seed=2)})
+    other.commit("t.csv")
+    stage.after = files_of(stage.top)
+    stage.argv = ("-C", other.top, "gc", "--yes", "--young", "0")
 
 
 def _forgotten(stage: Stage) -> None:
@@ -638,6 +674,8 @@ STAGES: Mapping[str, Callable[[Stage], None]] = {
     "get": _get,
     "rm": _remove,
     "mv": _move,
+    "rm-whole": _remove_whole,
+    "mv-part": _move_part,
     "import": _import,
     "refresh": _refresh,
     "resolve": _resolve,
@@ -646,6 +684,7 @@ STAGES: Mapping[str, Callable[[Stage], None]] = {
     "init": _init,
     "gc": _gc,
     "fold": _fold,
+    "shared": _shared,
     "plan": _plan,
     "condemn": _condemn,
     "sweep": _sweep,

@@ -44,6 +44,10 @@ def kind_name(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "something unknown")
 
 
+#: Why a directory rightly stays: it is not empty, gone, no directory any more, or something is mounted there.
+STAYS = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EBUSY)
+
+
 def os_error(error: OSError, path: bytes, doing: str) -> DvkError:
     """The category of our own for what the system said about `path` while `doing` ("read", "written")."""
     subject = show(path)

@@ -31,14 +31,12 @@ from dvk.backend.disk import write_all
 from dvk.errors import ChangedWhileRead, DvkError, NotFound, Refused, StorageError, StorageFull
 from dvk.store.listing import Kind
 from dvk.store.names import I64, U8, show, windows
-from dvk.workspace.handles import DirHandles, kind_name, lstat_in, open_regular, os_error
+from dvk.workspace.handles import STAYS, DirHandles, kind_name, lstat_in, open_regular, os_error
 from dvk.workspace.host import rename_new
 from dvk.workspace.plan import CheckoutPlan
 from dvk.workspace.probe import TEMP_FLAGS, TempNames, check_space
 from dvk.workspace.stats import Scan, Stats, signature
 
-#: why a directory is not removed: it is not empty, gone, no directory any more, or something is mounted there
-_STAYS = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EBUSY)
 _MILLISECOND_NS = 1_000_000
 _COPY_BYTES = 1 << 20
 _SECOND_NS = 1_000_000_000
@@ -308,7 +306,7 @@ class WorkTree:
                 os.rmdir(name, dir_fd=dir_fd)
                 left.add(parent)
             except OSError as error:  # not empty is the usual case
-                if error.errno not in _STAYS:
+                if error.errno not in STAYS:
                     problems.append(os_error(error, directory, "deleted"))
             finally:
                 self._dirs.release(parent)

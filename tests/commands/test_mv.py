@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,24 @@ def clean(bench: Bench) -> bool:
     assert problems == [] and found.left_behind == []
     differs = [p for p in found.paths if p.modified or p.added or p.missing or p.unstaged or p.not_fetched]
     return not differs and bench.seen_by_git() == []
+
+
+def test_a_rename_that_was_done_and_is_not_durable_is_finished_by_the_same_command(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to take back the new pointer and leave the data there, and the second run moved `images` into it."""
+    bench.add_commit(IMAGES, "images")
+
+    def fails(_fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("dvk.commands.move.sync_fd", fails)
+        with pytest.raises(StorageError):
+            mv(bench, "images", "pictures")
+    mv(bench, "images", "pictures")
+    assert clean(bench) and bench.read("pictures/a/0.jpg") == IMAGES["images/a/0.jpg"]
+    assert not (bench.top / "images.dvk").exists() and not (bench.top / "pictures/images.dvk").exists()
 
 
 def test_a_file_and_its_pointer_get_a_new_name(bench: Bench) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from dvk.commands.move import move
 from dvk.commands.push import push
 from dvk.commands.remove import Removed, RemoveResult, remove
 from dvk.commands.status import status
-from dvk.errors import DvkError, FormatError, NotFound, Refused, UsageError
+from dvk.errors import DvkError, FormatError, NotFound, Refused, StorageError, UsageError
 from dvk.events import Event, Note
 from dvk.workspace.repo import Workspace
 from dvk.workspace.selection import Selection
@@ -31,6 +33,33 @@ def bench(tmp_path: Path) -> Bench:
 def rm(bench: Bench, *paths: str | bytes, notes: list[Event] | None = None, **options: bool) -> RemoveResult:
     with bench.open() as repo:
         return remove(repo, paths, on_event=notes.append if notes is not None else lambda _: None, **options)
+
+
+def test_a_folder_that_the_disk_does_not_list_stops_it_and_one_that_stays_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.add_commit(IMAGES, "images")
+    inner, real = os.stat(bench.top / "images/a").st_ino, os.scandir
+
+    def hides(fd: int) -> Iterator[os.DirEntry[str]]:
+        if os.stat(fd).st_ino == inner:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(fd)
+
+    def fails(*_args: object, **_options: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "scandir", hides)
+        with pytest.raises(StorageError, match="read"):
+            rm(bench, "images")
+    assert bench.read("images.dvk") and bench.read("images/b/0.jpg")
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "rmdir", fails)
+        assert [type(e) for e in rm(bench, "images/a", recursive=True).failures] == [StorageError]
+    assert rm(bench, "images/a", recursive=True).failures == [] and not (bench.top / "images/a").exists()
+    with bench.open() as repo:
+        assert not any(p.added or p.missing for p in status(repo)[0].paths)
 
 
 def test_a_file_goes_with_pointer_rule_and_data_and_is_staged_as_deleted(bench: Bench) -> None:
