@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -118,4 +119,4 @@ def test_the_help_of_config_names_every_setting() -> None:
     from dvk.cli.setup import config
 
     for key in KEYS:
-        assert f"\n    {key.name}: {key.doc}\n" in (config.function.__doc__ or "")
+        assert f"\n{key.name}: {key.doc}\n" in f"{inspect.getdoc(config.function)}\n"
