@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dvk.cli.names import show_name
-from dvk.cli.text import Line, columns, cyan, dim, green, plural, size, yellow
+from dvk.cli.text import Line, columns, cyan, dim, green, plural, printable, size, yellow
 from dvk.cli.verb import Run, verb
 from dvk.errors import DvkError
 
@@ -129,6 +130,10 @@ def run_hook(
         if error.kind == "interrupted":
             raise
         run.show([f"dvk: {error}", *([dim(f"dvk: {error.hint}")] if error.hint else [])])
+    except OSError as problem:
+        name = problem.filename
+        subject = printable(os.fsdecode(name)) if isinstance(name, bytes | str) else "the disk"
+        run.show([f"dvk: {subject}: {problem.strerror or problem}; `dvk status` says more"])
     except Exception as problem:  # a bug of ours must not stop anybody's commit
         run.show([f"dvk: ran into a bug ({type(problem).__name__}: {problem}); `dvk status` says more"])
     return None

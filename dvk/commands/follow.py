@@ -18,7 +18,7 @@ from dvk.commands.pathwork import above
 from dvk.commands.placed import Placed, bare
 from dvk.commands.repo import Repo, root_of
 from dvk.commands.tracked import is_there
-from dvk.errors import DvkError
+from dvk.errors import DvkError, StorageError
 from dvk.events import Note, OnEvent, ignore
 from dvk.store.fetch import Wanted, is_here
 from dvk.store.names import show
@@ -64,15 +64,18 @@ def follow(repo: Repo, hook: str, *, on_event: OnEvent = ignore) -> Followed:
             before = git_moved.read(repo.state, git_moved.BEFORE)
         git_moved.forget(repo.state)
         run = Materializer(repo, only_replaceable=True, on_event=on_event)
-        targets = _targets(repo, run, _came(before, seen), out)
+        failures: list[DvkError] = []
+        targets = _targets(repo, run, _came(before, seen), out, failures)
         run.begin(targets)
         for path, parts, pointer in targets:
             run.one(path, pointer, parts)
         run.remove_left_behind()
         result = run.finish()
-        git_moved.remember(repo.state, seen)
+        # What the disk did not give out now is for the next hook to try again.
+        if not run.unread and not any(isinstance(error, StorageError) for error in failures + result.failures):
+            git_moved.remember(repo.state, seen)
     out.updated, out.removed = result.paths, result.removed
-    out.kept += map(as_note, result.failures)
+    out.kept += map(as_note, failures + result.failures)
     return out
 
 
@@ -87,8 +90,8 @@ def _came(before: bytes | None, seen: bytes) -> set[bytes]:
     return {row.partition(b"\t")[2].removesuffix(SUFFIX) for row in rows}
 
 
-def _targets(repo: Repo, run: Materializer, came: set[bytes], out: Followed) -> list[Target]:
-    """Paths to bring in step; those whose data is not here go to `out.behind`, what cannot be read to `out.kept`."""
+def _targets(repo: Repo, run: Materializer, came: set[bytes], out: Followed, failures: list[DvkError]) -> list[Target]:
+    """Paths to bring in step; those whose data is not here go to `out.behind`, what cannot be read to `failures`."""
     placed = Placed(repo.state)
     there, begun = placed.read(), placed.begun()
     selection = Selection.load(repo.state)
@@ -101,7 +104,7 @@ def _targets(repo: Repo, run: Materializer, came: set[bytes], out: Followed) -> 
         if path in undecided:
             continue
         if isinstance(pointer, DvkError):
-            out.kept.append(as_note(pointer))
+            failures.append(pointer)
             continue
         if owner := folders & above(path):
             # Git merges a folder of one side and a path in it of the other, and has nothing to say about that.
@@ -117,7 +120,7 @@ def _targets(repo: Repo, run: Materializer, came: set[bytes], out: Followed) -> 
         try:
             here = is_here(run.store, Wanted(root_of(pointer), parts))
         except DvkError as error:
-            out.kept.append(as_note(error))
+            failures.append(error)
             continue
         if here:
             targets.append((path, (), pointer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from flowkit import Flow, noise
 
+from dvk.commands.follow import follow
 from dvk.commands.hooks import hooks_status, install_hooks, remind, remove_hooks
 from dvk.commands.pre_commit import pre_commit
 from dvk.commands.pre_push import pre_push
@@ -181,6 +183,26 @@ def test_without_the_program_commits_and_checkouts_go_on_and_a_push_of_pointers_
     assert "not found" in git(flow, "checkout", "-q", "main", PATH=f".:{plain['PATH']}")[1]
     install(flow)
     assert git(flow, "checkout", "-q", "side", **plain) == (0, ""), "the recorded one, without PATH"
+
+
+def test_what_the_disk_did_not_take_is_said_and_brought_by_the_next_hook(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to count as followed until the pointer changed again."""
+    flow.version({"a": b"old"}, "a")
+    flow.version({"a": b"new"}, "a")
+
+    def fails(*_args: object, **_options: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with flow.repo() as repo:
+        follow(repo, "post-checkout")
+        flow.git("checkout", "-q", "HEAD~1")
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "pwrite", fails)
+            kept = follow(repo, "post-checkout").kept
+        assert len(kept) == 1 and "nput/output error" in kept[0].message and flow.read("a") == b"new"
+        assert [p.path for p in follow(repo, "post-checkout").updated] == [b"a"] and flow.read("a") == b"old"
 
 
 def test_a_clone_without_hooks_is_told_once(flow: Flow, tmp_path: Path) -> None:
