@@ -16,6 +16,7 @@ import configparser
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct
 
@@ -34,6 +35,9 @@ class Keys(Struct, frozen=True):
 
     def __repr__(self) -> str:
         return "Keys()"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []  # rich would ask the Struct, and show them
 
     @property
     def plain(self) -> bool:

@@ -22,7 +22,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO
+from typing import IO, Any
 
 from msgspec import Struct
 
@@ -93,6 +93,9 @@ class GitProgram(Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"GitProgram({self.path!r})"  # what the environment holds is nobody's business
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("path", self.path)]
 
     @classmethod
     def find(cls, environ: Mapping[str, str], *, outside: bytes | None) -> GitProgram | None:

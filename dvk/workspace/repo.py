@@ -20,6 +20,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
+from typing import Any
 
 from msgspec import Struct
 
@@ -64,6 +65,9 @@ class Workspace(Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Workspace({self.top!r})"  # what the environment holds is nobody's business
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("top", self.top)]
 
     @classmethod
     def discover(cls, start: str, *, environ: Mapping[str, str], store: str | None = None) -> Workspace:

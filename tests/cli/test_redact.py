@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.pretty import pretty_repr
 
 from dvk.backend.aws_files import Aws, Keys
 from dvk.cli.redact import Redactor
@@ -81,11 +83,12 @@ def test_redaction_is_stable(text: str) -> None:
     assert clean(once) == once
 
 
-def test_a_record_that_holds_secrets_shows_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", [repr, pretty_repr], ids=["plain", "rich"])
+def test_a_record_that_holds_secrets_shows_none(tmp_path: Path, form: Callable[[object], str]) -> None:
     """A record may end up in a message or a report of a bug."""
     (tmp_path / "dvk.toml").write_text("format = 1\n")
     workspace = Workspace.discover(str(tmp_path), environ=ENVIRON, store=str(tmp_path / "store"))
     keys = Keys("weird-key-id", SECRET, "FwoGZXIvYXdzEBYaDK")
-    shown = repr([workspace, GitProgram("/bin/git", ENVIRON), Aws(keys=keys)])
+    shown = form([workspace, GitProgram("/bin/git", ENVIRON), Aws(keys=keys)])
     assert "/bin/git" in shown and "region" in shown and str(tmp_path) in shown
     assert not [name for name, value in ENVIRON.items() if value in shown]
