@@ -78,8 +78,8 @@ class Entries(Struct, frozen=True):
             names = part.names
             blob += names.blob[int(names.offsets[0]) : int(names.offsets[-1])].data
             lengths += names.lengths.data
-            kinds += np.ascontiguousarray(part.kinds).data
-            sizes += np.ascontiguousarray(part.sizes).data
+            kinds += np.ascontiguousarray(part.kinds, np.uint8).data
+            sizes += np.ascontiguousarray(part.sizes, np.int64).data
             ids += np.ascontiguousarray(part.ids).data
             if len(part.targets):
                 targets.append(part.targets)

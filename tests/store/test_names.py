@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dvk.store.names import Names, show
+from dvk.store.names import Names, merge_order, rows_among, same_rows, show, windows
 
 lists = st.lists(st.binary(max_size=12), max_size=40)
 
@@ -80,3 +80,39 @@ def test_a_name_is_shown_without_control_characters_and_without_doubt(name: byte
     if "\\" not in text:
         assert text.encode() == name
     assert show(text.encode()) != text or "\\" not in text
+
+
+def test_windows_cover_a_range_once() -> None:
+    for n in (0, 1, 4, 5, 8):
+        assert [i for run in windows(n, 4) for i in range(n)[run]] == list(range(n))
+
+
+def test_more_names_than_a_window_are_taken_as_few_are() -> None:
+    model = [b"%d" % i * (i % 5) for i in range(70_000)]
+    index = np.random.default_rng(5).permutation(len(model))
+    assert list(Names.of(model).take(index)) == [model[i] for i in index.tolist()]
+
+
+@settings(deadline=None)
+@given(st.sets(st.binary(max_size=3), max_size=60), st.data())
+def test_two_ascending_runs_merge_into_one(model: set[bytes], data: st.DataObject) -> None:
+    """By search where one is much shorter, and by a sort else."""
+    some = data.draw(st.sets(st.sampled_from(sorted(model)), max_size=3)) if model else set()
+    for first, second in ((some, model - some), (model - some, some)):
+        both = Names.of([*sorted(first), *sorted(second)])
+        assert list(both.take(merge_order(both, len(first)))) == sorted(model)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 9), max_size=20), st.lists(st.integers(0, 9), max_size=20))
+def test_ids_are_compared_and_found_by_all_their_bytes(one: list[int], two: list[int]) -> None:
+    """Those of the odd numbers begin like those of the even ones."""
+
+    def ids(numbers: list[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        rows = [bytes([n // 2]) * 8 + bytes([n]) * 24 for n in numbers]
+        return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 32)
+
+    k = min(len(one), len(two))
+    at = np.arange(k)
+    assert same_rows(ids(one), at, ids(two), at).tolist() == [a == b for a, b in zip(one, two, strict=False)]
+    assert rows_among(ids(one), [ids(two[:5]), ids(two[5:])]).tolist() == [n in two for n in one]
