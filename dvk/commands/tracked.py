@@ -20,7 +20,7 @@ from dvk.errors import DataMissing, DvkError, NotFound, Refused, StorageError
 from dvk.events import OnEvent, ignore
 from dvk.ids import ID_BYTES, PageId
 from dvk.store.listing import Entries, Kind
-from dvk.store.names import I64, U8, Names, show
+from dvk.store.names import I64, U8, Names, show, windows
 from dvk.store.pages import ListKind, PageRef, leaf_refs, load_leaf, read_entries
 from dvk.store.paths import check_names
 from dvk.store.store import Store
@@ -254,7 +254,8 @@ def prefixed(entries: Entries, prefix: bytes) -> Entries:
 
 def prefixed_names(names: Names, prefix: bytes) -> Names:
     """The names of what lies at `prefix` inside a folder, as that folder has them."""
-    return Names.of(prefix + b"/" + name if name else prefix for name in names)
+    runs = (names.slice(run.start, run.stop) for run in windows(len(names)))
+    return Names.join(Names.of(prefix + b"/" + name if name else prefix for name in run) for run in runs)
 
 
 def not_here(path: bytes, error: DataMissing) -> DataMissing:

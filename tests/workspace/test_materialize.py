@@ -336,6 +336,32 @@ def one_file(tmp_path: Path, root: int, data: bytes = b"new") -> CheckoutPlan:
     )
 
 
+def test_the_store_is_asked_only_of_what_would_go(tmp_path: Path, root: int) -> None:
+    """A checkout costs what it changes: of a hundred files one is replaced, one deleted, and two are asked for."""
+    before: Model = {b"%02d" % i: (Kind.FILE, b"%d" % i) for i in range(100)}
+    lay_out(tmp_path / "f", before)
+    after = {name: before[name] for name in sorted(before)[1:]}
+    after[b"50"] = (Kind.FILE, b"new")
+    scan = scan_folder(root, b"f")
+    asked: list[bytes] = []
+
+    def holds(ids: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        asked.extend(row.tobytes() for row in ids)
+        return np.ones(len(sizes), np.bool_)
+
+    plan = plan_checkout(
+        entries_of(after),
+        scan,
+        known=np.ones(len(scan), np.bool_),
+        ids=hashed(tmp_path, b"f", scan),
+        holds=holds,
+        previous=[entries_of(before)],
+    )
+    assert [scan.names[i] for i in plan.deletes.tolist()] == [b"00"]
+    assert sorted(asked) == sorted(blake3(c).digest() for c in (b"0", b"50"))
+    assert plan.replaced_ids.tobytes() == blake3(b"50").digest()
+
+
 def test_a_single_file_is_made_and_replaced(tmp_path: Path, root: int) -> None:
     for data in (b"old", b"newer"):
         plan = one_file(tmp_path, root, data)
