@@ -22,7 +22,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from dvk.commands.left_behind import remove_left_behind
-from dvk.commands.placed import Placed
+from dvk.commands.placed import Placed, bare
 from dvk.commands.replaceable import Replaceable
 from dvk.commands.repo import Repo
 from dvk.commands.tracked import (
@@ -111,7 +111,8 @@ class Materializer:
         self.rules = repo.workspace.ignore_rules()
         self.selection = Selection.load(repo.state)
         self.placed = Placed(repo.state)
-        self._takes = Replaceable(repo, self.placed.versions(), force=force, only_placed=only_replaceable)
+        self._before = self.placed.versions()
+        self._takes = Replaceable(repo, self._before, force=force, only_placed=only_replaceable)
         self._now: dict[bytes, Pointer | None] = {}
         self._owned_by_git: set[bytes] = set()
         self._not_present: dict[bytes, int] = {}
@@ -265,9 +266,14 @@ class Materializer:
         tally, problems = self._carry_out(path, pointer, plan, clock, whole=scope.everything)
         self.result.failures += problems
         # Else files of the version before may be left, which the next run has to know for dvk's.
-        if not problems and not unread:
+        all_of_it = not under or scope.everything or scope == recorded
+        if not problems and not unread and (all_of_it or not self._others_before(path, pointer)):
             self._now[path] = pointer
         return replace(done, written=tally.written, written_bytes=tally.written_bytes, deleted=tally.deleted + cleared)
+
+    def _others_before(self, path: bytes, pointer: Pointer) -> bool:
+        """Whether some of what lies there may be of another version."""
+        return any(version != bare(pointer) for version in self._before.get(path, ()))
 
     def _check_way_back(self, path: bytes) -> None:
         """Pass if what stands at a path can be had again from a commit.

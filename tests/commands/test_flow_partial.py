@@ -238,3 +238,22 @@ def test_one_file_of_a_folder_can_be_pulled_and_edited(flow: Flow, tmp_path: Pat
     clone.remove("images/val/00007")
     assert clone.add("images").paths[0].files == 179
     assert clone.pull(ok=True).not_present == 179
+
+
+def test_a_part_of_another_version_does_not_make_the_rest_the_users_own(tmp_path: Path) -> None:
+    """What is left of the version before, outside of that part, still goes with the checkout of the rest."""
+    flow = Flow(tmp_path / "work", tmp_path)
+    first = {"f/a": b"1", "f/gone": b"2", "f/into/folder": b"3", "f/link/x": b"4"}
+    flow.version(first, "f")
+    flow.remove(*first)
+    for name in ("into", "link"):
+        os.rmdir(flow.top / "f" / name)
+    flow.version({"f/a": b"5", "f/into": b"6"}, "f")
+    flow.switch("HEAD~1")
+    assert flow.data("f").keys() == {name.encode() for name in first}
+    flow.git("checkout", "-q", "-")
+    flow.checkout("f/a")
+    assert flow.read("f/a") == b"5" and flow.read("f/gone") == b"2"
+    flow.checkout()
+    assert flow.data("f").keys() == {b"f/a", b"f/into"}
+    assert not flow.add("f").paths[0].changed
