@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import random
+from collections import Counter
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,10 @@ import pytest
 from tablekit import MemoryTable, table, text
 
 from dvk.errors import TableError, UsageError
+from dvk.table.answer import cells as cells_of
+from dvk.table.answer.fetch import Fetch
 from dvk.table.compare import compare
-from dvk.table.contract import Aligned, Plan, ReadOptions, Region, Tolerance
+from dvk.table.contract import I64, Aligned, Plan, ReadOptions, Region, Tolerance
 from dvk.table.memory import Limits
 from dvk.table.open import open_table
 from dvk.table.options import CompareOptions
@@ -515,6 +520,38 @@ def test_csv_against_parquet_needs_coerce() -> None:
     with compare(a, b) as diff:
         assert diff.rows.modified == 2 and "never-equal" in {n.code for n in diff.notices}
         assert diff.columns[0].top[0][1] == 1
+
+
+@pytest.mark.parametrize("cells", [1, 40, cells_of.CELLS_AT_ONCE])
+def test_whole_rows_that_are_had_again_for_the_most_frequent_changes_are_few_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, cells: int
+) -> None:
+    """Or a table of tens of thousands of columns that all changed would be in memory once for each of them."""
+    source, n, width = random.Random(7), 30, 12
+    old = {f"c{k}": [str(source.randrange(3)) for _ in range(n)] for k in range(width)}
+    new = {name: [source.choice([value, "x", None]) for value in column] for name, column in old.items()}
+    ids = {"id": [str(i) for i in range(n)]}
+    had: list[int] = []
+
+    class Watched(Fetch):
+        def take(self, rows: I64) -> pa.RecordBatch:
+            had.append(len(rows))
+            return super().take(rows)
+
+    def watched(fetch: Fetch, wanted: Sequence[tuple[int, str]], *, width: int) -> list[object]:
+        fetch.__class__ = Watched
+        return single_cells(fetch, wanted, width=width)
+
+    single_cells = cells_of.single_cells
+    monkeypatch.setattr(cells_of, "single_cells", watched)
+    monkeypatch.setattr(cells_of, "CELLS_AT_ONCE", cells)
+    with compare(text(ids | old), text(ids | new), CompareOptions(key=("id",))) as diff:
+        found = {c.name: dict(c.top) for c in diff.columns}
+    assert had and max(had) <= max(1, cells // (width + 1))
+    for name, column in old.items():
+        pairs = Counter((a, b) for a, b in zip(column, new[name], strict=True) if a != b)
+        assert found[name].items() <= pairs.items()
+        assert sorted(found[name].values()) == sorted(pairs.values())[-len(found[name]) :]
 
 
 def test_scrambled_rows_are_compared_as_a_bag_and_said_to_be() -> None:

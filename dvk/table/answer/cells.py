@@ -10,7 +10,7 @@ Rows are paired by now; their full values are compared a column at a time. A cel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Context, Decimal
 
 import numpy as np
@@ -40,6 +40,8 @@ _EXACT = Context(prec=2_000)  # enough for any two numbers that are floats, near
 #: After so many changed cells of a column, only the pairs of values that were the most frequent so far are counted on.
 _TOP_CELLS = 1_000_000
 _TOP_PAIRS = 10_000
+#: Whole rows are had again for a cell of each: this many cells of them at a time.
+CELLS_AT_ONCE = 1 << 20
 
 
 class Difference(Struct, frozen=True):
@@ -183,13 +185,10 @@ class Cells:
             f" qualify row_number() over (partition by c order by n desc, ar) <= {self._top} order by c, n desc, ar"
         )
         tops: dict[int, list[tuple[tuple[object, object], int]]] = {}
-        if best:
-            a = fetch_a.take(np.array([row[2] for row in best], np.int64))
-            b = fetch_b.take(np.array([row[3] for row in best], np.int64))
-            for k, (i, count, _, _) in enumerate(best):
-                old = fetch_a.python(a.column(self._judge.a[i].name).slice(k, 1))[0]
-                new = fetch_b.python(b.column(self._judge.b[i].name).slice(k, 1))[0]
-                tops.setdefault(i, []).append(((old, new), count))
+        olds = single_cells(fetch_a, [(ar, self._judge.a[i].name) for i, _, ar, _ in best], width=len(self._judge.a))
+        news = single_cells(fetch_b, [(br, self._judge.b[i].name) for i, _, _, br in best], width=len(self._judge.b))
+        for (i, count, _, _), old, new in zip(best, olds, news, strict=True):
+            tops.setdefault(i, []).append(((old, new), count))
         out = []
         for i, s in self._sums.items():
             movement = Movement(s.moves, s.moved_by / s.moves, s.rise, s.fall) if s.moves else None
@@ -207,6 +206,22 @@ class Cells:
             )
         out.sort(key=lambda c: -c.changed)  # columns with equal counts stay in the order of B
         return out
+
+
+def single_cells(fetch: Fetch, wanted: Sequence[tuple[int, str]], *, width: int) -> list[object]:
+    """The values of single cells, given as row and name of a column; `width`: how many columns a row has."""
+    out: list[object] = [None] * len(wanted)
+    rows = np.array([row for row, _ in wanted], np.int64)
+    order = np.argsort(rows, kind="stable")
+    distinct, starts = np.unique(rows[order], return_index=True)
+    bounds = np.append(starts, len(rows)).tolist()
+    step = max(1, CELLS_AT_ONCE // max(1, width))
+    for first in range(0, len(distinct), step):
+        batch = fetch.take(distinct[first : first + step])
+        for place in range(batch.num_rows):
+            for k in order[bounds[first + place] : bounds[first + place + 1]].tolist():
+                out[k] = fetch.python(batch.column(wanted[k][1]).slice(place, 1))[0]
+    return out
 
 
 def formatting_only(old: pa.Array, new: pa.Array) -> encode.BoolArray:
