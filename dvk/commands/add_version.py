@@ -101,10 +101,11 @@ class Versions:
             Refused, NotFound, DataMissing: it cannot be a version.
             StorageError, StorageFull, ChangedWhileRead: of a file or of the store.
         """
-        return self._version(t, self._look(join_path(t.path, t.inner)))  # held by nobody else, so that it can go
+        return self._version(t, self._look(t))  # held by nobody else, so that it can go
 
-    def _look(self, where: bytes) -> Look:
-        seen = look(self.repo.root_fd, where, self.repo.state, self.rules, on_event=self.on_event)
+    def _look(self, t: Target) -> Look:
+        where = join_path(t.path, t.inner)
+        seen = look(self.repo.root_fd, where, self.repo.state, self.rules, inside=t.inner, on_event=self.on_event)
         if seen.scan.problems:
             raise one_or_many(
                 f"{len(seen.scan.problems):,} things in {show(where)} cannot be stored; nothing was recorded",

@@ -115,8 +115,13 @@ def is_there(root_fd: int, path: bytes) -> bool:
         return False
 
 
-def look(root_fd: int, path: bytes, state: bytes, rules: IgnoreRules, *, on_event: OnEvent = ignore) -> Look:
+def look(
+    root_fd: int, path: bytes, state: bytes, rules: IgnoreRules, *, inside: bytes = b"", on_event: OnEvent = ignore
+) -> Look:
     """Scan one path and compare it with the stat cache. Reads no content.
+
+    Args:
+        inside: where the path lies in a tracked folder, if it is a part of one.
 
     Raises:
         Refused: it is neither a file nor a folder. What is wrong inside a folder is in `scan.problems`.
@@ -125,7 +130,7 @@ def look(root_fd: int, path: bytes, state: bytes, rules: IgnoreRules, *, on_even
     scan = empty_scan()
     try:
         if kind == "dir":
-            scan = scan_folder(root_fd, path, rules, on_event=on_event)
+            scan = scan_folder(root_fd, path, rules, inside=inside, on_event=on_event)
         elif kind == "file":
             scan = scan_file(root_fd, path)
     except NotFound:

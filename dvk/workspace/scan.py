@@ -85,17 +85,22 @@ def scan_file(root_fd: int, path: bytes) -> Scan:
     return Scan(Names.of([b""]), np.array([kind], np.uint8), stats, Names.of([]))
 
 
-def scan_folder(root_fd: int, path: bytes, rules: Ignores | None = None, *, on_event: OnEvent = ignore) -> Scan:
+def scan_folder(
+    root_fd: int, path: bytes, rules: Ignores | None = None, *, inside: bytes = b"", on_event: OnEvent = ignore
+) -> Scan:
     """Everything in the folder `path` below `root_fd`, in the order of a listing.
 
     A file that vanishes during the walk is left out, as if the walk had come later.
+
+    Args:
+        inside: where `path` lies in a tracked folder; its links may point to anything in that.
 
     Raises:
         NotFound, Refused, StorageError: the folder itself is missing, no directory, or cannot be read.
             What is wrong inside it does not raise: see `Scan.problems`.
     """
     with stage(Stage.SCAN, count=0) as scanning, DirHandles(root_fd) as dirs:
-        walk = _Walk(dirs, path, rules, Meter(on_event, "scan"))
+        walk = _Walk(dirs, path, rules, Meter(on_event, "scan"), inside)
         walk.run()
         scanning.add(count=walk.rows)
         return walk.result()
@@ -117,6 +122,7 @@ class _Walk(Struct):
     top: bytes
     rules: Ignores | None
     meter: Meter
+    inside: bytes = b""
     device: int = 0
     rows: int = 0  #: entries statted so far, in reading order
     pending: list[os.stat_result] = field(default_factory=list)
@@ -320,7 +326,7 @@ class _Walk(Struct):
     def check_link(self, path: bytes, target: bytes) -> None:
         """As `paths.check_link`, for a link of the user's own: it may be a fine link and is none for a folder."""
         try:
-            check_link(path, target)
+            check_link(os.path.join(self.inside, path), target)
         except FormatError as error:
             raise Refused(error.message, subject=show(self.full(path)), hint=error.hint) from error
 

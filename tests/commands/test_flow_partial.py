@@ -257,3 +257,19 @@ def test_a_part_of_another_version_does_not_make_the_rest_the_users_own(tmp_path
     flow.checkout()
     assert flow.data("f").keys() == {b"f/a", b"f/into"}
     assert not flow.add("f").paths[0].changed
+
+
+def test_a_link_from_a_part_to_the_rest_of_the_folder(tmp_path: Path) -> None:
+    """What `add` of a folder takes `add` of a part of it takes, too, and no more."""
+    flow = Flow(tmp_path / "work", tmp_path)
+    flow.version({"f/a": b"1", "f/part/b": b"2", "f/part/deep/c": b"3"}, "f")
+    before = flow.pointer("f")
+    os.symlink("../a", flow.top / "f/part/link")
+    os.symlink("../../a", flow.top / "f/part/deep/link")
+    flow.add("f/part")
+    by_part = flow.pointer("f")
+    flow.add("f")
+    assert flow.pointer("f") == by_part != before
+    os.symlink("../../x", flow.top / "f/part/out")
+    assert isinstance(failure_of(lambda: flow.add("f/part")), Refused)
+    assert flow.pointer("f") == by_part
