@@ -17,13 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from storekit import Folder, add, column, mutate, noise, words
 
+from dvk.backend.disk import WRITE_BYTES
 from dvk.backend.memory import MemoryBackend
 from dvk.errors import DvkError, StorageFull
 from dvk.ids import FileId
 from dvk.store import reuse as reuse_module
 from dvk.store import stream as stream_module
 from dvk.store.content import StoreContent
-from dvk.store.outfile import WRITE_BYTES
 from dvk.store.pages import Chunks
 from dvk.store.restore import restore
 from dvk.store.reuse import Old, OldChanged, Reuse, find_shared
