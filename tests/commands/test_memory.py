@@ -10,10 +10,12 @@ import pytest
 from flowkit import Flow
 
 FEW, MANY = 20_000, 60_000
-#: Of each verb the bytes that a file more may take at its worst moment. Measured: 600, 350 to 500, 260, 440, 210;
-#: beside other work a first add took 766, since how far a pipeline is ahead depends on that. Two sets of all ids as
-#: objects made it 810 for a checkout and 499 for an add of nothing.
-LIMITS = {"add": 950, "add of an edit": 720, "add of nothing": 450, "checkout": 700, "status": 450}
+#: Of each verb the bytes that a file more may take at its worst moment, a fifth above what was measured and more. Two
+#: sets of all ids as objects made it 810 for a checkout. Of a million files it is less: part of it are runs of 32,768.
+LIMITS = {"add": 720, "add of an edit": 620, "add of nothing": 400, "checkout": 600, "status": 390}
+#: How often it is measured where it is too much: how far a pipeline is ahead, and so what lies in its queues, depends
+#: on what else the machine does: a first add took 550 to 620, and beside other work up to 766.
+ROUNDS = 8
 
 CHILD = """
 import sys
@@ -67,8 +69,14 @@ def peaks(flow: Flow, count: int) -> dict[str, int]:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says what a process took at most")
 @pytest.mark.timeout(400)  # most of it goes into making files
 def test_a_file_more_costs_some_hundred_bytes_of_memory(tmp_path: Path) -> None:
-    few = peaks(Flow(tmp_path / "few", tmp_path), FEW)
-    many = peaks(Flow(tmp_path / "many", tmp_path), MANY)
-    grown = {verb: (many[verb] - few[verb]) // (MANY - FEW) for verb in LIMITS}
-    print(few, many, grown)
-    assert {verb: n for verb, n in grown.items() if n > LIMITS[verb]} == {}
+    """The least of some rounds, as for every cost that other work can only add to."""
+    least = dict.fromkeys(LIMITS, sys.maxsize)
+    for turn in range(ROUNDS):
+        few = peaks(Flow(tmp_path / f"few{turn}", tmp_path), FEW)
+        many = peaks(Flow(tmp_path / f"many{turn}", tmp_path), MANY)
+        grown = {verb: (many[verb] - few[verb]) // (MANY - FEW) for verb in LIMITS}
+        print(few, many, grown)
+        least = {verb: min(least[verb], grown[verb]) for verb in LIMITS}
+        if all(least[verb] <= limit for verb, limit in LIMITS.items()):
+            return
+    pytest.fail(f"bytes by the file: {least}, of {LIMITS}")
